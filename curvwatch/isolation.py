@@ -1,0 +1,222 @@
+"""A module on loan: whatever is done to it meanwhile leaves no trace.
+
+A reading calls the user's code, which counts, caches, queues and updates statistics. So for the time
+of a reading every object that the module is made of gets another `__dict__`, filled with copies; on
+return the original one is put back, the very same object with the very same tensors. Parameters are
+replaced by the leaves that are differentiated, so hooks on the real ones do not fire.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from random import Random
+from types import FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from curvwatch.errors import CurvwatchError
+from curvwatch.randomness import Generator, RandomState
+from curvwatch.trees import map_containers
+
+# objects of these packages are services (trainers, loggers, loaders, locks), not a model's memory
+_OPAQUE = frozenset(sys.stdlib_module_names) | {
+    "torch",
+    "lightning",
+    "pytorch_lightning",
+    "lightning_fabric",
+    "lightning_utilities",
+    "torchmetrics",
+    "numpy",
+    "wandb",
+    "tensorboard",
+}
+_SKIPPED_ATTRIBUTES = frozenset({"_trainer", "_fabric"})
+_GENERATORS = (torch.Generator, Random, np.random.Generator, np.random.RandomState)
+_ATOMS = (str, bytes, int, float, complex, type(None), type, ModuleType)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a module remembers beside its weights: buffers, attributes, containers, flags.
+
+    `states` pairs each object that the module is made of with its `__dict__`; weights in it are the
+    real ones.
+    """
+
+    states: tuple[tuple[Any, dict[str, Any]], ...]
+    generators: tuple[Generator, ...]
+    weights: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, module: nn.Module) -> Memory:
+        """The memory of `module` by reference: it changes as the module does.
+
+        Raises:
+            CurvwatchError: a submodule is scripted; its state lives outside Python.
+        """
+        walk = _Walk(module)
+        return cls(
+            states=tuple((owner, vars(owner)) for owner in walk.owners),
+            generators=tuple(walk.generators),
+            weights=tuple(walk.weights),
+        )
+
+    def copied(self, substitutes: Mapping[int, Tensor] | None = None) -> Memory:
+        """A copy that does not change; weights named by `id` in `substitutes` are replaced."""
+        copies: dict[int, Tensor] = {}
+        substitutes = substitutes or {}
+
+        def leaf(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            if _is_weight(value):
+                return substitutes.get(id(value), value)
+            if id(value) not in copies:
+                copies[id(value)] = value.detach().clone()
+            return copies[id(value)]
+
+        return replace(
+            self, states=tuple((owner, _copied_state(state, leaf)) for owner, state in self.states)
+        )
+
+    def random_state(self) -> RandomState:
+        """The present random state of everything that the module may draw from."""
+        return RandomState.take({w.device for w in self.weights}, self.generators)
+
+
+class Loan:
+    """A module while it is on loan; made by `lend`."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+
+    def place(
+        self,
+        substitutes: Mapping[int, Tensor],
+        *,
+        memory: Memory | None = None,
+        train: bool | None = None,
+        random: RandomState | None = None,
+    ) -> None:
+        """Set the module to a copy of `memory` (default: the one at the start of the loan).
+
+        Args:
+            substitutes: from `id(weight)` to the tensor that stands in for it; a weight that is not
+                named here is replaced by a detached alias.
+            memory: buffers and attributes to start from.
+            train: force train or eval mode on all submodules; None keeps each one's own.
+            random: random state to start from.
+        """
+        memory = memory or self._memory
+        aliases = {id(w): w.detach() for w in memory.weights if id(w) not in substitutes}
+        for owner, state in memory.copied({**aliases, **substitutes}).states:
+            if isinstance(owner, nn.Module):
+                _suspend_backward_hooks(state)
+                if train is not None:
+                    state["training"] = train
+            object.__setattr__(owner, "__dict__", state)
+        if random is not None:
+            random.set(memory.generators)
+
+
+@contextmanager
+def lend(module: nn.Module) -> Iterator[Loan]:
+    """Lend `module` out and take it back as it was, bit for bit, also after an exception.
+
+    Random generators (torch, CUDA devices of the weights, Python, NumPy, those on the module) are put
+    back too. Kernels without a second derivative are avoided meanwhile.
+
+    Raises:
+        CurvwatchError: a submodule is scripted.
+    """
+    memory = Memory.of(module)
+    random = memory.random_state()
+    with ExitStack() as stack:
+        for context in _twice_differentiable():
+            stack.enter_context(context)
+        try:
+            yield Loan(memory)
+        finally:
+            for owner, original in memory.states:
+                object.__setattr__(owner, "__dict__", original)
+            random.set(memory.generators)
+
+
+def _twice_differentiable() -> Iterator[AbstractContextManager[Any]]:
+    """Contexts that keep torch to kernels whose backward pass can be differentiated."""
+    yield sdpa_kernel(SDPBackend.MATH)
+    if torch.backends.cudnn.is_available():
+        yield torch.backends.cudnn.flags(enabled=False)
+    if hasattr(torch.compiler, "set_stance"):  # torch >= 2.6
+        yield torch.compiler.set_stance("force_eager")
+
+
+class _Walk:
+    """Everything that a module is made of: objects with state, weights, generators."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.owners: list[Any] = []
+        self.generators: list[Generator] = []
+        self.weights: list[Tensor] = []
+        self._seen: set[int] = set()
+        self._visit(module)
+
+    def _visit(self, value: Any) -> None:
+        if isinstance(value, _ATOMS) or id(value) in self._seen:
+            return
+        self._seen.add(id(value))
+        if isinstance(value, Tensor):
+            if _is_weight(value):
+                self.weights.append(value)
+        elif isinstance(value, _GENERATORS):
+            self.generators.append(value)
+        elif isinstance(value, torch.jit.ScriptModule):
+            raise CurvwatchError(
+                f"{type(value).__name__} is a scripted module: its parameters cannot be replaced for a "
+                "reading. Give the Trainer the module before torch.jit.script"
+            )
+        elif isinstance(value, Mapping):
+            for v in list(value.values()):
+                self._visit(v)
+        elif isinstance(value, (list, tuple, set, frozenset, deque)):
+            for v in list(value):
+                self._visit(v)
+        elif _has_memory(value):
+            self.owners.append(value)
+            for name, v in list(vars(value).items()):
+                if name not in _SKIPPED_ATTRIBUTES:
+                    self._visit(v)
+
+
+def _is_weight(t: Tensor) -> bool:
+    return isinstance(t, nn.Parameter) or (t.is_leaf and t.requires_grad)
+
+
+def _has_memory(value: Any) -> bool:
+    if isinstance(value, nn.Module):
+        return True
+    if isinstance(value, (FunctionType, MethodType)) or not hasattr(value, "__dict__"):
+        return False
+    return type(value).__module__.partition(".")[0] not in _OPAQUE
+
+
+def _copied_state(state: Mapping[str, Any], leaf: Callable[[Any], Any]) -> dict[str, Any]:
+    return {
+        name: value if name in _SKIPPED_ATTRIBUTES else map_containers(value, leaf)
+        for name, value in state.items()
+    }
+
+
+def _suspend_backward_hooks(state: dict[str, Any]) -> None:
+    # they watch the backward passes of training, and a reading is none
+    for name in ("_backward_hooks", "_backward_pre_hooks"):
+        if name in state:
+            state[name] = OrderedDict()

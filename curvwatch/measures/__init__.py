@@ -1,0 +1,68 @@
+"""One quantity a file; each can be switched on in `CurvatureMonitor(measures=[...])`."""
+
+from collections.abc import Iterable
+
+from curvwatch.measures.base import (
+    COST_METRICS,
+    Landscape,
+    LandscapeMeasure,
+    Measure,
+    Reading,
+    Stage,
+    Step,
+    StepMeasure,
+    check_cadence,
+)
+from curvwatch.measures.sharpness import Sharpness
+from curvwatch.measures.step_geometry import StepGeometry
+
+MEASURES: dict[str, type[Measure]] = {m.name: m for m in (Sharpness, StepGeometry)}
+
+
+def make_measures(
+    measures: Iterable[str | Measure | type[Measure]] | None = None,
+) -> tuple[Measure, ...]:
+    """Instances of `measures`: names, classes or instances; None: all of them by default.
+
+    Raises:
+        ValueError: one is unknown, or comes twice.
+    """
+    if isinstance(measures, (str, Measure, type)):
+        measures = [measures]
+    made: list[Measure] = []
+    for m in MEASURES.values() if measures is None else measures:
+        if isinstance(m, str):
+            if m not in MEASURES:
+                raise ValueError(f"unknown measure {m!r}; there are {', '.join(MEASURES)}")
+            made.append(MEASURES[m]())
+        elif isinstance(m, type) and issubclass(m, Measure):
+            made.append(m())
+        elif isinstance(m, Measure):
+            made.append(m)
+        else:
+            raise ValueError(
+                f"unknown measure {m!r}: a name ({', '.join(MEASURES)}), a Measure or a subclass of "
+                "Measure is needed"
+            )
+    names = [m.name for m in made]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"the measure {name!r} comes twice: give it once")
+    return tuple(made)
+
+
+__all__ = [
+    "COST_METRICS",
+    "MEASURES",
+    "Landscape",
+    "LandscapeMeasure",
+    "Measure",
+    "Reading",
+    "Sharpness",
+    "Stage",
+    "Step",
+    "StepGeometry",
+    "StepMeasure",
+    "check_cadence",
+    "make_measures",
+]

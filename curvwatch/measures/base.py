@@ -1,0 +1,124 @@
+"""What a measure is: one quantity, its metrics, and how it is read."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from curvwatch.objective import Opened
+from curvwatch.stability import StabilityLaw
+
+Stage = Literal["landscape", "step"]
+
+# what a reading of the landscape cost, all measures and optimizers together: Hessian-vector
+# products, seconds, and the share of the training time so far that all readings took
+COST_METRICS = ("curvature/cost_hvps", "curvature/cost_seconds", "curvature/cost_share")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one measure read at one step.
+
+    Attributes:
+        values: metric name to value; nan where a value cannot be had.
+        notes: why a value is missing or not to be trusted, in words.
+        converged: whether the values meet the measure's tolerance.
+        broken: names of the values that are nan or inf because the loss, a derivative or the weights
+            are not finite; a value that is missing for another reason is not among them.
+    """
+
+    values: Mapping[str, float]
+    notes: tuple[str, ...] = ()
+    converged: bool = True
+    broken: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """What a landscape measure may use: the loss on the probe at w(t), and the optimizer.
+
+    Attributes:
+        objective: the loss on the probe, on loan.
+        learning_rates: of each parameter of the objective, in force at this step.
+        law: the optimizer's law of stability, for the same parameters.
+        memory: the measure's own, kept from reading to reading and in checkpoints: tensors and plain
+            Python only.
+        generator: of random vectors; the same at the same step of every run.
+    """
+
+    objective: Opened
+    learning_rates: Sequence[float]
+    law: StabilityLaw
+    memory: MutableMapping[str, Any]
+    generator: torch.Generator
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step measure may use: the loss of the step's own batch at w(t), and the step.
+
+    Attributes:
+        objective: the loss of the batch that made the step, at w(t), with the same random numbers.
+        update: d = w(t+1) - w(t), shape (size,).
+        weight_norm: |w(t)|.
+    """
+
+    objective: Opened
+    update: Tensor
+    weight_norm: float
+
+
+class Measure(ABC):
+    """One quantity of the loss landscape or of an optimizer step.
+
+    Args:
+        every_n_steps: cadence of this measure alone; None: the monitor's.
+
+    Attributes:
+        name: how it is asked for, `CurvatureMonitor(measures=["sharpness"])`.
+        stage: "landscape": read on the probe before a step; "step": read once the step is taken.
+        metrics: the names of its values.
+    """
+
+    name: ClassVar[str]
+    stage: ClassVar[Stage]
+    metrics: ClassVar[tuple[str, ...]]
+
+    def __init__(self, *, every_n_steps: int | None = None) -> None:
+        if every_n_steps is not None:
+            check_cadence(every_n_steps)
+        self.every_n_steps = every_n_steps
+
+
+class LandscapeMeasure(Measure):
+    """A measure of the loss on the probe."""
+
+    stage: ClassVar[Stage] = "landscape"
+
+    @abstractmethod
+    def read(self, at: Landscape) -> Reading:
+        """Read the quantity."""
+
+
+class StepMeasure(Measure):
+    """A measure of one optimizer step."""
+
+    stage: ClassVar[Stage] = "step"
+
+    @abstractmethod
+    def read(self, step: Step) -> Reading:
+        """Read the quantity."""
+
+
+def check_cadence(every_n_steps: int) -> None:
+    """Raise a ValueError unless `every_n_steps` is a positive whole number."""
+    if isinstance(every_n_steps, bool) or not isinstance(every_n_steps, int) or every_n_steps < 1:
+        raise ValueError(
+            f"every_n_steps={every_n_steps!r}: a cadence is a positive number of optimizer steps, "
+            "such as 10"
+        )

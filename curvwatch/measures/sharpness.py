@@ -1,0 +1,189 @@
+"""The largest Hessian eigenvalue against the optimizer's edge of stability."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import MutableMapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from curvwatch.measures.base import Landscape, LandscapeMeasure, Reading
+from curvwatch.operators import Scaled, SymmetricOperator, hessian
+from curvwatch.solvers import Eigenpairs, lanczos
+from curvwatch.stability import StabilityLaw
+from curvwatch.vectors import Layout
+
+# the first reading has no earlier vectors to lean on, and close eigenvalues part late
+_COLD_FACTOR = 1e-3
+# so that an eigenvector that rises from below is found
+_RANDOM_PART = 0.05
+# weights of the next Ritz vectors in a warm start: eigenvalues cross, and their vectors are at hand
+_NEIGHBOURS = (1.0, 0.5, 0.3)
+
+
+class Sharpness(LandscapeMeasure):
+    """Sharpness, its product with the learning rate, and the distance to the edge of stability.
+
+    | metric | value |
+    |---|---|
+    | `curvature/loss` | f(w) on the probe |
+    | `curvature/sharpness` | largest (algebraic) eigenvalue of the Hessian H of f |
+    | `curvature/sharpness_x_lr` | lr x sharpness; largest eigenvalue of D^1/2 H D^1/2 for groups |
+    | `curvature/edge` | 2 / lr, lr the largest of the groups |
+    | `curvature/effective_sharpness` | largest eigenvalue of P^-1 H, P the preconditioner |
+    | `curvature/effective_edge` | this optimizer's edge for it, see `curvwatch.stability` |
+    | `curvature/stability_ratio` | effective sharpness / effective edge; 1 is the edge |
+    | `curvature/residual` | abs(H v - sharpness v) / abs(sharpness), v the unit eigenvector |
+
+    Price: one gradient and, while tracking, some 3 Hessian-vector products; as many products again
+    for an optimizer with a preconditioner.
+
+    Args:
+        rtol: estimated relative error of the eigenvalues at which the solver stops.
+        max_products: the most Hessian-vector products of one solve.
+        every_n_steps: cadence of this measure alone; None: the monitor's.
+
+    Sources: Cohen et al. 2021 (sharpness, 2/lr); Cohen et al. 2022 (preconditioned sharpness).
+    """
+
+    name: ClassVar[str] = "sharpness"
+    metrics: ClassVar[tuple[str, ...]] = (
+        "curvature/loss",
+        "curvature/sharpness",
+        "curvature/sharpness_x_lr",
+        "curvature/edge",
+        "curvature/effective_sharpness",
+        "curvature/effective_edge",
+        "curvature/stability_ratio",
+        "curvature/residual",
+    )
+
+    def __init__(
+        self, *, rtol: float = 1e-3, max_products: int = 100, every_n_steps: int | None = None
+    ) -> None:
+        super().__init__(every_n_steps=every_n_steps)
+        if not 0 < rtol < 1:
+            raise ValueError(f"rtol={rtol!r}: a relative error between 0 and 1 is needed")
+        if max_products < 1:
+            raise ValueError(f"max_products={max_products!r}: at least one product is needed")
+        self.rtol = rtol
+        self.max_products = max_products
+
+    def read(self, at: Landscape) -> Reading:
+        """Read the largest eigenvalues; nan with a note where one cannot be had."""
+        values = dict.fromkeys(self.metrics, math.nan)
+        fastest = max(at.learning_rates)
+        if fastest > 0:  # at the first step of a warmup there is no edge
+            values["curvature/edge"] = 2.0 / fastest
+        if at.law.edge is not None:
+            values["curvature/effective_edge"] = at.law.edge
+        point = at.objective.linearize()
+        values["curvature/loss"] = point.loss
+        if not (math.isfinite(point.loss) and bool(torch.isfinite(point.gradient).all())):
+            note = f"on the probe the loss is {point.loss} or its gradient is not finite"
+            return Reading(values, (note,), broken=("curvature/loss",))
+
+        notes = []
+        H = hessian(point)
+        plain = self._solve(H, at, "plain")
+        converged = plain.converged
+        sharpness = float(plain.values[0])
+        values["curvature/sharpness"] = sharpness
+        values["curvature/residual"] = _relative(float(plain.residuals[0]), sharpness)
+        if not math.isfinite(sharpness):
+            note = "Hessian-vector products on the probe are not finite"
+            return Reading(values, (note,), False, broken=("curvature/sharpness",))
+        if not plain.converged:
+            notes.append(_unconverged("sharpness", plain))
+
+        if min(at.learning_rates) == fastest:
+            values["curvature/sharpness_x_lr"] = fastest * sharpness
+        else:
+            scale = _expanded(at.objective.layout, at.learning_rates).sqrt()
+            scaled = self._solve(Scaled(H, scale), at, "scaled")
+            converged &= scaled.converged
+            values["curvature/sharpness_x_lr"] = float(scaled.values[0])
+            if not scaled.converged:
+                notes.append(_unconverged("sharpness_x_lr", scaled))
+
+        if at.law.edge is None:
+            notes.append(at.law.reason or f"{at.law.optimizer} has no law of stability")
+        elif at.law.is_identity:
+            values["curvature/effective_sharpness"] = sharpness
+        else:
+            effective = self._solve(_preconditioned(H, at.law, at.objective.layout), at, "effective")
+            converged &= effective.converged
+            values["curvature/effective_sharpness"] = float(effective.values[0])
+            if not effective.converged:
+                notes.append(_unconverged("effective sharpness", effective))
+        if at.law.edge is not None:
+            values["curvature/stability_ratio"] = values["curvature/effective_sharpness"] / at.law.edge
+        return Reading(values, tuple(notes), converged)
+
+    def _solve(self, operator: SymmetricOperator, at: Landscape, which: str) -> Eigenpairs:
+        start = _warm_start(at.memory, which, operator, at.generator)
+        pairs = lanczos(
+            operator,
+            also=min(len(_NEIGHBOURS), operator.size) - 1,
+            start=start,
+            rtol=self.rtol if start is not None else self.rtol * _COLD_FACTOR,
+            max_products=self.max_products,
+            generator=at.generator,
+        )
+        if bool(torch.isfinite(pairs.vectors).all()):
+            weights = torch.tensor(_NEIGHBOURS[: len(pairs.vectors)], dtype=operator.dtype)
+            at.memory[which] = weights.to(operator.device) @ pairs.vectors
+        return pairs
+
+
+def _warm_start(
+    memory: MutableMapping[str, Any],
+    which: str,
+    operator: SymmetricOperator,
+    generator: torch.Generator,
+) -> Tensor | None:
+    last: Tensor | None = memory.get(which)
+    if last is None or last.shape != (operator.size,):
+        return None
+    last = last.to(operator.device, operator.dtype)
+    noise = torch.randn(operator.size, generator=generator, dtype=operator.dtype)
+    noise = noise.to(operator.device)
+    return normalize(last, dim=0) + _RANDOM_PART * normalize(noise, dim=0)
+
+
+def _preconditioned(H: SymmetricOperator, law: StabilityLaw, layout: Layout) -> Scaled:
+    """P^-1/2 (H + C) P^-1/2, which has the eigenvalues of P^-1 (H + C)."""
+    scale = torch.cat(
+        [
+            torch.ones(n, dtype=layout.dtype, device=layout.device)
+            if P is None
+            else P.reshape(-1).to(layout.device).rsqrt().to(layout.dtype)
+            for P, n in zip(law.preconditioner, layout.sizes, strict=True)
+        ]
+    )
+    shift = _expanded(layout, law.shift) if any(law.shift) else None
+    return Scaled(H, scale, shift=shift, sign=law.sign)
+
+
+def _expanded(layout: Layout, of_each: Any) -> Tensor:
+    """One number a parameter as a flat vector of shape (size,)."""
+    return torch.cat(
+        [
+            torch.full((n,), float(x), dtype=layout.dtype, device=layout.device)
+            for x, n in zip(of_each, layout.sizes, strict=True)
+        ]
+    )
+
+
+def _relative(residual: float, value: float) -> float:
+    return residual / abs(value) if value else (0.0 if residual == 0.0 else math.inf)
+
+
+def _unconverged(what: str, pairs: Eigenpairs) -> str:
+    return (
+        f"{what} did not converge in {pairs.products} products: {pairs.values[0]:.6g} with a residual "
+        f"of {pairs.residuals[0]:.2g}; Sharpness(max_products=...) allows more"
+    )

@@ -1,0 +1,98 @@
+"""Gradient correlation, directional sharpness and loss change of one optimizer step."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal, get_args
+
+from curvwatch.measures.base import Reading, Step, StepMeasure
+from curvwatch.vectors import dot
+
+Curvature = Literal["exact", "secant"]
+
+
+class StepGeometry(StepMeasure):
+    """The geometry of the step d = w(t+1) - w(t) in the loss f of the batch that made it.
+
+    g and H are gradient and Hessian of f at w(t), with the random numbers of the step.
+
+    | metric | value |
+    |---|---|
+    | `step/gradient_correlation` | g . d / abs(d); negative: the step goes downhill |
+    | `step/gradient_cosine` | g . d / (abs(g) abs(d)) |
+    | `step/directional_sharpness` | d'Hd / abs(d)^2 |
+    | `step/predicted_loss_change` | g . d + d'Hd / 2 |
+    | `step/loss_change` | f(w + d) - f(w) |
+    | `step/stability_ratio` | d'Hd / (-2 g . d); 1: the step no longer lowers the loss; negative: \
+uphill, or along negative curvature |
+    | `step/update_norm`, `step/relative_update` | abs(d), abs(d) / abs(w) |
+
+    Args:
+        curvature: "exact": d'Hd by one Hessian-vector product, about 3.3 gradients a step; "secant":
+            (g(w + d) - g(w)) . d, the mean curvature along the step, 2 gradients; it sees the kinks
+            of ReLU, which the exact product does not.
+        every_n_steps: cadence of this measure alone; None: the monitor's.
+
+    Source: Pan & Li 2023, definitions of gradient correlation and directional sharpness.
+    """
+
+    name: ClassVar[str] = "step_geometry"
+    metrics: ClassVar[tuple[str, ...]] = (
+        "step/gradient_correlation",
+        "step/gradient_cosine",
+        "step/directional_sharpness",
+        "step/predicted_loss_change",
+        "step/loss_change",
+        "step/stability_ratio",
+        "step/update_norm",
+        "step/relative_update",
+    )
+
+    def __init__(self, *, curvature: Curvature = "exact", every_n_steps: int | None = None) -> None:
+        super().__init__(every_n_steps=every_n_steps)
+        if curvature not in get_args(Curvature):
+            raise ValueError(f"curvature={curvature!r}: one of {get_args(Curvature)} is needed")
+        self.curvature = curvature
+
+    def read(self, step: Step) -> Reading:
+        """Read the geometry of `step`; nan with a note where it did not move the weights."""
+        values = dict.fromkeys(self.metrics, math.nan)
+        d = step.update
+        length = math.sqrt(dot(d, d))
+        values["step/update_norm"] = length
+        values["step/relative_update"] = _ratio(length, step.weight_norm)
+        if not math.isfinite(length):
+            note = "the step left weights that are not finite"
+            return Reading(values, (note,), broken=("step/update_norm",))
+        if length == 0.0:
+            return Reading(values, ("the step did not move the weights",))
+
+        if self.curvature == "exact":
+            point = step.objective.linearize()
+            before, g = point.loss, point.gradient
+            # along the unit vector: d itself may be so short that products underflow
+            unit = d / length
+            curvature = dot(unit, point.product(unit))
+            after = step.objective.loss(d)
+        else:
+            before, g = step.objective.gradient()
+            after, g_after = step.objective.gradient(d)
+            curvature = dot(g_after - g, d) / length**2
+        slope = dot(g, d)
+        values["step/gradient_correlation"] = slope / length
+        values["step/gradient_cosine"] = _ratio(slope / length, math.sqrt(dot(g, g)))
+        values["step/directional_sharpness"] = curvature
+        values["step/predicted_loss_change"] = slope + curvature * length**2 / 2
+        values["step/loss_change"] = after - before
+        values["step/stability_ratio"] = _ratio(curvature * length**2, -2 * slope)
+        if not (math.isfinite(before) and math.isfinite(after)):
+            note = f"the loss of the batch goes from {before} to {after}"
+            return Reading(values, (note,), broken=("step/loss_change",))
+        if not math.isfinite(curvature):
+            note = "the Hessian-vector product along the step is not finite"
+            return Reading(values, (note,), broken=("step/directional_sharpness",))
+        return Reading(values)
+
+
+def _ratio(a: float, b: float) -> float:
+    return a / b if b else math.nan

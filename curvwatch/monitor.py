@@ -1,0 +1,329 @@
+"""CurvatureMonitor: when to read, in which order, and where readings go."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, get_args
+
+import lightning.pytorch as pl
+
+from curvwatch.actions import Action, check_actions
+from curvwatch.alerts import DEFAULT_RULES, Alert, AlertEngine, Rule, check_rules
+from curvwatch.cadence import Cadence
+from curvwatch.clock import Clock
+from curvwatch.faults import Faults, OnError
+from curvwatch.history import History
+from curvwatch.isolation import Memory
+from curvwatch.measures import COST_METRICS, Measure, Stage, check_cadence, make_measures
+from curvwatch.objective import Sample
+from curvwatch.reader import Reader, Readings
+from curvwatch.sinks import Sinks
+from curvwatch.trainer.callback import CallbackBase
+from curvwatch.trainer.probe import Probe, ProbeKind
+from curvwatch.trainer.rerun import LossFn, TrainingBatch
+from curvwatch.trainer.run import FitRun, loss_of
+from curvwatch.trainer.steps import StepWatch
+from curvwatch.trees import clone_batch
+
+log = logging.getLogger("curvwatch")
+
+Mode = Literal["train", "eval"]
+
+
+class CurvatureMonitor(CallbackBase):
+    """Logs how sharp the loss is, how near the edge of stability, and what each step does.
+
+    Args:
+        measures: what to measure: names, classes or instances of measures; default: `Sharpness` and
+            `StepGeometry`.
+        every_n_steps: read every n optimizer steps; None: as often as the budget allows.
+        budget: the share of the training time that readings may take, where `every_n_steps` is None.
+        probe: on what the landscape is read: "first", the first training batches that flow by, kept
+            for the whole run; "current", the training batch of each reading; or batches of your own.
+        probe_batches: how many batches "first" keeps.
+        mode: "train" measures the loss as it is trained (dropout and batch statistics on, with fixed
+            random numbers); "eval" puts the module into eval mode for the landscape.
+        loss_fn: `loss_fn(module, batch)` returns the loss to measure instead of `training_step`'s;
+            needed for manual optimization. A list has one for each optimizer.
+        rules: what to alert on; values that are not finite always are.
+        on_alert: called with each `Alert`; "stop" ends the run; a list does several things.
+        on_error: "warn" reports a failed reading, once for each cause, and training goes on; "raise"
+            raises.
+        name: tells several monitors of one Trainer apart, in checkpoints.
+
+    Attributes:
+        history: a `History` of all readings of the run.
+
+    Raises:
+        ValueError: an argument is out of range; the message says what would work.
+
+    Example:
+        >>> import lightning as L
+        >>> trainer = L.Trainer(callbacks=[CurvatureMonitor()], logger=False)
+    """
+
+    def __init__(
+        self,
+        measures: Iterable[str | Measure | type[Measure]] | None = None,
+        *,
+        every_n_steps: int | None = None,
+        budget: float = 0.05,
+        probe: ProbeKind | Iterable[Any] = "first",
+        probe_batches: int = 1,
+        mode: Mode = "train",
+        loss_fn: LossFn | Sequence[LossFn] | None = None,
+        rules: Sequence[Rule] = DEFAULT_RULES,
+        on_alert: Action | Sequence[Action] | None = None,
+        on_error: OnError = "warn",
+        name: str = "",
+    ) -> None:
+        super().__init__()
+        if every_n_steps is not None:
+            check_cadence(every_n_steps)
+        if not 0 < budget < 1:
+            raise ValueError(f"budget={budget!r}: a share of time between 0 and 1 is needed")
+        _check_word("mode", mode, get_args(Mode))
+        _check_word("on_error", on_error, get_args(OnError))
+        check_rules(rules)
+        self.measures = make_measures(measures)
+        self.every_n_steps = every_n_steps
+        self.budget = budget
+        self.name = name
+        self._probe_source, self._probe_batches = probe, probe_batches
+        self._train = False if mode == "eval" else None
+        self._loss_fn = loss_fn
+        self._rules = tuple(rules)
+        self._actions = check_actions(on_alert)
+        self._faults = Faults(on_error)
+        self._run: FitRun | None = None
+        self._resumed = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self.history = History()
+        self._probe = Probe(self._probe_source, batches=self._probe_batches)
+        self._engine = AlertEngine(self._rules)
+        self._reader = Reader(self._faults)
+        self._clock = Clock()
+        share = self.budget / len({m.stage for m in self.measures} or {1})
+        self._cadences = {
+            m.name: Cadence(every_n_steps=m.every_n_steps or self.every_n_steps, budget=share)
+            for m in self.measures
+        }
+        self._last_step = -1
+
+    @property
+    def alerts(self) -> list[Alert]:
+        """All alerts of the run, in order."""
+        return self._engine.alerts
+
+    @property
+    def state_key(self) -> str:
+        """Tells the states of several monitors apart in a checkpoint."""
+        return self._generate_state_key(name=self.name)
+
+    # the hooks, in the order of a run
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at the run; where it cannot be measured, say why and stand aside."""
+        self._leave()
+        with self._faults.caught("setting up for this run"):
+            run = FitRun(trainer, pl_module, loss_fns=self._loss_fn)
+            if not self._resumed and run.step <= self._last_step:
+                self._reset()  # another run, from its beginning
+            self._resumed = False
+            if not trainer.loggers:
+                self._faults.tell(
+                    "the Trainer has no logger, so readings are kept in monitor.history alone"
+                )
+            self._sinks = Sinks(trainer.loggers)
+            self._sinks.start(run.metric_names(self.measures))
+            self._probe.start(trainer, pl_module)
+            self._watch = StepWatch(run.optimizers)
+            self._step_measures: list[Measure] = []
+            self._samples: list[Sample] = []
+            self._run = run
+        self._clock.start()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Read the landscape at w(t), and get ready for the step."""
+        run = self._run
+        if run is None:
+            return
+        with self._clock.reading():
+            item = TrainingBatch(batch, batch_idx)
+            if run.begins_step(batch_idx):
+                self._samples = []
+                self._watch.disarm()
+                self._step_measures = self._due("step", run.step)
+                if run.step != self._last_step:
+                    self._last_step = run.step
+                    with self._faults.caught("the reading of the landscape"):
+                        self._read_landscape(run, item)
+            with self._faults.caught("getting ready for a step"):
+                if self._step_measures:
+                    self._keep(run, item)
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Read the step that was taken."""
+        run = self._run
+        if run is None:
+            return
+        seconds = self._clock.lap()
+        if seconds is not None:
+            for cadence in self._cadences.values():
+                cadence.step_took(seconds)
+        with self._clock.reading():
+            readings = Readings()
+            with self._faults.caught("the reading of the step"):
+                if self._watch.finished:
+                    self._read_step(run, readings)
+            with self._faults.caught("looking at the training loss"):
+                loss = loss_of(outputs)
+                # on an accelerator a look makes the host wait, so only where a reading did already
+                if loss is not None and (loss.device.type == "cpu" or readings.values):
+                    readings.look_at("training loss", loss)
+            self._report(run, readings)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the hooks off the optimizers."""
+        self._leave()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Take the hooks off the optimizers."""
+        self._leave()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Take the hooks off the optimizers."""
+        self._leave()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to go on as one run in one piece: tensors and plain Python."""
+        return {
+            "last_step": self._last_step,
+            "history": self.history.state_dict(),
+            "alerts": self._engine.state_dict(),
+            "memory": self._reader.state_dict(),
+            "probe": self._probe.state_dict(),
+            "clock": self._clock.state_dict(),
+            "cadences": {name: c.state_dict() for name, c in self._cadences.items()},
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from `state_dict()`."""
+        self._reset()
+        self._resumed = True
+        self._last_step = state_dict["last_step"]
+        self.history.load_state_dict(state_dict["history"])
+        self._engine.load_state_dict(state_dict["alerts"])
+        self._reader.load_state_dict(state_dict["memory"])
+        self._probe.load_state_dict(state_dict["probe"])
+        self._clock.load_state_dict(state_dict["clock"])
+        for name, cadence in self._cadences.items():
+            if name in state_dict["cadences"]:
+                cadence.load_state_dict(state_dict["cadences"][name])
+
+    # what the hooks do
+
+    def _due(self, stage: Stage, step: int) -> list[Measure]:
+        return [m for m in self.measures if m.stage == stage and self._cadences[m.name].due(step)]
+
+    def _read_landscape(self, run: FitRun, item: TrainingBatch) -> None:
+        measures = self._due("landscape", run.step)
+        self._probe.see(item, run.module, needed=bool(measures))
+        if not (measures and self._probe.complete):
+            return
+        begin = time.perf_counter()
+        readings = Readings()
+        for index, (optimizer, suffix) in enumerate(zip(run.optimizers, run.suffixes, strict=True)):
+            objective = run.objective(index, self._probe.samples(), train=self._train)
+            self._reader.landscape(
+                measures, objective, optimizer, suffix=suffix, step=run.step, into=readings
+            )
+        seconds = self._tell_cost(run, measures, begin)
+        if readings.values:
+            costs = (float(readings.products), seconds, self._clock.share)
+            readings.values.update(zip(COST_METRICS, costs, strict=True))
+        self._report(run, readings)
+
+    def _keep(self, run: FitRun, item: TrainingBatch) -> None:
+        """Keep a batch of the step, with what its loss depends on, until the step is taken."""
+        if not run.accumulates:
+            self._samples = []
+        if not self._samples:
+            self._watch.arm()
+        memory = Memory.of(run.module)
+        self._samples.append(
+            Sample(
+                TrainingBatch(clone_batch(item.batch), item.batch_idx),
+                weight=run.batch_weight,
+                random=memory.random_state(),
+                memory=memory.copied(),
+            )
+        )
+
+    def _read_step(self, run: FitRun, readings: Readings) -> None:
+        begin = time.perf_counter()
+        for index, finished in sorted(self._watch.disarm().items()):
+            objective = run.objective(index, self._samples, train=None)
+            self._reader.step(
+                self._step_measures, objective, finished, suffix=run.suffixes[index], into=readings
+            )
+        self._tell_cost(run, self._step_measures, begin)
+        self._step_measures, self._samples = [], []
+
+    def _tell_cost(self, run: FitRun, measures: Sequence[Measure], begin: float) -> float:
+        seconds = run.agreed(time.perf_counter() - begin)
+        for measure in measures:
+            self._cadences[measure.name].reading_took(seconds)
+        return seconds
+
+    def _report(self, run: FitRun, readings: Readings) -> None:
+        """Send readings to the history, the loggers, other callbacks, and the alerts."""
+        step = run.step
+        for note in readings.notes:
+            self.history.note(step, note)
+        if readings.values:
+            self.history.record(step, readings.values)
+            run.publish(readings.values)
+            with self._faults.caught("logging a reading"):
+                self._sinks.scalars(readings.values, step)
+        for alert in self._engine.observe(step, readings.values, readings.broken):
+            self._raise_alert(run, alert)
+
+    def _raise_alert(self, run: FitRun, alert: Alert) -> None:
+        if run.trainer.is_global_zero:
+            log.warning("curvwatch alert, %s", alert)
+        with self._faults.caught("logging an alert"):
+            self._sinks.alert(alert)
+        for action in self._actions:
+            if action == "stop":
+                run.stop(f"curvwatch: {alert.rule}")
+            else:
+                with self._faults.caught(f"on_alert={getattr(action, '__name__', action)!r}"):
+                    action(alert)
+
+    def _leave(self) -> None:
+        if self._run is not None:
+            self._run = None
+            self._watch.remove()
+            self._samples = []
+            self._clock.stop()
+
+
+def _check_word(argument: str, value: object, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ValueError(f"{argument}={value!r}: one of {', '.join(map(repr, known))} is needed")

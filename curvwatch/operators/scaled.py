@@ -1,0 +1,61 @@
+"""S (A + C) S with diagonal S and C: a Hessian seen through a preconditioner."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from curvwatch.operators.base import SymmetricOperator
+
+
+class Scaled:
+    """S (sign A + C) S, for diagonal S and C.
+
+    With S = P^-1/2 its eigenvalues are those of P^-1 (sign A + C).
+
+    Args:
+        operator: A.
+        scale: the diagonal of S, shape (size,).
+        shift: the diagonal of C, shape (size,), or None for zero.
+        sign: 1, or -1 for -A.
+    """
+
+    def __init__(
+        self,
+        operator: SymmetricOperator,
+        scale: Tensor,
+        *,
+        shift: Tensor | None = None,
+        sign: float = 1.0,
+    ) -> None:
+        self._operator = operator
+        self._scale = scale
+        self._shift = shift
+        self._sign = sign
+
+    @property
+    def size(self) -> int:
+        """Number of rows."""
+        return self._operator.size
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the vectors."""
+        return self._operator.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Of the vectors."""
+        return self._operator.device
+
+    def matvec(self, v: Tensor) -> Tensor:
+        """S (sign A + C) S v."""
+        u = self._scale * v
+        w = self._sign * self._operator.matvec(u)
+        if self._shift is not None:
+            w = w + self._shift * u
+        return self._scale * w
+
+    def inner(self, rows: Tensor, v: Tensor) -> Tensor:
+        """As the wrapped operator's."""
+        return self._operator.inner(rows, v)

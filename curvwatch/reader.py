@@ -1,0 +1,136 @@
+"""One reading: every measure that is due, on one objective."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from curvwatch.faults import Faults
+from curvwatch.measures import (
+    Landscape,
+    LandscapeMeasure,
+    Measure,
+    Reading,
+    Step,
+    StepMeasure,
+)
+from curvwatch.objective import Objective
+from curvwatch.stability import stability_law
+from curvwatch.trainer.names import group_suffixes
+from curvwatch.trainer.steps import FinishedStep
+
+
+@dataclass
+class Readings:
+    """Values of one step, of all measures and optimizers.
+
+    Attributes:
+        values: metric name with suffix to value.
+        notes: why values are missing or not to be trusted.
+        broken: metrics that are not finite, and their values.
+        products: Hessian-vector products spent.
+    """
+
+    values: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    broken: list[tuple[str, float]] = field(default_factory=list)
+    products: int = 0
+
+    def add(self, reading: Reading, suffix: str) -> None:
+        """Join what one measure read for one optimizer."""
+        self.values.update({name + suffix: value for name, value in reading.values.items()})
+        self.notes += [f"{note} ({suffix[1:]})" if suffix else note for note in reading.notes]
+        self.broken += [(name + suffix, reading.values[name]) for name in reading.broken]
+
+    def look_at(self, name: str, value: Tensor) -> None:
+        """Remember `value` as broken if it is not finite."""
+        if not bool(torch.isfinite(value).all()):
+            self.broken.append((name, float(value)))
+
+
+class Reader:
+    """Reads measures; keeps each one's memory for each optimizer.
+
+    Args:
+        faults: where failures go.
+    """
+
+    def __init__(self, faults: Faults) -> None:
+        self._faults = faults
+        self._memory: dict[str, dict[str, Any]] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The measures' memories, for a checkpoint."""
+        return {
+            measure: {
+                key: value.cpu() if isinstance(value, Tensor) else value
+                for key, value in memory.items()
+            }
+            for measure, memory in self._memory.items()
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict()`."""
+        self._memory = {measure: dict(memory) for measure, memory in state.items()}
+
+    def landscape(
+        self,
+        measures: Sequence[Measure],
+        objective: Objective,
+        optimizer: Optimizer,
+        *,
+        suffix: str,
+        step: int,
+        into: Readings,
+    ) -> None:
+        """Read `measures` on `objective`, whose parameters are those of `optimizer`."""
+        law = stability_law(optimizer, objective.params)
+        rates = _learning_rates(optimizer, objective.params)
+        with objective.open() as opened:
+            for measure in measures:
+                memory = self._memory.setdefault(f"{measure.name}{suffix}", {})
+                generator = torch.Generator().manual_seed(step)
+                assert isinstance(measure, LandscapeMeasure)
+                with self._faults.caught(f"the reading of {measure.name}"):
+                    at = Landscape(opened, rates, law, memory, generator)
+                    into.add(measure.read(at), suffix)
+        for group, name in zip(optimizer.param_groups, group_suffixes(optimizer), strict=False):
+            rate = float(group.get("lr", math.nan))
+            into.values[f"curvature/edge{suffix}{name}"] = 2 / rate if rate > 0 else math.nan
+        into.products += objective.counts.products
+
+    def step(
+        self,
+        measures: Sequence[Measure],
+        objective: Objective,
+        finished: FinishedStep,
+        *,
+        suffix: str,
+        into: Readings,
+    ) -> None:
+        """Read `measures` of a finished step; `objective` is the loss of the batch that made it."""
+        layout = objective.layout
+        before = layout.flatten([finished.before[id(p)] for p in objective.params])
+        after = layout.flatten([finished.after[id(p)] for p in objective.params])
+        weight_norm = float(before.norm())
+        update = after.sub_(before)
+        with objective.open(finished.before) as opened:
+            for measure in measures:
+                assert isinstance(measure, StepMeasure)
+                with self._faults.caught(f"the reading of {measure.name}"):
+                    into.add(measure.read(Step(opened, update, weight_norm)), suffix)
+
+
+def _learning_rates(optimizer: Optimizer, params: Sequence[Tensor]) -> list[float]:
+    rates = {
+        id(p): float(group.get("lr", math.nan))
+        for group in optimizer.param_groups
+        for p in group["params"]
+    }
+    return [rates[id(p)] for p in params]

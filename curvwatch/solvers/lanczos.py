@@ -1,0 +1,162 @@
+"""Extreme eigenpairs of a symmetric operator by thick-restart Lanczos."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from curvwatch.operators.base import SymmetricOperator
+
+
+@dataclass(frozen=True)
+class Eigenpairs:
+    """The algebraically largest (or smallest) eigenpairs that a solver found.
+
+    Attributes:
+        values: (m,) float64, leading first.
+        vectors: (m, size), unit rows.
+        residuals: (m,) float64, |A v - value v|; an eigenvalue lies within it of the value.
+        errors: (m,) float64, estimate of |value - eigenvalue|: residual^2 / gap to the other Ritz
+            values where that is sharper than the residual (Parlett 1998, theorem 11.7.1).
+        converged: whether the pairs asked for meet the tolerance.
+        products: operator products spent.
+    """
+
+    values: np.ndarray
+    vectors: Tensor
+    residuals: np.ndarray
+    errors: np.ndarray
+    converged: bool
+    products: int
+
+
+def lanczos(
+    operator: SymmetricOperator,
+    *,
+    k: int = 1,
+    also: int = 0,
+    largest: bool = True,
+    start: Tensor | None = None,
+    rtol: float = 1e-3,
+    max_products: int = 100,
+    basis: int = 24,
+    generator: torch.Generator | None = None,
+) -> Eigenpairs:
+    """The `k` algebraically largest (smallest) eigenpairs of `operator`.
+
+    Full re-orthogonalisation; a basis that is full is restarted from its leading Ritz vectors
+    (Wu & Simon 2000). Compare scipy.sparse.linalg.eigsh(A, k, which="LA").
+
+    Args:
+        operator: what to solve.
+        k: number of eigenpairs that must converge.
+        also: number of further Ritz pairs to return, converged or not.
+        largest: the largest end of the spectrum, else the smallest.
+        start: (size,) first vector; None: a random one. An eigenvector that is orthogonal to it
+            cannot be found, so add a random part to an old solution.
+        rtol: estimated error of each eigenvalue relative to its size.
+        max_products: the most products to spend.
+        basis: the most vectors to keep; `basis` + 1 vectors of length `size` are stored.
+        generator: of the random vectors, on the CPU.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+    n = operator.size
+    if not 1 <= k <= n:
+        raise ValueError(f"k={k}, but the operator has {n} rows: 1 <= k <= {n} is needed")
+    if rtol <= 0:
+        raise ValueError(f"rtol={rtol}: a positive relative tolerance is needed")
+    if max_products < 1:
+        raise ValueError(f"max_products={max_products}: at least 1 is needed")
+    room = min(n, max(basis, k + also + 3))
+    sign = 1.0 if largest else -1.0
+    eps = torch.finfo(operator.dtype).eps
+
+    V = torch.empty(room + 1, n, dtype=operator.dtype, device=operator.device)
+    T = np.zeros((room, room))
+    V[0] = _unit(_random(operator, generator) if start is None else start)
+    j = products = 0
+    while True:
+        w, column, beta = _orthogonalised(operator, V[: j + 1], sign * operator.matvec(V[j]))
+        products += 1
+        T[: j + 1, j] = T[j, : j + 1] = column
+        if not (np.isfinite(column).all() and np.isfinite(beta)):
+            return _failed(operator, k + also, products)
+        j += 1
+        theta, S = np.linalg.eigh(T[:j, :j])
+        theta, S = theta[::-1], S[:, ::-1]
+        norm = max(abs(theta[0]), abs(theta[-1]))
+        exhausted = beta <= 8 * eps * norm or j == n
+        residuals = np.zeros(j) if exhausted else beta * np.abs(S[-1])
+        errors = _errors(theta, residuals)
+        floor = 4 * eps * norm
+        enough = j >= k and np.all(errors[:k] <= np.maximum(rtol * np.abs(theta[:k]), floor))
+        if enough or products >= max_products:
+            break
+        if exhausted:
+            w = _random(operator, generator)
+            w, _, beta = _orthogonalised(operator, V[:j], w)
+        if j == room:
+            j = min(room - 2, max(k + also + 1, room // 2))
+            V[:j] = _combined(V[:room], S[:, :j])
+            T[:] = 0.0
+            T[np.arange(j), np.arange(j)] = theta[:j]
+        V[j] = w / beta
+    m = min(k + also, j)
+    return Eigenpairs(
+        values=sign * theta[:m],
+        vectors=_combined(V[:j], S[:, :m]),
+        residuals=residuals[:m],
+        errors=errors[:m],
+        converged=bool(enough),
+        products=products,
+    )
+
+
+def _orthogonalised(
+    operator: SymmetricOperator, rows: Tensor, w: Tensor
+) -> tuple[Tensor, np.ndarray, float]:
+    """`w` without its part in the span of `rows`, that part's coefficients, and the norm left."""
+    column = np.zeros(len(rows))
+    for _ in range(2):  # twice is enough (Kahan; Parlett 1998, section 6.9)
+        c = operator.inner(rows, w)
+        w = w - torch.mv(rows.T, c.to(w.dtype))
+        column += c.cpu().numpy()
+    return w, column, float(operator.inner(w[None], w)[0].clamp(min=0.0).sqrt())
+
+
+def _errors(theta: np.ndarray, residuals: np.ndarray) -> np.ndarray:
+    if len(theta) == 1:
+        return np.array(residuals)
+    distance = np.abs(theta[:, None] - theta[None, :])
+    np.fill_diagonal(distance, np.inf)
+    # the neighbour is only known to within its own residual
+    gap = (distance - residuals[None, :]).min(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        sharp = np.where(gap > residuals, residuals**2 / gap, np.inf)
+    return np.array(np.minimum(residuals, sharp))
+
+
+def _combined(rows: Tensor, coefficients: np.ndarray) -> Tensor:
+    """Unit combinations of orthonormal `rows`, one for each column of `coefficients`."""
+    c = torch.from_numpy(np.array(coefficients.T, order="C")).to(rows.device, rows.dtype)
+    return torch.mm(c, rows)
+
+
+def _random(operator: SymmetricOperator, generator: torch.Generator | None) -> Tensor:
+    v = torch.randn(operator.size, generator=generator, dtype=operator.dtype)
+    return v.to(operator.device)
+
+
+def _unit(v: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(v, dim=0)
+
+
+def _failed(operator: SymmetricOperator, m: int, products: int) -> Eigenpairs:
+    nan = np.full(m, np.nan)
+    vectors = torch.full((m, operator.size), torch.nan, dtype=operator.dtype)
+    return Eigenpairs(nan, vectors.to(operator.device), nan, nan, False, products)

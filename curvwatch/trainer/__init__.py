@@ -1,0 +1,1 @@
+"""Lightning: its hooks, its private attributes, its processes."""

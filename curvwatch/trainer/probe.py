@@ -1,0 +1,141 @@
+"""The probe: the batches on which the landscape is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+from torch import Tensor
+
+from curvwatch.errors import CurvwatchError
+from curvwatch.isolation import Memory
+from curvwatch.objective import Sample
+from curvwatch.randomness import RandomState
+from curvwatch.trainer.rerun import TrainingBatch
+from curvwatch.trees import batch_size, clone_batch, map_containers, tensors_in
+
+ProbeKind = Literal["first", "current"]
+# a checkpoint keeps the probe up to this many bytes
+_LARGEST_SAVED = 64 * 2**20
+
+
+class Probe:
+    """Keeps batches for the whole run, each with the random numbers of its first use.
+
+    Args:
+        source: "first": the first `batches` training batches that flow by; "current": the training
+            batch of each reading; else the user's own batches, as the DataLoader would give them.
+        batches: how many, for "first".
+
+    Raises:
+        ValueError: `source` is an unknown word or empty, or `batches` is under 1.
+    """
+
+    def __init__(self, source: ProbeKind | Iterable[Any], *, batches: int = 1) -> None:
+        if isinstance(source, str) and source not in ("first", "current"):
+            raise ValueError(
+                f"probe={source!r}: one of 'first', 'current', or an iterable of batches is needed"
+            )
+        if isinstance(batches, bool) or not isinstance(batches, int) or batches < 1:
+            raise ValueError(f"probe_batches={batches!r}: at least 1 batch is needed")
+        if isinstance(source, (list, tuple)) and not source:
+            raise ValueError("probe is empty: give at least one batch, or probe='first'")
+        if not isinstance(source, (str, Iterable)):
+            raise ValueError(
+                f"probe={type(source).__name__}: 'first', 'current', or an iterable of batches "
+                "is needed; put a single batch into a list"
+            )
+        self._source = source
+        self._wanted = batches
+        self._kept: list[Sample] = []
+
+    def start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Take batches that a checkpoint or the user brought to the device.
+
+        Raises:
+            CurvwatchError: the user's iterable is empty.
+        """
+        self._kept = [
+            replace(s, batch=s.batch._replace(batch=_moved(s.batch.batch, module.device)))
+            for s in self._kept
+        ]
+        if isinstance(self._source, str) or self._kept:
+            return
+        memory = Memory.of(module)
+        random = memory.random_state()
+        try:
+            batches = [
+                trainer.strategy.batch_to_device(clone_batch(b), dataloader_idx=0) for b in self._source
+            ]
+        finally:
+            random.set(memory.generators)
+        if not batches:
+            raise CurvwatchError("the probe is empty: give at least one batch, or probe='first'")
+        self._kept = [Sample(TrainingBatch(b, i), random=random) for i, b in enumerate(batches)]
+
+    def see(self, item: TrainingBatch, module: pl.LightningModule, *, needed: bool) -> None:
+        """Let a training batch flow by, before its step.
+
+        Args:
+            item: the batch.
+            module: the LightningModule.
+            needed: whether a reading is due now.
+        """
+        if self._source == "current":
+            self._kept = []
+        if (self._source == "first" and len(self._kept) < self._wanted) or (
+            self._source == "current" and needed
+        ):
+            copy = TrainingBatch(clone_batch(item.batch), item.batch_idx)
+            self._kept.append(Sample(copy, random=Memory.of(module).random_state()))
+
+    @property
+    def complete(self) -> bool:
+        """Whether all batches are there."""
+        wanted = 1 if self._source == "current" else self._wanted
+        return len(self._kept) >= (wanted if isinstance(self._source, str) else 1)
+
+    def samples(self) -> list[Sample]:
+        """The batches, each weighted by its share of the examples."""
+        sizes = [batch_size(s.batch.batch) for s in self._kept]
+        total = sum(sizes)
+        return [replace(s, weight=n / total) for s, n in zip(self._kept, sizes, strict=True)]
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """The batches for a checkpoint, None where they are too large or no plain containers."""
+        if self._source == "current" or not self._kept:
+            return None
+        batches = [s.batch.batch for s in self._kept]
+        if not all(_is_plain(b) for b in batches):
+            return None
+        if sum(t.numel() * t.element_size() for t in tensors_in(batches)) > _LARGEST_SAVED:
+            return None
+        return {
+            "batches": [_moved(b, "cpu") for b in batches],
+            "batch_idx": [s.batch.batch_idx for s in self._kept],
+            "random": [s.random.to_plain() if s.random else None for s in self._kept],
+        }
+
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        """Go on with the batches of `state_dict()`; they are moved to the device by `to_device`."""
+        if state is None:
+            return
+        self._kept = [
+            Sample(TrainingBatch(b, i), random=RandomState(**r) if r else None)
+            for b, i, r in zip(state["batches"], state["batch_idx"], state["random"], strict=True)
+        ]
+
+
+def _is_plain(batch: Any) -> bool:
+    """Whether weights-only loading of a checkpoint could read it back."""
+    if type(batch) in (list, tuple):
+        return all(_is_plain(b) for b in batch)
+    if type(batch) is dict:
+        return all(isinstance(k, (str, int)) and _is_plain(v) for k, v in batch.items())
+    return type(batch) is Tensor or isinstance(batch, (int, float, str, bool, type(None)))
+
+
+def _moved(batch: Any, device: Any) -> Any:
+    return map_containers(batch, lambda v: v.to(device) if isinstance(v, Tensor) else v)

@@ -1,0 +1,121 @@
+"""`training_step` once more, in silence: its loss, and nothing that it logs."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, cast
+
+import lightning.pytorch as pl
+
+LossFn = Callable[[Any, Any], Any]
+
+
+class TrainingBatch(NamedTuple):
+    """What `training_step` was called with."""
+
+    batch: Any
+    batch_idx: int
+
+
+class StepLoss:
+    """From a `TrainingBatch` to the loss of `training_step`, as a plain function.
+
+    Args:
+        trainer: in the midst of `fit`.
+        module: whose `training_step` is run.
+        loss_fn: `loss_fn(module, batch)` to use instead, for manual optimization.
+    """
+
+    def __init__(
+        self, trainer: pl.Trainer, module: pl.LightningModule, *, loss_fn: LossFn | None = None
+    ) -> None:
+        self._trainer = trainer
+        self._module = module
+        self._loss_fn = loss_fn
+
+    def __call__(self, item: TrainingBatch) -> Any:
+        """The loss, or whatever `training_step` returned instead."""
+        precision = self._trainer.precision_plugin
+        with _silence(self._trainer, self._module, item.batch), precision.train_step_context():
+            if self._loss_fn is not None:
+                return self._loss_fn(self._module, item.batch)
+            # whether training_step takes a batch_idx is found out there (checked on 2.2 to 2.6)
+            arguments = self._trainer.fit_loop.epoch_loop._build_kwargs(
+                OrderedDict(), item.batch, item.batch_idx
+            )
+            # not strategy.training_step: that one passes through DDP's wrapper, which would
+            # wait for gradients
+            return self._module.training_step(*arguments.values())
+
+
+@contextmanager
+def _silence(trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> Iterator[None]:
+    """Let `self.log` and the loggers of `trainer` write to nowhere.
+
+    Private attributes of Lightning, checked on 2.2 to 2.6: `_results` collects what `self.log` says;
+    `_logger_connector` holds `callback_metrics` and knows which hook logged last;
+    `_current_fx_name` is the hook that `self.log` believes to be in.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    connector = trainer._logger_connector
+    results, loggers, stop = loop._results, trainer.loggers, trainer.should_stop
+    connector_state = vars(connector)
+    silent = type(results)(training=True)
+    silent.batch = batch  # `self.log` reads the batch size from it
+    try:
+        loop._results = silent
+        connector.__dict__ = {
+            k: dict(v) if isinstance(v, dict) else v for k, v in connector_state.items()
+        }
+        trainer.loggers = [cast(Any, _SilentLogger(logger)) for logger in loggers]
+        module._current_fx_name = "training_step"  # the module is on loan: restored with it
+        yield
+    finally:
+        loop._results = results
+        connector.__dict__ = connector_state
+        trainer.loggers = loggers
+        trainer.should_stop = stop
+
+
+class _SilentLogger:
+    """Looks like `logger` to `isinstance`, names its files alike, and writes nothing."""
+
+    def __init__(self, logger: Any) -> None:
+        self.__dict__["_logger"] = logger
+
+    @property  # type: ignore[misc]  # isinstance shall see the logger's class
+    def __class__(self) -> Any:
+        return type(self._logger)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "experiment":
+            return _Nothing()
+        value = getattr(self._logger, name)
+        return _Nothing() if callable(value) else value
+
+
+class _Nothing:
+    """Takes any call, gives nothing."""
+
+    def __getattr__(self, name: str) -> _Nothing:
+        return self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> _Nothing:
+        return self
+
+    def __getitem__(self, key: Any) -> _Nothing:
+        return self
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        return None
+
+    def __enter__(self) -> _Nothing:
+        return self
+
+    def __exit__(self, *args: Any) -> None:
+        return None
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())

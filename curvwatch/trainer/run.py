@@ -1,0 +1,147 @@
+"""A Trainer's fit as the monitor needs to see it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from curvwatch.errors import CurvwatchError
+from curvwatch.measures import COST_METRICS, Measure
+from curvwatch.objective import Objective, Sample
+from curvwatch.trainer.names import optimizer_suffixes
+from curvwatch.trainer.processes import averager
+from curvwatch.trainer.rerun import LossFn, StepLoss
+from curvwatch.trainer.steps import trained
+
+log = logging.getLogger("curvwatch")
+
+_SHARDING = ("DeepSpeed", "FSDP", "ModelParallel", "XLA")
+
+
+class FitRun:
+    """One call of `trainer.fit`.
+
+    Args:
+        trainer: in the midst of `fit`.
+        module: the LightningModule.
+        loss_fns: for each optimizer a loss to use instead of `training_step`, or None.
+
+    Raises:
+        CurvwatchError: this run cannot be measured; the message says why and what would help.
+    """
+
+    def __init__(
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        *,
+        loss_fns: LossFn | Sequence[LossFn] | None,
+    ) -> None:
+        self.trainer = trainer
+        self.module = module
+        # a module without optimizers has a stand-in that holds no weights
+        self.optimizers = [o for o in trainer.optimizers if any(g["params"] for g in o.param_groups)]
+        self.suffixes = optimizer_suffixes(self.optimizers)
+        self._average = averager(trainer)
+        self._loss_fns = self._one_each(loss_fns)
+        self._refuse()
+
+    @property
+    def step(self) -> int:
+        """The optimizer step that is being made: the x-axis of `self.log` (private, 2.2 to 2.6)."""
+        return int(self.trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+    def begins_step(self, batch_idx: int) -> bool:
+        """Whether this batch is the first, with accumulation, of an optimizer step."""
+        return batch_idx % self.trainer.accumulate_grad_batches == 0
+
+    @property
+    def batch_weight(self) -> float:
+        """The factor of one batch's loss: Lightning divides also where the last group is short."""
+        return 1.0 / self.trainer.accumulate_grad_batches
+
+    def objective(self, index: int, samples: Sequence[Sample], *, train: bool | None) -> Objective:
+        """The loss of optimizer `index` on `samples`, as a function of its parameters."""
+        return Objective(
+            self.module,
+            StepLoss(self.trainer, self.module, loss_fn=self._loss_fns[index]),
+            samples,
+            params=trained(self.optimizers[index]),
+            train=train,
+            average=self._average,
+        )
+
+    def publish(self, values: Mapping[str, float]) -> None:
+        """Show `values` to callbacks that monitor them, and the stability ratio to the user."""
+        self.trainer.callback_metrics.update({k: torch.tensor(v) for k, v in values.items()})
+        for suffix in self.suffixes:
+            for name in ("curvature/stability_ratio", "step/stability_ratio"):
+                ratio = values.get(name + suffix)
+                if ratio is not None and ratio == ratio:
+                    self.trainer.progress_bar_metrics[f"stability_ratio{suffix}"] = ratio
+                    break
+
+    @property
+    def accumulates(self) -> bool:
+        """Whether Lightning sums the gradients of several batches into one step."""
+        return self.module.automatic_optimization and self.trainer.accumulate_grad_batches > 1
+
+    def metric_names(self, measures: Sequence[Measure]) -> list[str]:
+        """All metrics that `measures` will log in this run."""
+        names = [n + suffix for suffix in self.suffixes for m in measures for n in m.metrics]
+        return names + list(COST_METRICS)
+
+    def agreed(self, seconds: float) -> float:
+        """The average of `seconds` over the processes, so that all keep the same cadence."""
+        if self._average is None:
+            return seconds
+        tensor = torch.tensor(seconds, dtype=torch.float32, device=self.module.device)
+        return float(self._average(tensor))
+
+    def stop(self, reason: str) -> None:
+        """End the run after this batch, on every process: all have the same readings."""
+        if self.trainer.is_global_zero:
+            log.warning("stopping the run: %s", reason)
+        self.trainer.should_stop = True
+
+    def _one_each(self, loss_fns: LossFn | Sequence[LossFn] | None) -> list[LossFn | None]:
+        count = len(self.optimizers)
+        if loss_fns is None or callable(loss_fns):
+            return [loss_fns] * count
+        if len(loss_fns) != count:
+            raise CurvwatchError(
+                f"loss_fn has {len(loss_fns)} functions and the run {count} optimizers: give one "
+                "for each, in the order of configure_optimizers"
+            )
+        return list(loss_fns)
+
+    def _refuse(self) -> None:
+        strategy = type(self.trainer.strategy).__name__
+        if any(word in strategy for word in _SHARDING):
+            raise CurvwatchError(
+                f"{strategy} spreads or hides the weights and gradients, which is not supported; "
+                "DDP and single-device strategies are"
+            )
+        if not self.optimizers or not any(trained(o) for o in self.optimizers):
+            raise CurvwatchError(
+                "the optimizers hold no parameter with requires_grad=True: there is nothing to measure"
+            )
+        if not self.module.automatic_optimization and None in self._loss_fns:
+            raise CurvwatchError(
+                f"{type(self.module).__name__} optimizes by hand (automatic_optimization=False), so "
+                "its training_step returns no loss that belongs to a step: give "
+                "CurvatureMonitor(loss_fn=lambda module, batch: ...), or a list with one for each "
+                "optimizer"
+            )
+
+
+def loss_of(outputs: Any) -> Tensor | None:
+    """The loss in what `on_train_batch_end` is given."""
+    if isinstance(outputs, Mapping):
+        outputs = outputs.get("loss")
+    return outputs.detach() if isinstance(outputs, Tensor) else None

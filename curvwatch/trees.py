@@ -1,0 +1,96 @@
+"""Batches: nested containers of tensors, copied and sized."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from typing import Any
+
+from torch import Tensor
+
+
+def map_containers(value: Any, leaf: Callable[[Any], Any]) -> Any:
+    """Copy nested containers of `value`, each leaf replaced by `leaf(it)`.
+
+    Containers are dict-likes, lists, tuples, namedtuples, deques and sets, subclasses included; their
+    types, and what else they hold, are kept. A tuple whose leaves stay the same is not copied.
+    """
+    if isinstance(value, MutableMapping):  # UserDict too, so Hugging Face's BatchEncoding
+        items = {k: map_containers(v, leaf) for k, v in value.items()}
+        if type(value) is dict:
+            return items
+        mapping = copy.copy(value)
+        if isinstance(getattr(mapping, "data", None), dict):  # copies of a UserDict share its data
+            mapping.data = dict(mapping.data)  # type: ignore[attr-defined]
+        for k, v in items.items():
+            mapping[k] = v
+        return mapping
+    if isinstance(value, (list, deque)):
+        sequence = copy.copy(value)
+        for i, v in enumerate(value):
+            sequence[i] = map_containers(v, leaf)
+        return sequence
+    if isinstance(value, tuple):
+        parts = [map_containers(v, leaf) for v in value]
+        if all(a is b for a, b in zip(parts, value, strict=True)):
+            return value
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    if isinstance(value, set):
+        return copy.copy(value)
+    return leaf(value)
+
+
+def clone_batch(batch: Any) -> Any:
+    """A copy of `batch` that the user's code may change in place.
+
+    Tensors are cloned, dataclasses copied field by field; objects with a `clone` method (PyTorch
+    Geometric's Data) clone themselves; other objects are copied deeply, or kept where that is
+    impossible.
+    """
+    return map_containers(batch, _clone)
+
+
+def _clone(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone().requires_grad_(value.requires_grad)
+    if isinstance(value, (str, bytes, int, float, bool, type(None), type)):
+        return value
+    if callable(getattr(value, "clone", None)):
+        return value.clone()
+    if dataclasses.is_dataclass(value):
+        new = copy.copy(value)
+        for f in dataclasses.fields(value):
+            if hasattr(value, f.name):
+                object.__setattr__(new, f.name, clone_batch(getattr(value, f.name)))
+        return new
+    try:
+        return copy.deepcopy(value)
+    except Exception:  # an open file, a lock: nothing that a training step changes
+        return value
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Each tensor in nested containers, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for v in value.values():
+            yield from tensors_in(v)
+    elif isinstance(value, (list, tuple, set, frozenset, deque)):
+        for v in value:
+            yield from tensors_in(v)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for f in dataclasses.fields(value):
+            yield from tensors_in(getattr(value, f.name, None))
+    elif callable(getattr(value, "to_dict", None)):  # PyTorch Geometric's Data
+        yield from tensors_in(value.to_dict())
+
+
+def batch_size(batch: Any) -> int:
+    """Number of examples: the first dimension of the first tensor, as Lightning counts them."""
+    for t in tensors_in(batch):
+        if t.ndim:
+            return int(t.shape[0])
+    return 1
