@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from curvwatch.errors import CurvwatchError
-
 
 @dataclass(frozen=True)
 class Alert:
@@ -96,10 +94,15 @@ class AlertEngine:
     rules: Sequence[Rule] = DEFAULT_RULES
     alerts: list[Alert] = field(default_factory=list)
     _watches: dict[str, _Watch] = field(default_factory=dict)
-    _not_finite: bool = False
+    _broken: set[str] = field(default_factory=set)
 
     def observe(
-        self, step: int, values: Mapping[str, float], broken: Iterable[tuple[str, float]] = ()
+        self,
+        step: int,
+        values: Mapping[str, float],
+        broken: Iterable[tuple[str, float]] = (),
+        *,
+        finite: Iterable[str] = (),
     ) -> list[Alert]:
         """The alerts that one step sets off.
 
@@ -107,8 +110,10 @@ class AlertEngine:
             step: of the readings.
             values: metric names and values; a value that is nan is missing.
             broken: quantities that are not finite, and their values.
+            finite: quantities beside `values` that were looked at and found finite.
         """
-        new = self._look_at_broken(step, list(broken))
+        mended = {*finite, *(name for name, value in values.items() if math.isfinite(value))}
+        new = self._look_at_broken(step, list(broken), mended)
         for rule in self.rules:
             for metric, value in values.items():
                 if rule.watches(metric) and not math.isnan(value):
@@ -116,9 +121,13 @@ class AlertEngine:
         self.alerts += new
         return new
 
-    def _look_at_broken(self, step: int, broken: list[tuple[str, float]]) -> list[Alert]:
-        """One alert when quantities stop being finite, not one for each reading after it."""
-        was, self._not_finite = self._not_finite, bool(broken)
+    def _look_at_broken(
+        self, step: int, broken: list[tuple[str, float]], mended: set[str]
+    ) -> list[Alert]:
+        """One alert when quantities stop being finite, the next once all of them were finite again."""
+        self._broken -= mended
+        was = bool(self._broken)
+        self._broken |= {metric for metric, _ in broken}
         if was or not broken:
             return []
         metric, value = broken[0]
@@ -148,13 +157,13 @@ class AlertEngine:
             "watches": {
                 key: {"recent": list(w.recent), "firing": w.firing} for key, w in self._watches.items()
             },
-            "not_finite": self._not_finite,
+            "broken": sorted(self._broken),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`; state of rules that are no longer there is dropped."""
         self.alerts = [Alert(**a) for a in state["alerts"]]
-        self._not_finite = state["not_finite"]
+        self._broken = set(state["broken"])
         windows = {rule.name: rule.for_readings for rule in self.rules}
         self._watches = {
             key: _Watch(deque(w["recent"], maxlen=windows[key.partition(":")[0]]), w["firing"])
@@ -163,9 +172,18 @@ class AlertEngine:
         }
 
 
-def check_rules(rules: Sequence[Rule]) -> None:
-    """Raise unless the names of `rules` differ."""
+def check_rules(rules: Iterable[Rule]) -> tuple[Rule, ...]:
+    """`rules` as a tuple.
+
+    Raises:
+        ValueError: one of them is no Rule, or two have the same name.
+    """
+    rules = (rules,) if isinstance(rules, Rule) else tuple(rules)
+    for rule in rules:
+        if not isinstance(rule, Rule):
+            raise ValueError(f"rules holds {rule!r}: a curvwatch.Rule(name=..., metric=...) is needed")
     names = [r.name for r in rules]
-    twice = sorted({n for n in names if names.count(n) > 1})
-    if twice:
-        raise CurvwatchError(f"several alert rules are named {twice[0]!r}; each needs its own name")
+    for name in names:
+        if names.count(name) > 1 or name == NOT_FINITE:
+            raise ValueError(f"an alert named {name!r} comes twice: each rule needs a name of its own")
+    return rules

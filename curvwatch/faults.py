@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -23,6 +23,10 @@ class Faults:
         self.on_error = on_error
         self._told: set[str] = set()
 
+    def forget(self) -> None:
+        """Another run: tell all over again."""
+        self._told.clear()
+
     @contextmanager
     def caught(self, doing: str) -> Iterator[None]:
         """Catch what goes wrong while `doing`."""
@@ -31,12 +35,15 @@ class Faults:
         except Exception as error:
             if self.on_error == "raise":
                 raise
-            kind = "" if isinstance(error, CurvwatchError) else f"{type(error).__name__}: "
-            self.tell(f"{doing} failed: {kind}{error}", cause=f"{doing}: {type(error).__name__}")
+            kind = type(error).__name__
+            reason = str(error) if isinstance(error, CurvwatchError) else f"{kind}: {error}"
+            # the same error in another place is one cause, and so is another number in its text
+            self.tell(f"{doing} failed: {reason}", causes=(f"{kind}: {error}", f"{doing}: {kind}"))
 
-    def tell(self, text: str, *, cause: str | None = None) -> None:
-        """Warn of `text`, unless its `cause` (default: the text) was told before."""
-        if (cause or text) in self._told:
+    def tell(self, text: str, *, causes: Sequence[str] = ()) -> None:
+        """Warn of `text`, unless it or one of its `causes` was told before."""
+        known = not self._told.isdisjoint((text, *causes))
+        self._told.update((text, *causes))
+        if known:
             return
-        self._told.add(cause or text)
         warnings.warn(f"curvwatch: {text}. Training goes on", CurvwatchWarning, stacklevel=2)

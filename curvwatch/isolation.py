@@ -13,8 +13,17 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cache, partial
+from io import IOBase
 from random import Random
-from types import FunctionType, MethodType, ModuleType
+from types import (
+    CellType,
+    FunctionType,
+    MemberDescriptorType,
+    MethodType,
+    ModuleType,
+    SimpleNamespace,
+)
 from typing import Any
 
 import numpy as np
@@ -64,24 +73,26 @@ class Memory:
         """
         walk = _Walk(module)
         return cls(
-            states=tuple((owner, vars(owner)) for owner in walk.owners),
+            states=tuple((owner, _state_of(owner)) for owner in walk.owners),
             generators=tuple(walk.generators),
             weights=tuple(walk.weights),
         )
 
     def copied(self, substitutes: Mapping[int, Tensor] | None = None) -> Memory:
         """A copy that does not change; weights named by `id` in `substitutes` are replaced."""
-        copies: dict[int, Tensor] = {}
+        copies: dict[int, Any] = {}
         substitutes = substitutes or {}
 
         def leaf(value: Any) -> Any:
-            if not isinstance(value, Tensor):
-                return value
-            if _is_weight(value):
+            if isinstance(value, Tensor) and _is_weight(value):
                 return substitutes.get(id(value), value)
-            if id(value) not in copies:
-                copies[id(value)] = value.detach().clone()
-            return copies[id(value)]
+            if isinstance(value, (Tensor, np.ndarray)):
+                if id(value) not in copies:
+                    copies[id(value)] = (
+                        value.detach().clone() if isinstance(value, Tensor) else value.copy()
+                    )
+                return copies[id(value)]
+            return _Still(value) if _is_iterator(value) else value
 
         return replace(
             self, states=tuple((owner, _copied_state(state, leaf)) for owner, state in self.states)
@@ -110,19 +121,20 @@ class Loan:
 
         Args:
             substitutes: from `id(weight)` to the tensor that stands in for it; a weight that is not
-                named here is replaced by a detached alias.
+                named here is replaced by a copy, for `training_step` may write to it (a moving
+                average of the weights).
             memory: buffers and attributes to start from.
             train: force train or eval mode on all submodules; None keeps each one's own.
             random: random state to start from.
         """
         memory = memory or self._memory
-        aliases = {id(w): w.detach() for w in memory.weights if id(w) not in substitutes}
-        for owner, state in memory.copied({**aliases, **substitutes}).states:
+        others = {id(w): w.detach().clone() for w in memory.weights if id(w) not in substitutes}
+        for owner, state in memory.copied({**others, **substitutes}).states:
             if isinstance(owner, nn.Module):
                 _suspend_backward_hooks(state)
                 if train is not None:
                     state["training"] = train
-            object.__setattr__(owner, "__dict__", state)
+            _give_state(owner, state)
         if random is not None:
             random.set(memory.generators)
 
@@ -146,7 +158,7 @@ def lend(module: nn.Module) -> Iterator[Loan]:
             yield Loan(memory)
         finally:
             for owner, original in memory.states:
-                object.__setattr__(owner, "__dict__", original)
+                _give_state(owner, original)
             random.set(memory.generators)
 
 
@@ -189,9 +201,16 @@ class _Walk:
         elif isinstance(value, (list, tuple, set, frozenset, deque)):
             for v in list(value):
                 self._visit(v)
+        elif isinstance(value, MethodType):  # a hook may be the only one to know its object
+            self._visit(value.__self__)
+        elif isinstance(value, FunctionType):
+            for cell in value.__closure__ or ():
+                self._visit(_content(cell))
+        elif isinstance(value, partial):
+            self._visit([value.func, value.args, value.keywords])
         elif _has_memory(value):
             self.owners.append(value)
-            for name, v in list(vars(value).items()):
+            for name, v in list(_state_of(value).items()):
                 if name not in _SKIPPED_ATTRIBUTES:
                     self._visit(v)
 
@@ -201,11 +220,80 @@ def _is_weight(t: Tensor) -> bool:
 
 
 def _has_memory(value: Any) -> bool:
-    if isinstance(value, nn.Module):
+    if isinstance(value, (nn.Module, SimpleNamespace)):
         return True
-    if isinstance(value, (FunctionType, MethodType)) or not hasattr(value, "__dict__"):
+    if not hasattr(value, "__dict__") and not _slots(type(value)):
         return False
     return type(value).__module__.partition(".")[0] not in _OPAQUE
+
+
+def _state_of(owner: Any) -> dict[str, Any]:
+    """The `__dict__` of `owner` itself; of an object with slots a dict that holds the same values."""
+    if _has_own_dict(owner):
+        return vars(owner)
+    return {
+        name: getattr(owner, name)
+        for name in (*_slots(type(owner)), *getattr(owner, "__dict__", ()))
+        if hasattr(owner, name)
+    }
+
+
+def _give_state(owner: Any, state: dict[str, Any]) -> None:
+    if _has_own_dict(owner):
+        object.__setattr__(owner, "__dict__", state)
+        return
+    for name in _state_of(owner).keys() - state.keys():
+        object.__delattr__(owner, name)
+    for name, value in state.items():
+        object.__setattr__(owner, name, value)
+
+
+def _has_own_dict(owner: Any) -> bool:
+    """Whether all state is in a `__dict__` that can be replaced."""
+    if isinstance(owner, SimpleNamespace) or not hasattr(owner, "__dict__"):
+        return False
+    return isinstance(owner, nn.Module) or not _slots(type(owner))
+
+
+@cache
+def _slots(cls: type) -> tuple[str, ...]:
+    with_slots = [vars(base) for base in cls.__mro__ if "__slots__" in vars(base)]
+    return tuple(
+        name
+        for attributes in with_slots
+        for name, value in attributes.items()
+        if isinstance(value, MemberDescriptorType)
+    )
+
+
+def _content(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not filled yet
+        return None
+
+
+def _is_iterator(value: Any) -> bool:
+    return isinstance(value, Iterator) and not isinstance(value, IOBase) and not _has_memory(value)
+
+
+class _Still:
+    """Stands in for an iterator, which cannot be wound back after a reading."""
+
+    def __init__(self, iterator: Any) -> None:
+        self._iterator = iterator
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._iterator, name)
+
+    def __iter__(self) -> _Still:
+        return self
+
+    def __next__(self) -> Any:
+        raise CurvwatchError(
+            f"training_step takes from a {type(self._iterator).__name__} that the module keeps: a reading cannot wind it "
+            "back. Give CurvatureMonitor(loss_fn=lambda module, batch: ...) a loss that does not"
+        )
 
 
 def _copied_state(state: Mapping[str, Any], leaf: Callable[[Any], Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from curvwatch.sinks import Sinks
 from curvwatch.trainer.callback import CallbackBase
 from curvwatch.trainer.probe import Probe, ProbeKind
 from curvwatch.trainer.rerun import LossFn, TrainingBatch
-from curvwatch.trainer.run import FitRun, loss_of
+from curvwatch.trainer.run import FitRun
 from curvwatch.trainer.steps import StepWatch
 from curvwatch.trees import clone_batch
 
@@ -74,7 +74,7 @@ class CurvatureMonitor(CallbackBase):
         probe_batches: int = 1,
         mode: Mode = "train",
         loss_fn: LossFn | Sequence[LossFn] | None = None,
-        rules: Sequence[Rule] = DEFAULT_RULES,
+        rules: Iterable[Rule] = DEFAULT_RULES,
         on_alert: Action | Sequence[Action] | None = None,
         on_error: OnError = "warn",
         name: str = "",
@@ -86,7 +86,6 @@ class CurvatureMonitor(CallbackBase):
             raise ValueError(f"budget={budget!r}: a share of time between 0 and 1 is needed")
         _check_word("mode", mode, get_args(Mode))
         _check_word("on_error", on_error, get_args(OnError))
-        check_rules(rules)
         self.measures = make_measures(measures)
         self.every_n_steps = every_n_steps
         self.budget = budget
@@ -94,7 +93,7 @@ class CurvatureMonitor(CallbackBase):
         self._probe_source, self._probe_batches = probe, probe_batches
         self._train = False if mode == "eval" else None
         self._loss_fn = loss_fn
-        self._rules = tuple(rules)
+        self._rules = check_rules(rules)
         self._actions = check_actions(on_alert)
         self._faults = Faults(on_error)
         self._run: FitRun | None = None
@@ -129,6 +128,7 @@ class CurvatureMonitor(CallbackBase):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look at the run; where it cannot be measured, say why and stand aside."""
         self._leave()
+        self._faults.forget()
         with self._faults.caught("setting up for this run"):
             run = FitRun(trainer, pl_module, loss_fns=self._loss_fn)
             if not self._resumed and run.step <= self._last_step:
@@ -143,6 +143,7 @@ class CurvatureMonitor(CallbackBase):
             self._probe.start(trainer, pl_module)
             self._watch = StepWatch(run.optimizers)
             self._step_measures: list[Measure] = []
+            self._reads = False
             self._samples: list[Sample] = []
             self._run = run
         self._clock.start()
@@ -160,6 +161,7 @@ class CurvatureMonitor(CallbackBase):
                 self._samples = []
                 self._watch.disarm()
                 self._step_measures = self._due("step", run.step)
+                self._reads = bool(self._step_measures or self._due("landscape", run.step))
                 if run.step != self._last_step:
                     self._last_step = run.step
                     with self._faults.caught("the reading of the landscape"):
@@ -190,9 +192,8 @@ class CurvatureMonitor(CallbackBase):
                 if self._watch.finished:
                     self._read_step(run, readings)
             with self._faults.caught("looking at the training loss"):
-                loss = loss_of(outputs)
-                # on an accelerator a look makes the host wait, so only where a reading did already
-                if loss is not None and (loss.device.type == "cpu" or readings.values):
+                loss = run.training_loss(outputs, read_now=self._reads)
+                if loss is not None:
                     readings.look_at("training loss", loss)
             self._report(run, readings)
 
@@ -301,7 +302,10 @@ class CurvatureMonitor(CallbackBase):
             run.publish(readings.values)
             with self._faults.caught("logging a reading"):
                 self._sinks.scalars(readings.values, step)
-        for alert in self._engine.observe(step, readings.values, readings.broken):
+        alerts = self._engine.observe(
+            step, readings.values, readings.broken, finite=readings.finite
+        )
+        for alert in alerts:
             self._raise_alert(run, alert)
 
     def _raise_alert(self, run: FitRun, alert: Alert) -> None:

@@ -196,8 +196,8 @@ class Opened:
             loss, gradient = self._zero(), self._zero(self.layout.size)
             for sample in self._samples:
                 value = self._evaluate(sample, leaves)
+                self._refuse_once_differentiable(value)
                 grads = self._differentiate(value, leaves, create_graph=True)
-                self._refuse_false_zeros(grads)
                 gradient += self.layout.flatten(grads)
                 loss += value.detach()
                 if len(self._samples) == 1:
@@ -233,7 +233,8 @@ class Opened:
         return torch.zeros(shape, dtype=self.layout.dtype, device=self.layout.device)
 
     def _leaves(self, displacement: Tensor | None) -> list[Tensor]:
-        base = [self._weights.get(id(p), p).detach() for p in self._objective.params]
+        # copies: training_step may write to a weight
+        base = [self._weights.get(id(p), p).detach().clone() for p in self._objective.params]
         if displacement is not None:
             parts = self.layout.split(displacement)
             base = [w + d for w, d in zip(base, parts, strict=True)]
@@ -285,16 +286,18 @@ class Opened:
         hv = torch.autograd.grad(outputs, leaves, vectors, retain_graph=True, allow_unused=True)
         return self.layout.flatten(hv)
 
-    def _refuse_false_zeros(self, grads: Sequence[Tensor | None]) -> None:
-        """A `once_differentiable` function makes autograd return zeros without a word."""
+    def _refuse_once_differentiable(self, loss: Tensor) -> None:
+        """Autograd returns zeros without a word for the second derivative of such a function."""
         if self._objective.module in _checked_modules:
             return
-        name = _first_node(grads, "torch::autograd::Error")
-        if name is not None:
-            raise CurvwatchError(
-                "the loss passes through a function marked once_differentiable: it has no second "
-                "derivative, and autograd would return zeros for it"
-            )
+        for node in _graph(loss):
+            function = getattr(node, "_forward_cls", None)
+            if function is not None and _is_once_differentiable(function.backward):
+                raise CurvwatchError(
+                    f"the loss passes through {function.__name__}, whose backward is marked "
+                    "once_differentiable: it has no second derivative, and autograd would take it "
+                    "for zero"
+                )
         _checked_modules.add(self._objective.module)
 
     def _agreed(self, compute: Callable[[], Tensor]) -> Tensor:
@@ -345,16 +348,20 @@ def scalar_loss(output: Any) -> Tensor:
     return output.reshape(())
 
 
-def _first_node(outputs: Sequence[Tensor | None], name: str) -> str | None:
-    """`name` if a node of this name is in the autograd graph of `outputs`."""
-    stack = [t.grad_fn for t in outputs if t is not None and t.grad_fn is not None]
+def _graph(loss: Tensor) -> Iterator[Any]:
+    """Every node of the autograd graph of `loss`."""
+    stack = [loss.grad_fn]
     seen = set()
     while stack:
         node = stack.pop()
-        if node in seen:
+        if node is None or node in seen:
             continue
         seen.add(node)
-        if node.name() == name:
-            return name
-        stack.extend(parent for parent, _ in node.next_functions if parent is not None)
-    return None
+        yield node
+        stack.extend(parent for parent, _ in node.next_functions)
+
+
+def _is_once_differentiable(backward: Any) -> bool:
+    # the decorator's wrapper is code of torch's own file, whatever it wraps
+    code = getattr(backward, "__code__", None)
+    return code is not None and code.co_filename == torch.autograd.function.__file__

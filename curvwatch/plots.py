@@ -59,6 +59,6 @@ def plot_history(history: History) -> Figure:
             axes.axhline(1.0, color="0.5", linewidth=1, linestyle=":")
         axes.set_title(title)
         axes.set_xlabel("optimizer step")
-        if axes.lines:
+        if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="small")
     return figure

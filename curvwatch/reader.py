@@ -34,12 +34,14 @@ class Readings:
         values: metric name with suffix to value.
         notes: why values are missing or not to be trusted.
         broken: metrics that are not finite, and their values.
+        finite: quantities beside `values` that were looked at and found finite.
         products: Hessian-vector products spent.
     """
 
     values: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     broken: list[tuple[str, float]] = field(default_factory=list)
+    finite: list[str] = field(default_factory=list)
     products: int = 0
 
     def add(self, reading: Reading, suffix: str) -> None:
@@ -49,8 +51,10 @@ class Readings:
         self.broken += [(name + suffix, reading.values[name]) for name in reading.broken]
 
     def look_at(self, name: str, value: Tensor) -> None:
-        """Remember `value` as broken if it is not finite."""
-        if not bool(torch.isfinite(value).all()):
+        """Remember whether the scalar `value` is finite."""
+        if bool(torch.isfinite(value)):
+            self.finite.append(name)
+        else:
             self.broken.append((name, float(value)))
 
 

@@ -16,12 +16,13 @@ from curvwatch.solvers import Eigenpairs, lanczos
 from curvwatch.stability import StabilityLaw
 from curvwatch.vectors import Layout
 
-# the first reading has no earlier vectors to lean on, and close eigenvalues part late
-_COLD_FACTOR = 1e-3
+# the first reading has no earlier vectors to lean on: before close eigenvalues part, a smaller one
+# may look converged while the largest has not shown yet
+_COLD_FACTOR = 1e-2
 # so that an eigenvector that rises from below is found
 _RANDOM_PART = 0.05
 # weights of the next Ritz vectors in a warm start: eigenvalues cross, and their vectors are at hand
-_NEIGHBOURS = (1.0, 0.5, 0.3)
+_NEIGHBOURS = (1.0, 0.3, 0.1)
 
 
 class Sharpness(LandscapeMeasure):
@@ -38,11 +39,12 @@ class Sharpness(LandscapeMeasure):
     | `curvature/stability_ratio` | effective sharpness / effective edge; 1 is the edge |
     | `curvature/residual` | abs(H v - sharpness v) / abs(sharpness), v the unit eigenvector |
 
-    Price: one gradient and, while tracking, some 3 Hessian-vector products; as many products again
+    Price: one gradient and, while tracking, some 3 to 10 Hessian-vector products; as many products again
     for an optimizer with a preconditioner.
 
     Args:
-        rtol: estimated relative error of the eigenvalues at which the solver stops.
+        rtol: relative residual at which the solver stops. An eigenvalue lies within it of the value
+            read; as a rule the error is about its square over the relative gap, some 1e-6.
         max_products: the most Hessian-vector products of one solve.
         every_n_steps: cadence of this measure alone; None: the monitor's.
 
@@ -129,7 +131,7 @@ class Sharpness(LandscapeMeasure):
             operator,
             also=min(len(_NEIGHBOURS), operator.size) - 1,
             start=start,
-            rtol=self.rtol if start is not None else self.rtol * _COLD_FACTOR,
+            rtol=self.rtol * (_COLD_FACTOR if start is None else 1.0),
             max_products=self.max_products,
             generator=at.generator,
         )

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from curvwatch.stability.law import Law, Update
-from curvwatch.stability.state import number, seen_gradient, steps_taken, wide
+from curvwatch.stability.state import ascends, number, seen_gradient, steps_taken, wide
 
 # The old weights enter only through weight decay; each round shrinks the error by about lr c / P.
 _ROUNDS = 30
@@ -35,7 +36,9 @@ def _previous_delta(
         if bool((share * (1.0 - rho) > 1.01).any()):
             return None
         previous = ((delta - (1.0 - rho) * eps * share) / (rho + (1.0 - rho) * share)).clamp_(0.0)
-        weights = after + lr * gradient * ((previous + eps) / (square + eps)).sqrt()
+        last, weights = weights, after + lr * gradient * ((previous + eps) / (square + eps)).sqrt()
+        if torch.allclose(weights, last, rtol=4 * torch.finfo(last.dtype).eps, atol=0.0):
+            break
     return previous
 
 
@@ -58,7 +61,7 @@ def adadelta_update(param: Tensor, group: Mapping[str, Any], state: Mapping[str,
         lr=number(group["lr"]),
         preconditioner=((square + eps) / (previous + eps)).sqrt_(),
         coupled_decay=number(group["weight_decay"]),
-        maximize=bool(group["maximize"]),
+        maximize=ascends(group),
         note=note,
     )
 

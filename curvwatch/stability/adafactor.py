@@ -10,10 +10,20 @@ import torch
 from torch import Tensor
 
 from curvwatch.stability.law import Law, Update
-from curvwatch.stability.state import number, steps_taken, wide
+from curvwatch.stability.state import ascends, number, steps_taken, wide
 
-# Each round shrinks the error by the relative step size, at most 1 and as a rule 0.01.
-_ROUNDS = 50
+GONE = (
+    "the gradient of the last step is gone: Adafactor's clipping of the update is taken as "
+    "inactive and its scale from the weights after the step"
+)
+CLIPPED = (
+    "Adafactor clipped its last update; the factor is taken as held still, as with gradient "
+    "clipping by norm"
+)
+LARGE = (
+    "Adafactor's last step was larger than the weights: its scale is taken from the weights after "
+    "the step"
+)
 
 
 def _rms(tensor: Tensor) -> float:
@@ -30,21 +40,27 @@ def _root(param: Tensor, eps1: float, state: Mapping[str, Any]) -> Tensor:
     return variance.clamp(min=eps1 * eps1).sqrt_()
 
 
-def _scale_before(after: Tensor, step: Tensor, eps2: float, keep: float) -> float:
-    """max(eps2, RMS of the weights before the step) from the weights after it.
+def _scale_before(after: Tensor, step: Tensor, eps2: float, keep: float) -> float | None:
+    """max(eps2, RMS of the weights before the step), from the weights after it.
+
+    The scale r solves r = max(eps2, RMS(after + r step) / keep), a quadratic equation.
 
     Args:
         after: weights after the step.
         step: what the step took off per unit of that scale, the same shape.
         eps2: smallest scale.
         keep: |1 - lr c|, what decoupled decay left of the weights.
+
+    Returns:
+        The scale; None where the step is larger than the weights, so that r is not unique.
     """
-    scale = max(eps2, _rms(after) / keep)
-    for _ in range(_ROUNDS):
-        last, scale = scale, max(eps2, _rms(after + scale * step) / keep)
-        if abs(scale - last) <= 1e-14 * scale:
-            break
-    return scale
+    square = keep**2 - _rms(step) ** 2
+    if square <= 0.0:
+        return None
+    if _rms(after + eps2 * step) <= keep * eps2:
+        return eps2
+    linear = number((after * step).mean())
+    return (linear + math.sqrt(linear**2 + square * _rms(after) ** 2)) / square
 
 
 def adafactor_update(
@@ -61,30 +77,25 @@ def adafactor_update(
     root = _root(param, eps1, state)
     after = wide(param)
     keep = abs(1.0 - lr * decay) or 1.0  # a decay that leaves nothing cannot be undone
-    note = None
+    clip, scale, notes = 1.0, None, []
     if param.grad is None:
-        clip, scale = 1.0, max(number(eps2), _rms(after) / keep)
-        note = (
-            "the gradient of the last step is gone: Adafactor's clipping of the update is taken "
-            "as inactive and its scale from the weights after the step"
-        )
+        notes.append(GONE)
     else:
         update = wide(param.grad) / root
         clip = max(1.0, _rms(update) / number(group["d"]))
-        sign = -1.0 if group["maximize"] else 1.0
+        sign = -1.0 if ascends(group) else 1.0
         scale = _scale_before(after, update * (sign * relative / clip), number(eps2), keep)
-        if clip > 1.0:
-            note = (
-                f"Adafactor clipped its last update by {1.0 / clip:.3g}; the factor is taken as "
-                "held still, as with gradient clipping by norm"
-            )
+        notes += [CLIPPED] if clip > 1.0 else []
+        notes += [LARGE] if scale is None else []
+    if scale is None:
+        scale = max(number(eps2), _rms(after) / keep)
     still = lr == 0.0 or scale == 0.0
     return Update(
         lr=0.0 if still else lr,
         preconditioner=None if still else root.mul_(clip * lr / (scale * relative)),
         decoupled_decay=decay,
-        maximize=bool(group["maximize"]),
-        note=note,
+        maximize=ascends(group),
+        note="; ".join(notes) or None,
     )
 
 

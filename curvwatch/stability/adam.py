@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from curvwatch.stability.law import Law, Update
-from curvwatch.stability.state import number, steps_taken, wide
+from curvwatch.stability.state import ascends, number, steps_taken, wide
 
 
 def averaging_response(beta: float) -> float:
@@ -36,7 +36,7 @@ def _adam(group: Mapping[str, Any], state: Mapping[str, Any], *, decoupled: bool
         preconditioner=root.add_(number(group["eps"])).mul_(1.0 - beta1**t),
         coupled_decay=coupled,
         decoupled_decay=past,
-        maximize=bool(group["maximize"]),
+        maximize=ascends(group),
     )
 
 
@@ -61,7 +61,7 @@ def adamax_update(param: Tensor, group: Mapping[str, Any], state: Mapping[str, A
         response=averaging_response(beta1),
         preconditioner=wide(state["exp_inf"]) * (1.0 - beta1**t),
         coupled_decay=number(group["weight_decay"]),
-        maximize=bool(group["maximize"]),
+        maximize=ascends(group),
     )
 
 

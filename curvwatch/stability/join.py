@@ -122,7 +122,5 @@ def _constant(param: Tensor, value: float) -> Tensor:
 
 
 def _note(notes: Sequence[str | None]) -> str | None:
-    said = [note for note in notes if note is not None]
-    if not said:
-        return None
-    return said[0] if len(said) == 1 else f"{said[0]} (and {len(said) - 1} more parameters)"
+    """All that was said, each thing once, so that a caller can warn once per cause."""
+    return "; ".join(dict.fromkeys(note for note in notes if note is not None)) or None

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from curvwatch.stability.adam import averaging_response, split_decay
 from curvwatch.stability.law import Law, Update
-from curvwatch.stability.state import number, steps_taken, wide
+from curvwatch.stability.state import ascends, number, steps_taken, wide
 
 
 def nadam_update(param: Tensor, group: Mapping[str, Any], state: Mapping[str, Any]) -> Update | None:
@@ -34,7 +34,7 @@ def nadam_update(param: Tensor, group: Mapping[str, Any], state: Mapping[str, An
         preconditioner=wide(state["exp_avg_sq"]).div(1.0 - beta2**t).sqrt_().add_(number(group["eps"])),
         coupled_decay=coupled,
         decoupled_decay=past,
-        maximize=bool(group["maximize"]),
+        maximize=ascends(group),
     )
 
 

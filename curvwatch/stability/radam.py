@@ -10,7 +10,7 @@ from torch import Tensor
 
 from curvwatch.stability.adam import averaging_response, split_decay
 from curvwatch.stability.law import Law, Update
-from curvwatch.stability.state import number, steps_taken, wide
+from curvwatch.stability.state import ascends, number, steps_taken, wide
 
 
 def rectification(beta2: float, t: float) -> float | None:
@@ -44,7 +44,7 @@ def radam_update(param: Tensor, group: Mapping[str, Any], state: Mapping[str, An
         preconditioner=preconditioner,
         coupled_decay=coupled,
         decoupled_decay=past,
-        maximize=bool(group["maximize"]),
+        maximize=ascends(group),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from curvwatch.stability.law import Law, Update
-from curvwatch.stability.state import check_momentum, number, steps_taken, wide
+from curvwatch.stability.state import ascends, check_momentum, number, steps_taken, wide
 
 
 def rmsprop_update(param: Tensor, group: Mapping[str, Any], state: Mapping[str, Any]) -> Update | None:
@@ -27,7 +27,7 @@ def rmsprop_update(param: Tensor, group: Mapping[str, Any], state: Mapping[str, 
         response=1.0 / (1.0 + momentum),
         preconditioner=square.sqrt().add_(number(group["eps"])),
         coupled_decay=number(group["weight_decay"]),
-        maximize=bool(group["maximize"]),
+        maximize=ascends(group),
     )
 
 
@@ -40,7 +40,7 @@ def adagrad_update(param: Tensor, group: Mapping[str, Any], state: Mapping[str, 
         lr=number(group["lr"]) / (1.0 + (t - 1.0) * number(group["lr_decay"])),
         preconditioner=wide(state["sum"]).sqrt().add_(number(group["eps"])),
         coupled_decay=number(group["weight_decay"]),
-        maximize=bool(group["maximize"]),
+        maximize=ascends(group),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from curvwatch.stability.law import Law, NoLaw, Update
-from curvwatch.stability.state import check_momentum, number
+from curvwatch.stability.state import ascends, check_momentum, number
 
 
 def sgd_update(param: Tensor, group: Mapping[str, Any], state: Mapping[str, Any]) -> Update:
@@ -30,7 +30,7 @@ def sgd_update(param: Tensor, group: Mapping[str, Any], state: Mapping[str, Any]
         lr=number(group["lr"]),
         response=response,
         coupled_decay=number(group["weight_decay"]),
-        maximize=bool(group["maximize"]),
+        maximize=ascends(group),
     )
 
 

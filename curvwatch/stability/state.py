@@ -21,6 +21,11 @@ def steps_taken(state: Mapping[str, Any]) -> float:
     return number(state.get("step", 0.0))
 
 
+def ascends(group: Mapping[str, Any]) -> bool:
+    """Whether a group goes uphill; not every optimizer of torch 2.4 had the flag."""
+    return bool(group.get("maximize", False))
+
+
 def wide(tensor: Tensor) -> Tensor:
     """The tensor without its graph, in float32 or wider: eps = 1e-8 vanishes in half precision."""
     return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
@@ -40,7 +45,7 @@ def seen_gradient(param: Tensor, group: Mapping[str, Any], weights: Tensor) -> T
     if param.grad is None:
         return None
     gradient = wide(param.grad)
-    if group.get("maximize", False):
+    if ascends(group):
         gradient = -gradient
     return gradient.add(weights, alpha=number(group.get("weight_decay", 0.0)))
 

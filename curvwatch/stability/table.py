@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import MethodType
 from typing import Any
 
@@ -110,19 +109,19 @@ def overrides_step(optimizer: object, base: type) -> bool:
     return patched is not None and _own_code(patched) is not _own_code(getattr(base, "step", None))
 
 
-def _own_code(method: Callable[..., Any] | None) -> object:
-    """The function below torch's own wrappers: step hooks, no_grad, a scheduler's step counter.
+def _own_code(method: object) -> object:
+    """The function below torch's own wrappers: hooks, no_grad, compile, a scheduler's counter.
 
     A wrapper from anywhere else stays, since it may change the step.
     """
-    function: Any = method.__func__ if isinstance(method, MethodType) else method
-    while (
-        hasattr(function, "__wrapped__")
-        and hasattr(function, "__globals__")
-        and str(function.__globals__.get("__name__", "")).startswith("torch.")
-    ):
+    function: Any = method
+    while True:
+        if isinstance(function, MethodType):
+            function = function.__func__
+        home = str(getattr(function, "__globals__", {}).get("__name__", ""))
+        if not home.startswith("torch.") or not hasattr(function, "__wrapped__"):
+            return function
         function = function.__wrapped__
-    return function
 
 
 def is_torch_class(optimizer_class: type) -> bool:

@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 from torch import Tensor
 
 from curvwatch.errors import CurvwatchError
-from curvwatch.isolation import Memory
+from curvwatch.isolation import Memory, lend
 from curvwatch.objective import Sample
 from curvwatch.randomness import RandomState
 from curvwatch.trainer.rerun import TrainingBatch
@@ -63,14 +63,10 @@ class Probe:
         ]
         if isinstance(self._source, str) or self._kept:
             return
-        memory = Memory.of(module)
-        random = memory.random_state()
-        try:
-            batches = [
-                trainer.strategy.batch_to_device(clone_batch(b), dataloader_idx=0) for b in self._source
-            ]
-        finally:
-            random.set(memory.generators)
+        random = Memory.of(module).random_state()
+        with lend(module) as loan:
+            loan.place({})
+            batches = [_fed(trainer, module, b) for b in self._source]
         if not batches:
             raise CurvwatchError("the probe is empty: give at least one batch, or probe='first'")
         self._kept = [Sample(TrainingBatch(b, i), random=random) for i, b in enumerate(batches)]
@@ -126,6 +122,14 @@ class Probe:
             Sample(TrainingBatch(b, i), random=RandomState(**r) if r else None)
             for b, i, r in zip(state["batches"], state["batch_idx"], state["random"], strict=True)
         ]
+
+
+def _fed(trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> Any:
+    """`batch` as it reaches `training_step`: converted, through the transfer hooks, on the device."""
+    batch = trainer.precision_plugin.convert_input(clone_batch(batch))
+    # private: what the training loop calls there (checked on 2.2 to 2.6)
+    batch = module._on_before_batch_transfer(batch, dataloader_idx=0)
+    return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
 
 def _is_plain(batch: Any) -> bool:

@@ -62,6 +62,8 @@ def _silence(trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> Ite
     connector = trainer._logger_connector
     results, loggers, stop = loop._results, trainer.loggers, trainer.should_stop
     connector_state = vars(connector)
+    # a learning rate may be set by hand, `self.optimizers().param_groups[0]["lr"] *= 0.99`
+    groups = [(g, dict(g)) for optimizer in trainer.optimizers for g in optimizer.param_groups]
     silent = type(results)(training=True)
     silent.batch = batch  # `self.log` reads the batch size from it
     try:
@@ -77,6 +79,9 @@ def _silence(trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> Ite
         connector.__dict__ = connector_state
         trainer.loggers = loggers
         trainer.should_stop = stop
+        for group, settings in groups:
+            group.clear()
+            group.update(settings)
 
 
 class _SilentLogger:

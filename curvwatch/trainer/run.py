@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from curvwatch.errors import CurvwatchError
 from curvwatch.measures import COST_METRICS, Measure
 from curvwatch.objective import Objective, Sample
-from curvwatch.trainer.names import optimizer_suffixes
+from curvwatch.trainer.names import group_suffixes, optimizer_suffixes
 from curvwatch.trainer.processes import averager
 from curvwatch.trainer.rerun import LossFn, StepLoss
 from curvwatch.trainer.steps import trained
@@ -78,13 +79,29 @@ class FitRun:
 
     def publish(self, values: Mapping[str, float]) -> None:
         """Show `values` to callbacks that monitor them, and the stability ratio to the user."""
-        self.trainer.callback_metrics.update({k: torch.tensor(v) for k, v in values.items()})
+        shown = self.trainer.callback_metrics
+        shown.update({k: torch.tensor(v) for k, v in values.items()})
         for suffix in self.suffixes:
+            # the step's where the optimizer has no edge
             for name in ("curvature/stability_ratio", "step/stability_ratio"):
-                ratio = values.get(name + suffix)
-                if ratio is not None and ratio == ratio:
-                    self.trainer.progress_bar_metrics[f"stability_ratio{suffix}"] = ratio
+                ratio = shown.get(name + suffix)
+                if ratio is not None and not ratio.isnan():
+                    self.trainer.progress_bar_metrics[f"stability_ratio{suffix}"] = float(ratio)
                     break
+
+    def training_loss(self, outputs: Any, *, read_now: bool) -> Tensor | None:
+        """The loss in `outputs` of `on_train_batch_end`, averaged over processes.
+
+        On an accelerator a look at it makes the host wait, and several processes have to talk, so
+        there it is None except in steps with a reading; those are the same on every process.
+        """
+        if isinstance(outputs, Mapping):
+            outputs = outputs.get("loss")
+        if not isinstance(outputs, Tensor):
+            return None
+        if self._average is None:
+            return outputs.detach() if read_now or outputs.device.type == "cpu" else None
+        return self._average(outputs.detach().float()) if read_now else None
 
     @property
     def accumulates(self) -> bool:
@@ -94,7 +111,14 @@ class FitRun:
     def metric_names(self, measures: Sequence[Measure]) -> list[str]:
         """All metrics that `measures` will log in this run."""
         names = [n + suffix for suffix in self.suffixes for m in measures for n in m.metrics]
-        return names + list(COST_METRICS)
+        if any(m.stage == "landscape" for m in measures):
+            names += [
+                f"curvature/edge{suffix}{group}"
+                for optimizer, suffix in zip(self.optimizers, self.suffixes, strict=True)
+                for group in group_suffixes(optimizer)
+            ]
+            names += COST_METRICS
+        return names
 
     def agreed(self, seconds: float) -> float:
         """The average of `seconds` over the processes, so that all keep the same cadence."""
@@ -138,10 +162,3 @@ class FitRun:
                 "CurvatureMonitor(loss_fn=lambda module, batch: ...), or a list with one for each "
                 "optimizer"
             )
-
-
-def loss_of(outputs: Any) -> Tensor | None:
-    """The loss in what `on_train_batch_end` is given."""
-    if isinstance(outputs, Mapping):
-        outputs = outputs.get("loss")
-    return outputs.detach() if isinstance(outputs, Tensor) else None
