@@ -18,9 +18,7 @@ def check_actions(on_alert: Action | Sequence[Action] | None) -> tuple[Action, .
     """
     if on_alert is None:
         return ()
-    actions: Sequence[Any] = (
-        [on_alert] if callable(on_alert) or isinstance(on_alert, str) else list(on_alert)
-    )
+    actions: Sequence[Any] = on_alert if isinstance(on_alert, (list, tuple)) else [on_alert]
     for action in actions:
         if not callable(action) and action != "stop":
             raise ValueError(

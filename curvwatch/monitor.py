@@ -269,7 +269,7 @@ class CurvatureMonitor(CallbackBase):
         memory = Memory.of(run.module)
         self._samples.append(
             Sample(
-                TrainingBatch(clone_batch(item.batch), item.batch_idx),
+                TrainingBatch(clone_batch(item.batch), item.batch_idx, run.trainer.global_step),
                 weight=run.batch_weight,
                 random=memory.random_state(),
                 memory=memory.copied(),

@@ -13,10 +13,11 @@ LossFn = Callable[[Any, Any], Any]
 
 
 class TrainingBatch(NamedTuple):
-    """What `training_step` was called with."""
+    """What `training_step` is called with, and the `global_step` it sees; None: the present one."""
 
     batch: Any
     batch_idx: int
+    global_step: int | None = None
 
 
 class StepLoss:
@@ -38,7 +39,7 @@ class StepLoss:
     def __call__(self, item: TrainingBatch) -> Any:
         """The loss, or whatever `training_step` returned instead."""
         precision = self._trainer.precision_plugin
-        with _silence(self._trainer, self._module, item.batch), precision.train_step_context():
+        with _silence(self._trainer, self._module, item), precision.train_step_context():
             if self._loss_fn is not None:
                 return self._loss_fn(self._module, item.batch)
             # whether training_step takes a batch_idx is found out there (checked on 2.2 to 2.6)
@@ -51,27 +52,34 @@ class StepLoss:
 
 
 @contextmanager
-def _silence(trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> Iterator[None]:
+def _silence(
+    trainer: pl.Trainer, module: pl.LightningModule, item: TrainingBatch
+) -> Iterator[None]:
     """Let `self.log` and the loggers of `trainer` write to nowhere.
 
     Private attributes of Lightning, checked on 2.2 to 2.6: `_results` collects what `self.log` says;
     `_logger_connector` holds `callback_metrics` and knows which hook logged last;
-    `_current_fx_name` is the hook that `self.log` believes to be in.
+    `_current_fx_name` is the hook that `self.log` believes to be in; `global_step` is a count of the
+    loop's progress.
     """
     loop = trainer.fit_loop.epoch_loop
     connector = trainer._logger_connector
     results, loggers, stop = loop._results, trainer.loggers, trainer.should_stop
     connector_state = vars(connector)
+    progress = _steps_taken(loop, module)
+    completed = progress.completed
     # a learning rate may be set by hand, `self.optimizers().param_groups[0]["lr"] *= 0.99`
     groups = [(g, dict(g)) for optimizer in trainer.optimizers for g in optimizer.param_groups]
     silent = type(results)(training=True)
-    silent.batch = batch  # `self.log` reads the batch size from it
+    silent.batch = item.batch  # `self.log` reads the batch size from it
     try:
         loop._results = silent
         connector.__dict__ = {
             k: dict(v) if isinstance(v, dict) else v for k, v in connector_state.items()
         }
         trainer.loggers = [cast(Any, _SilentLogger(logger)) for logger in loggers]
+        if item.global_step is not None:
+            progress.completed = item.global_step
         module._current_fx_name = "training_step"  # the module is on loan: restored with it
         yield
     finally:
@@ -79,9 +87,17 @@ def _silence(trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> Ite
         connector.__dict__ = connector_state
         trainer.loggers = loggers
         trainer.should_stop = stop
+        progress.completed = completed
         for group, settings in groups:
             group.clear()
             group.update(settings)
+
+
+def _steps_taken(loop: Any, module: pl.LightningModule) -> Any:
+    """Where the loop counts `global_step`."""
+    if module.automatic_optimization:
+        return loop.automatic_optimization.optim_progress.optimizer.step.total
+    return loop.manual_optimization.optim_step_progress.total
 
 
 class _SilentLogger:

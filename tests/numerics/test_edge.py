@@ -11,7 +11,11 @@ from torch.utils.data import DataLoader
 from curvwatch import CurvatureMonitor
 from curvwatch.demo.digits import DigitsNet, whole_data_set
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    # the user's own values are logged once, on purpose
+    pytest.mark.filterwarnings("ignore:The number of training batches"),
+]
 
 EVERY = 20
 
