@@ -12,6 +12,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 demo: $(READY)
 	$(BIN)/curvwatch demo --dir $(RUNS)
 
+# docs/images/dashboard.png from the logs of `make demo`; needs Chromium
+images: $(READY)
+	$(BIN)/python docs/images/make.py $(RUNS)
+
 test: lint
 	$(BIN)/python -m pytest
 

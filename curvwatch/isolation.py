@@ -291,8 +291,9 @@ class _Still:
 
     def __next__(self) -> Any:
         raise CurvwatchError(
-            f"training_step takes from a {type(self._iterator).__name__} that the module keeps: a reading cannot wind it "
-            "back. Give CurvatureMonitor(loss_fn=lambda module, batch: ...) a loss that does not"
+            f"training_step takes from a {type(self._iterator).__name__} that the module keeps: a "
+            "reading cannot wind it back. Give CurvatureMonitor(loss_fn=lambda module, batch: ...) "
+            "a loss that does not"
         )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import lightning.pytorch as pl
@@ -21,15 +22,51 @@ from curvwatch.objective import Sample
 from curvwatch.reader import Reader, Readings
 from curvwatch.sinks import Sinks
 from curvwatch.trainer.callback import CallbackBase
+from curvwatch.trainer.names import group_suffixes
 from curvwatch.trainer.probe import Probe, ProbeKind
-from curvwatch.trainer.rerun import LossFn, TrainingBatch
+from curvwatch.trainer.rerun import LossFn, TrainingBatch, check_loss_fns
 from curvwatch.trainer.run import FitRun
-from curvwatch.trainer.steps import StepWatch
+from curvwatch.trainer.steps import FinishedStep, Settings, StepWatch
 from curvwatch.trees import clone_batch
 
 log = logging.getLogger("curvwatch")
 
 Mode = Literal["train", "eval"]
+
+
+@dataclass
+class Due:
+    """What is due at one step, and what is kept for it from the step's beginning.
+
+    Attributes:
+        landscape: measures to read on the probe.
+        step: measures to read of the step.
+        memory: buffers and attributes of the module at w(t).
+        samples: the batches of the step.
+        global_step: Lightning's, at w(t).
+    """
+
+    landscape: list[Measure] = field(default_factory=list)
+    step: list[Measure] = field(default_factory=list)
+    memory: Memory | None = None
+    samples: list[Sample] = field(default_factory=list)
+    global_step: int | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.landscape or self.step)
+
+    def keep(self, run: FitRun, item: TrainingBatch) -> None:
+        """Keep a batch of the step, and all that its loss depends on."""
+        memory = Memory.of(run.module)
+        copied = memory.copied() if self.samples or self.memory is None else self.memory
+        self.samples.append(
+            Sample(
+                item._replace(batch=clone_batch(item.batch)),
+                weight=run.batch_weight,
+                random=memory.random_state(),
+                memory=copied,
+            )
+        )
 
 
 class CurvatureMonitor(CallbackBase):
@@ -82,7 +119,7 @@ class CurvatureMonitor(CallbackBase):
         super().__init__()
         if every_n_steps is not None:
             check_cadence(every_n_steps)
-        if not 0 < budget < 1:
+        if not isinstance(budget, (int, float)) or not 0 < budget < 1:
             raise ValueError(f"budget={budget!r}: a share of time between 0 and 1 is needed")
         _check_word("mode", mode, get_args(Mode))
         _check_word("on_error", on_error, get_args(OnError))
@@ -92,7 +129,7 @@ class CurvatureMonitor(CallbackBase):
         self.name = name
         self._probe_source, self._probe_batches = probe, probe_batches
         self._train = False if mode == "eval" else None
-        self._loss_fn = loss_fn
+        self._loss_fn = check_loss_fns(loss_fn)
         self._rules = check_rules(rules)
         self._actions = check_actions(on_alert)
         self._faults = Faults(on_error)
@@ -141,34 +178,32 @@ class CurvatureMonitor(CallbackBase):
             self._sinks = Sinks(trainer.loggers)
             self._sinks.start(run.metric_names(self.measures))
             self._probe.start(trainer, pl_module)
-            self._watch = StepWatch(run.optimizers)
-            self._step_measures: list[Measure] = []
-            self._reads = False
-            self._samples: list[Sample] = []
+            self._watch = StepWatch(run.optimizers, clips=run.clips)
+            self._pending = Due()
             self._run = run
         self._clock.start()
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Read the landscape at w(t), and get ready for the step."""
+        """Get ready for what is due at this step."""
         run = self._run
         if run is None:
             return
-        with self._clock.reading():
-            item = TrainingBatch(batch, batch_idx)
+        item = TrainingBatch(batch, batch_idx, trainer.global_step)
+        with self._clock.reading(), self._faults.caught("getting ready for a reading"):
             if run.begins_step(batch_idx):
-                self._samples = []
-                self._watch.disarm()
-                self._step_measures = self._due("step", run.step)
-                self._reads = bool(self._step_measures or self._due("landscape", run.step))
-                if run.step != self._last_step:
-                    self._last_step = run.step
-                    with self._faults.caught("the reading of the landscape"):
-                        self._read_landscape(run, item)
-            with self._faults.caught("getting ready for a step"):
-                if self._step_measures:
-                    self._keep(run, item)
+                self._pending = self._what_is_due(run, item)
+            if self._pending.step:
+                self._pending.keep(run, item)
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any
+    ) -> None:
+        """Look at the gradient before it is clipped."""
+        if self._run is not None:
+            with self._clock.reading(), self._faults.caught("looking at the gradient"):
+                self._watch.see_gradient(optimizer)
 
     def on_train_batch_end(
         self,
@@ -178,7 +213,7 @@ class CurvatureMonitor(CallbackBase):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Read the step that was taken."""
+        """Read the landscape at w(t), and the step from there to w(t+1)."""
         run = self._run
         if run is None:
             return
@@ -187,12 +222,18 @@ class CurvatureMonitor(CallbackBase):
             for cadence in self._cadences.values():
                 cadence.step_took(seconds)
         with self._clock.reading():
-            readings = Readings()
-            with self._faults.caught("the reading of the step"):
-                if self._watch.finished:
-                    self._read_step(run, readings)
+            self._last_step = run.step
+            due, readings = self._pending, Readings()
+            if due and run.made_step:
+                finished = self._watch.disarm()
+                with self._faults.caught("the reading of the landscape"):
+                    if due.landscape:
+                        self._read_landscape(run, due, finished, readings)
+                with self._faults.caught("the reading of the step"):
+                    if due.step and finished:
+                        self._read_step(run, due, finished, readings)
             with self._faults.caught("looking at the training loss"):
-                loss = run.training_loss(outputs, read_now=self._reads)
+                loss = run.training_loss(outputs, read_now=bool(due))
                 if loss is not None:
                     readings.look_at("training loss", loss)
             self._report(run, readings)
@@ -242,49 +283,58 @@ class CurvatureMonitor(CallbackBase):
     def _due(self, stage: Stage, step: int) -> list[Measure]:
         return [m for m in self.measures if m.stage == stage and self._cadences[m.name].due(step)]
 
-    def _read_landscape(self, run: FitRun, item: TrainingBatch) -> None:
-        measures = self._due("landscape", run.step)
-        self._probe.see(item, run.module, needed=bool(measures))
-        if not (measures and self._probe.complete):
-            return
+    def _what_is_due(self, run: FitRun, item: TrainingBatch) -> Due:
+        landscape = self._due("landscape", run.step)
+        self._probe.see(item, run.module, needed=bool(landscape))
+        due = Due(landscape if self._probe.complete else [], self._due("step", run.step))
+        if not run.module.automatic_optimization and not self._watch.finished:
+            due.step = due.step or self._pending.step  # the user's code made no step so far
+        self._watch.disarm()
+        if due:
+            due.memory = Memory.of(run.module).copied()
+            due.global_step = item.global_step
+            self._watch.arm()
+        return due
+
+    def _read_landscape(
+        self, run: FitRun, due: Due, finished: Mapping[int, FinishedStep], readings: Readings
+    ) -> None:
         begin = time.perf_counter()
-        readings = Readings()
+        samples = [
+            replace(s, batch=s.batch._replace(global_step=due.global_step), memory=due.memory)
+            for s in self._probe.samples()
+        ]
         for index, (optimizer, suffix) in enumerate(zip(run.optimizers, run.suffixes, strict=True)):
-            objective = run.objective(index, self._probe.samples(), train=self._train)
+            step = finished.get(index)
+            settings = step.settings if step else Settings.of(optimizer)
             self._reader.landscape(
-                measures, objective, optimizer, suffix=suffix, step=run.step, into=readings
+                due.landscape,
+                run.objective(index, settings.params, samples, train=self._train),
+                settings,
+                before=step.before if step else {},
+                suffix=suffix,
+                groups=group_suffixes(optimizer),
+                step=run.step,
+                into=readings,
             )
-        seconds = self._tell_cost(run, measures, begin)
+        seconds = self._tell_cost(run, due.landscape, begin)
         if readings.values:
             costs = (float(readings.products), seconds, self._clock.share)
             readings.values.update(zip(COST_METRICS, costs, strict=True))
-        self._report(run, readings)
 
-    def _keep(self, run: FitRun, item: TrainingBatch) -> None:
-        """Keep a batch of the step, with what its loss depends on, until the step is taken."""
-        if not run.accumulates:
-            self._samples = []
-        if not self._samples:
-            self._watch.arm()
-        memory = Memory.of(run.module)
-        self._samples.append(
-            Sample(
-                TrainingBatch(clone_batch(item.batch), item.batch_idx, run.trainer.global_step),
-                weight=run.batch_weight,
-                random=memory.random_state(),
-                memory=memory.copied(),
-            )
-        )
-
-    def _read_step(self, run: FitRun, readings: Readings) -> None:
+    def _read_step(
+        self, run: FitRun, due: Due, finished: Mapping[int, FinishedStep], readings: Readings
+    ) -> None:
         begin = time.perf_counter()
-        for index, finished in sorted(self._watch.disarm().items()):
-            objective = run.objective(index, self._samples, train=None)
+        for index, step in sorted(finished.items()):
             self._reader.step(
-                self._step_measures, objective, finished, suffix=run.suffixes[index], into=readings
+                due.step,
+                run.objective(index, step.settings.params, due.samples, train=None),
+                step,
+                suffix=run.suffixes[index],
+                into=readings,
             )
-        self._tell_cost(run, self._step_measures, begin)
-        self._step_measures, self._samples = [], []
+        self._tell_cost(run, due.step, begin)
 
     def _tell_cost(self, run: FitRun, measures: Sequence[Measure], begin: float) -> float:
         seconds = run.agreed(time.perf_counter() - begin)
@@ -302,9 +352,7 @@ class CurvatureMonitor(CallbackBase):
             run.publish(readings.values)
             with self._faults.caught("logging a reading"):
                 self._sinks.scalars(readings.values, step)
-        alerts = self._engine.observe(
-            step, readings.values, readings.broken, finite=readings.finite
-        )
+        alerts = self._engine.observe(step, readings.values, readings.broken, finite=readings.finite)
         for alert in alerts:
             self._raise_alert(run, alert)
 
@@ -324,7 +372,7 @@ class CurvatureMonitor(CallbackBase):
         if self._run is not None:
             self._run = None
             self._watch.remove()
-            self._samples = []
+            self._pending = Due()
             self._clock.stop()
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from curvwatch.faults import Faults
 from curvwatch.measures import (
@@ -21,9 +20,7 @@ from curvwatch.measures import (
     StepMeasure,
 )
 from curvwatch.objective import Objective
-from curvwatch.stability import stability_law
-from curvwatch.trainer.names import group_suffixes
-from curvwatch.trainer.steps import FinishedStep
+from curvwatch.trainer.steps import FinishedStep, Settings
 
 
 @dataclass
@@ -87,26 +84,36 @@ class Reader:
         self,
         measures: Sequence[Measure],
         objective: Objective,
-        optimizer: Optimizer,
+        settings: Settings,
         *,
+        before: Mapping[int, Tensor],
         suffix: str,
+        groups: Sequence[str],
         step: int,
         into: Readings,
     ) -> None:
-        """Read `measures` on `objective`, whose parameters are those of `optimizer`."""
-        law = stability_law(optimizer, objective.params)
-        rates = _learning_rates(optimizer, objective.params)
-        with objective.open() as opened:
+        """Read `measures` on the probe.
+
+        Args:
+            measures: what to read.
+            objective: the loss on the probe, as a function of `settings.params`.
+            settings: what the optimizer makes this step with.
+            before: the weights before the step.
+            suffix: of the metrics of this optimizer.
+            groups: suffixes of its groups.
+            step: number of the step.
+            into: where values go.
+        """
+        with objective.open(before) as opened:
             for measure in measures:
+                assert isinstance(measure, LandscapeMeasure)
                 memory = self._memory.setdefault(f"{measure.name}{suffix}", {})
                 generator = torch.Generator().manual_seed(step)
-                assert isinstance(measure, LandscapeMeasure)
                 with self._faults.caught(f"the reading of {measure.name}"):
-                    at = Landscape(opened, rates, law, memory, generator)
+                    at = Landscape(opened, settings.rates, settings.law, memory, generator)
                     into.add(measure.read(at), suffix)
-        for group, name in zip(optimizer.param_groups, group_suffixes(optimizer), strict=False):
-            rate = float(group.get("lr", math.nan))
-            into.values[f"curvature/edge{suffix}{name}"] = 2 / rate if rate > 0 else math.nan
+        for rate, group in zip(settings.group_rates, groups, strict=False):
+            into.values[f"curvature/edge{suffix}{group}"] = 2 / rate if rate > 0 else math.nan
         into.products += objective.counts.products
 
     def step(
@@ -129,12 +136,3 @@ class Reader:
                 assert isinstance(measure, StepMeasure)
                 with self._faults.caught(f"the reading of {measure.name}"):
                     into.add(measure.read(Step(opened, update, weight_norm)), suffix)
-
-
-def _learning_rates(optimizer: Optimizer, params: Sequence[Tensor]) -> list[float]:
-    rates = {
-        id(p): float(group.get("lr", math.nan))
-        for group in optimizer.param_groups
-        for p in group["params"]
-    }
-    return [rates[id(p)] for p in params]

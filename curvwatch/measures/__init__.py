@@ -27,7 +27,7 @@ def make_measures(
     Raises:
         ValueError: one is unknown, or comes twice.
     """
-    if isinstance(measures, (str, Measure, type)):
+    if isinstance(measures, (str, type)) or not isinstance(measures, (Iterable, type(None))):
         measures = [measures]
     made: list[Measure] = []
     for m in MEASURES.values() if measures is None else measures:

@@ -39,8 +39,8 @@ class Sharpness(LandscapeMeasure):
     | `curvature/stability_ratio` | effective sharpness / effective edge; 1 is the edge |
     | `curvature/residual` | abs(H v - sharpness v) / abs(sharpness), v the unit eigenvector |
 
-    Price: one gradient and, while tracking, some 3 to 10 Hessian-vector products; as many products again
-    for an optimizer with a preconditioner.
+    Price: one gradient and, while tracking, some 3 to 10 Hessian-vector products; as many products
+    again for an optimizer with a preconditioner.
 
     Args:
         rtol: relative residual at which the solver stops. An eigenvalue lies within it of the value
@@ -121,6 +121,8 @@ class Sharpness(LandscapeMeasure):
             values["curvature/effective_sharpness"] = float(effective.values[0])
             if not effective.converged:
                 notes.append(_unconverged("effective sharpness", effective))
+        if at.law.note is not None:
+            notes.append(at.law.note)
         if at.law.edge is not None:
             values["curvature/stability_ratio"] = values["curvature/effective_sharpness"] / at.law.edge
         return Reading(values, tuple(notes), converged)

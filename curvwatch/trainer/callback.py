@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
-from lightning.pytorch import Callback as _Callback
+from lightning_utilities.core import rank_zero
+
+# the import of either namespace makes its logger the one of rank-zero messages; the user's choice of
+# namespace, and so the name of that logger, shall not depend on curvwatch
+_chosen = rank_zero.log if {"lightning.pytorch", "pytorch_lightning"} & sys.modules.keys() else None
+
+from lightning.pytorch import Callback as _Callback  # noqa: E402  (after the look at the logger)
+
+_chosen = _chosen or rank_zero.log
 
 if TYPE_CHECKING:
     CallbackBase = _Callback
@@ -20,5 +29,7 @@ else:
         class CallbackBase(_Callback, _OtherCallback):
             """A Callback of both namespaces."""
 
+
+rank_zero.log = _chosen
 
 __all__ = ["CallbackBase"]

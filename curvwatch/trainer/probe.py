@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -42,7 +42,7 @@ class Probe:
             raise ValueError(f"probe_batches={batches!r}: at least 1 batch is needed")
         if isinstance(source, (list, tuple)) and not source:
             raise ValueError("probe is empty: give at least one batch, or probe='first'")
-        if not isinstance(source, (str, Iterable)):
+        if isinstance(source, (Tensor, Mapping)) or not isinstance(source, (str, Iterable)):
             raise ValueError(
                 f"probe={type(source).__name__}: 'first', 'current', or an iterable of batches "
                 "is needed; put a single batch into a list"

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
 import lightning.pytorch as pl
 
 LossFn = Callable[[Any, Any], Any]
+
+
+def check_loss_fns(loss_fn: LossFn | Sequence[LossFn] | None) -> LossFn | list[LossFn] | None:
+    """`loss_fn` as it is, a sequence as a list.
+
+    Raises:
+        ValueError: it is neither a function nor a sequence of functions.
+    """
+    if loss_fn is None or callable(loss_fn):
+        return loss_fn
+    if not isinstance(loss_fn, Sequence) or not loss_fn or not all(map(callable, loss_fn)):
+        raise ValueError(
+            f"loss_fn={loss_fn!r}: a function of the module and a batch, or a list of them, one for "
+            "each optimizer, is needed"
+        )
+    return list(loss_fn)
 
 
 class TrainingBatch(NamedTuple):
@@ -52,9 +68,7 @@ class StepLoss:
 
 
 @contextmanager
-def _silence(
-    trainer: pl.Trainer, module: pl.LightningModule, item: TrainingBatch
-) -> Iterator[None]:
+def _silence(trainer: pl.Trainer, module: pl.LightningModule, item: TrainingBatch) -> Iterator[None]:
     """Let `self.log` and the loggers of `trainer` write to nowhere.
 
     Private attributes of Lightning, checked on 2.2 to 2.6: `_results` collects what `self.log` says;

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ from curvwatch.trainer.steps import trained
 
 log = logging.getLogger("curvwatch")
 
+_NAMESPACES = ("lightning.", "pytorch_lightning.")
 _SHARDING = ("DeepSpeed", "FSDP", "ModelParallel", "XLA")
 
 
@@ -66,13 +66,33 @@ class FitRun:
         """The factor of one batch's loss: Lightning divides also where the last group is short."""
         return 1.0 / self.trainer.accumulate_grad_batches
 
-    def objective(self, index: int, samples: Sequence[Sample], *, train: bool | None) -> Objective:
-        """The loss of optimizer `index` on `samples`, as a function of its parameters."""
+    @property
+    def made_step(self) -> bool:
+        """Whether this batch was the last, with accumulation, of a step (private, 2.2 to 2.6)."""
+        return not self.module.automatic_optimization or not self.trainer.fit_loop._should_accumulate()
+
+    @property
+    def clips(self) -> str | None:
+        """How gradients are clipped between backward and step: "norm", "value", or None."""
+        if self.trainer.gradient_clip_val:
+            return str(self.trainer.gradient_clip_algorithm or "norm")
+        own = type(self.module).configure_gradient_clipping
+        return None if own.__module__.startswith(_NAMESPACES) else "norm"
+
+    def objective(
+        self,
+        index: int,
+        params: Sequence[Tensor],
+        samples: Sequence[Sample],
+        *,
+        train: bool | None,
+    ) -> Objective:
+        """The loss of optimizer `index` on `samples`, as a function of `params`."""
         return Objective(
             self.module,
             StepLoss(self.trainer, self.module, loss_fn=self._loss_fns[index]),
             samples,
-            params=trained(self.optimizers[index]),
+            params=params,
             train=train,
             average=self._average,
         )

@@ -50,11 +50,11 @@ class Recorder(L.Callback):
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         self.before.append(flat(list(pl_module.model.parameters())))
-        self.states.append(copy.deepcopy(trainer.optimizers[0].state_dict()["state"]))
         self.batches.append(batch)
 
     def on_train_batch_end(self, trainer, pl_module, *args):
         self.after.append(flat(list(pl_module.model.parameters())))
+        self.states.append(copy.deepcopy(trainer.optimizers[0].state_dict()["state"]))
 
 
 def trained(case, optimizer, measures):
@@ -120,7 +120,7 @@ def test_logged_values_equal_dense_twins(name, optimizer, measures, tolerance, t
         assert logged("curvature/residual", step) < 0.2
         effective = top
         if optimizer.startswith("adam"):
-            if step == 0:  # no second moments yet
+            if step == 0:  # second moments of one gradient
                 assert np.isnan(logged("curvature/stability_ratio", 0))
                 effective = None
             else:

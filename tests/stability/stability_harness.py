@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -71,6 +72,62 @@ def reset(optimizer: Optimizer, weights: Iterable[tuple[Tensor, Tensor]]) -> Non
                 state[key].zero_()
 
 
+class Coordinates:
+    """Many 1-D quadratics h x^2/2 at once, each with a curvature of its own.
+
+    Args:
+        make: makes the optimizer from its parameters.
+        curvature: one h for each coordinate.
+        start: |x| at the start.
+        separate: one parameter a coordinate, for optimizers that take norms over a parameter.
+        frozen_at: hold the step count there, with one random P for all coordinates.
+    """
+
+    def __init__(
+        self, make: Make, curvature: Tensor, start: float, separate: bool, frozen_at: int | None
+    ) -> None:
+        self.curvature = curvature
+        self.size = 1 if separate else len(curvature)
+        begin = torch.full_like(curvature, start).split(self.size)
+        self.params = [x.clone() for x in begin]
+        self.optimizer = make(self.params)
+        self.runner: Optimizer | Frozen = self.optimizer
+        self.sign = -1.0 if self.optimizer.param_groups[0]["maximize"] else 1.0
+        if frozen_at is not None:
+            self.step()
+            self.runner = random_state(self.optimizer, frozen_at, torch.Generator().manual_seed(0))
+            (first, *_) = self.runner.state.values()
+            for entries in self.runner.state.values():
+                for key, value in entries.items():
+                    value.fill_(first[key].flatten()[0].item())
+            reset(self.optimizer, zip(self.params, begin, strict=True))
+
+    def step(self) -> Tensor:
+        """One step; returns |x| from before it."""
+        x = torch.cat(self.params)
+        gradient = self.sign * self.curvature * x
+        for param, part in zip(self.params, gradient.split(self.size), strict=True):
+            param.grad = part
+        self.runner.step()
+        return x.abs()
+
+    def law(self) -> StabilityLaw:
+        for param in self.params:
+            param.requires_grad_()
+        law = stability_law(self.optimizer, self.params)
+        for param in self.params:
+            param.requires_grad_(False)
+        return law
+
+    def predicted(self, law: StabilityLaw, coordinate: int) -> float:
+        """The curvature at which the law has that coordinate's edge."""
+        assert law.edge is not None, law.reason
+        index, inside = divmod(coordinate, self.size)
+        entry = law.preconditioner[index]
+        p = 1.0 if entry is None else entry.flatten()[inside].item()
+        return law.edge * p - law.shift[index]
+
+
 def measured_edge(
     make: Make,
     *,
@@ -83,60 +140,25 @@ def measured_edge(
 ) -> tuple[float, float]:
     """The curvature at which |x| starts to grow, found by sections, and the law's prediction.
 
-    Each of 48 coordinates is a 1-D quadratic h x^2/2 of its own; four rounds of sections narrow
-    a range of 10^4 down to 2e-6. Growth is from half-time to the end, the law is read in between.
+    A section has 48 curvatures; four rounds narrow a range of 10^4 down to 2e-6. Growth is from
+    half-time to the end, and the law is read in the middle of that.
 
     Args:
-        make: makes the optimizer from its parameters.
-        separate: one parameter a coordinate, for optimizers that take norms over a parameter.
-        frozen_at: hold the step count there, with random second moments.
+        make, separate, frozen_at, start: see `Coordinates`.
         middle: a curvature in the middle of the range; the range is 100 times to each side.
-        start: |x| at the start.
         steps: steps of one run.
         rounds: how often to narrow down.
 
     Returns:
         (measured, predicted by the law) curvature.
     """
-    low, high = middle / 100, middle * 100
-    for _ in range(rounds):
-        curvature = torch.logspace(
-            torch.tensor(low).log10().item(),
-            torch.tensor(high).log10().item(),
-            48,
-            dtype=torch.float64,
-        )
-        begin = torch.full_like(curvature, start)
-        params = [x.clone() for x in begin.split(1)] if separate else [begin.clone()]
-        optimizer = make(params)
-        ascend = -1.0 if optimizer.param_groups[0]["maximize"] else 1.0
-        runner: Optimizer | Frozen = optimizer
-
-        def step(runner: Optimizer | Frozen) -> Tensor:
-            x = torch.cat(params)  # noqa: B023
-            for param, part in zip(params, (curvature * x).split(len(params[0])), strict=True):  # noqa: B023
-                param.grad = ascend * part  # noqa: B023
-            runner.step()
-            return x.abs()
-
-        if frozen_at is not None:
-            step(optimizer)
-            generator = torch.Generator().manual_seed(0)
-            runner = random_state(optimizer, frozen_at, generator)
-            for entries in runner.state.values():  # one random P for all coordinates
-                for value in entries.values():
-                    value.fill_(value.flatten()[0].item())
-            if separate:
-                first = runner.state[params[0]]
-                for entries in runner.state.values():
-                    for key, value in entries.items():
-                        value.copy_(first[key])
-            reset(optimizer, zip(params, begin.split(len(params[0])), strict=True))
-        sizes = []
-        for t in range(steps):
-            sizes.append(step(runner))
-            if t == 3 * steps // 4:
-                law = safe_law(optimizer, params)
+    low, high = math.log10(middle / 100), math.log10(middle * 100)
+    for last in [False] * (rounds - 1) + [True]:
+        curvature = torch.logspace(low, high, 48, dtype=torch.float64)
+        run = Coordinates(make, curvature, start, separate, frozen_at)
+        sizes = [run.step() for _ in range(3 * steps // 4)]
+        law = run.law() if last else None
+        sizes += [run.step() for _ in range(steps // 4)]
         half = torch.stack(sizes[steps // 2 : steps // 2 + 4]).amax(0)
         end = torch.stack(sizes[-4:]).amax(0)
         # NaN grew; and so did what grew until its own squares held it back
@@ -145,21 +167,9 @@ def measured_edge(
         assert grew[-1], "does not grow at the highest curvature"
         first = int(grew.int().argmax())
         assert bool(grew[first:].all()), "growth is not monotone in the curvature"
-        low, high = curvature[first - 1].item(), curvature[first].item()
-    assert law.edge is not None, law.reason
-    index, inside = (first, 0) if separate else (0, first)
-    entry = law.preconditioner[index]
-    p = 1.0 if entry is None else entry.flatten()[inside].item()
-    return (low * high) ** 0.5, law.edge * p - law.shift[index]
-
-
-def safe_law(optimizer: Optimizer, params: Sequence[Tensor]) -> StabilityLaw:
-    for param in params:
-        param.requires_grad_()
-    law = stability_law(optimizer, params)
-    for param in params:
-        param.requires_grad_(False)
-    return law
+        low, high = curvature[first - 1].log10().item(), curvature[first].log10().item()
+    assert law is not None
+    return 10 ** ((low + high) / 2), run.predicted(law, first)
 
 
 def random_hessian(n: int, generator: torch.Generator) -> Tensor:
@@ -199,7 +209,7 @@ def growth(
     sizes = []
     for _ in range(steps):
         offset = torch.cat([param.flatten() for param in params]) - minimum
-        sizes.append(offset.norm().item() if offset.abs().max() > 1e-100 else _norm(offset))
+        sizes.append(_norm(offset))
         parts = (hessian @ offset).split([param.numel() for param in params])
         for param, part in zip(params, parts, strict=True):
             param.grad = part.view_as(param)

@@ -104,7 +104,7 @@ def test_edge_of_the_free_optimizer(name: str) -> None:
     # growth is taken from step 200 to 400, in whose middle the law of the drifting ones is read
     drifting = "drifting" in name
     measured, predicted = measured_edge(make, middle=middle_of(cls, settings), steps=400)
-    assert predicted == pytest.approx(measured, rel=1e-3 if drifting else 2e-4)
+    assert predicted == pytest.approx(measured, rel=1e-3 if drifting else 1e-5)
 
 
 @pytest.mark.parametrize("name", ADAFACTOR)
@@ -113,7 +113,7 @@ def test_edge_of_adafactor(name: str) -> None:
         return optim.Adafactor(params, **ADAFACTOR[name])
 
     measured, predicted = measured_edge(make, separate=True, middle=150.0, steps=160)
-    assert predicted == pytest.approx(measured, rel=2e-4)
+    assert predicted == pytest.approx(measured, rel=1e-5)
 
 
 def test_edge_of_adafactor_once_its_step_decays() -> None:
@@ -123,7 +123,7 @@ def test_edge_of_adafactor_once_its_step_decays() -> None:
     measured, predicted = measured_edge(
         make, separate=True, frozen_at=900, middle=100.0, steps=160, start=1e-100
     )
-    assert predicted == pytest.approx(measured, rel=2e-4)
+    assert predicted == pytest.approx(measured, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", FROZEN)
@@ -136,21 +136,19 @@ def test_edge_with_time_and_second_moments_held_still(name: str) -> None:
     measured, predicted = measured_edge(
         make, frozen_at=t, middle=middle_of(cls, settings), steps=300, start=1e-100
     )
-    assert predicted == pytest.approx(measured, rel=2e-4)
+    assert predicted == pytest.approx(measured, rel=1e-5)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TINY)
-def test_edge_to_six_digits(name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in TINY if "drifting" not in name])
+def test_edge_to_seven_digits(name: str) -> None:
     cls, settings = TINY[name]
-    if "drifting" in name:
-        pytest.skip("it moves by more than that within the run")
 
     def make(params: list[torch.Tensor]) -> torch.optim.Optimizer:
         return cls(params, **{"lr": lr_of(cls), **settings})
 
     measured, predicted = measured_edge(make, middle=middle_of(cls, settings), steps=3000, rounds=5)
-    assert predicted == pytest.approx(measured, rel=1e-6)
+    assert predicted == pytest.approx(measured, rel=1e-7)
 
 
 def test_textbook_numbers() -> None:

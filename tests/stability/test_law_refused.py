@@ -238,6 +238,12 @@ def test_a_step_patched_on_the_instance_has_none() -> None:
     assert "SGD overrides the step of SGD" in refused(optimizer)
 
 
+def test_a_compiled_step_is_the_same_step() -> None:
+    optimizer = optim.SGD([param(3)], lr=0.1)
+    optimizer.step = torch.compile(optimizer.step, backend="eager")  # type: ignore[method-assign]
+    assert stability_law(optimizer).edge == pytest.approx(20)
+
+
 # ---------------------------------------------------------------- wrappers
 
 
