@@ -6,9 +6,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
-
-import lightning.pytorch as pl
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from curvwatch.actions import Action, check_actions
 from curvwatch.alerts import DEFAULT_RULES, Alert, AlertEngine, Rule, check_rules
@@ -28,6 +26,9 @@ from curvwatch.trainer.rerun import LossFn, TrainingBatch, check_loss_fns
 from curvwatch.trainer.run import FitRun
 from curvwatch.trainer.steps import FinishedStep, Settings, StepWatch
 from curvwatch.trees import clone_batch
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
 
 log = logging.getLogger("curvwatch")
 
@@ -240,6 +241,9 @@ class CurvatureMonitor(CallbackBase):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the hooks off the optimizers."""
+        shortage = self._probe.shortage
+        if shortage and self._run is not None and any(m.stage == "landscape" for m in self.measures):
+            self._faults.tell(shortage)
         self._leave()
 
     def on_exception(
@@ -352,7 +356,7 @@ class CurvatureMonitor(CallbackBase):
             run.publish(readings.values)
             with self._faults.caught("logging a reading"):
                 self._sinks.scalars(readings.values, step)
-        alerts = self._engine.observe(step, readings.values, readings.broken, finite=readings.finite)
+        alerts = self._engine.observe(step, readings.trusted, readings.broken, finite=readings.finite)
         for alert in alerts:
             self._raise_alert(run, alert)
 

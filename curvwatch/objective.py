@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from curvwatch.errors import CurvwatchError
 from curvwatch.isolation import Loan, Memory, lend
 from curvwatch.randomness import RandomState
 from curvwatch.trees import batch_size, clone_batch
-from curvwatch.vectors import Layout
+from curvwatch.vectors import Layout, dot
 
 _checked_modules: WeakSet[nn.Module] = WeakSet()
 
@@ -56,7 +57,8 @@ class Objective:
         samples: the batches.
         params: the weights to differentiate by, default all of `module` with requires_grad.
         train: True and False force train and eval mode, None keeps the module's own.
-        average: averages a tensor over processes in place and returns it; None for one process.
+        average: averages a tensor over processes; None for one process.
+        processes: how many there are.
 
     Raises:
         CurvwatchError: no samples, or no parameter that could be differentiated.
@@ -79,6 +81,7 @@ class Objective:
         params: Sequence[Tensor] | None = None,
         train: bool | None = None,
         average: Callable[[Tensor], Tensor] | None = None,
+        processes: int = 1,
     ) -> None:
         if not samples:
             raise CurvwatchError("the objective has no batch: give at least one")
@@ -91,6 +94,7 @@ class Objective:
         self.layout = Layout.of(self.params)
         self.train = train
         self.average = average
+        self.processes = processes
         self.counts = Counts()
 
     @classmethod
@@ -129,11 +133,14 @@ class Linearization:
         product: from v of shape (size,) to Hv; one backward pass through the kept graph when the
             objective has one batch, else the graph is built again, batch by batch, so memory stays
             that of one batch.
+        quotient_stderr: from a unit v to the standard error of v'Hv, from its spread over the
+            batches; nan where there is one batch. It costs one product.
     """
 
     loss: float
     gradient: Tensor
     product: Callable[[Tensor], Tensor] = field(repr=False)
+    quotient_stderr: Callable[[Tensor], float] = field(repr=False)
 
 
 class Opened:
@@ -149,6 +156,11 @@ class Opened:
         self._point: Linearization | None = None
         # each evaluation without a random state of its own starts from the same one
         self._random = Memory.of(objective.module).random_state()
+
+    @property
+    def batches(self) -> int:
+        """How many batches f is a mean of, those of other processes included."""
+        return len(self._samples) * self._objective.processes
 
     def loss(self, displacement: Tensor | None = None) -> float:
         """f(w + displacement), forward passes alone."""
@@ -217,13 +229,31 @@ class Opened:
                 return self._averaged(self._product(kept[0], leaves, parts))
             self.counts.gradients += 1
             hv = self._zero(self.layout.size)
+            for part in products_of_each(parts):
+                hv += part
+            return self._averaged(hv)
+
+        def products_of_each(parts: list[Tensor]) -> Iterator[Tensor]:
             for sample in self._samples:
                 value = self._evaluate(sample, leaves)
                 grads = self._differentiate(value, leaves, create_graph=True)
-                hv += self._product(grads, leaves, parts)
-            return self._averaged(hv)
+                yield self._product(grads, leaves, parts)
 
-        return Linearization(loss=float(result[0]), gradient=result[1:], product=product)
+        def quotient_stderr(v: Tensor) -> float:
+            count = self.batches
+            if count == 1:
+                return math.nan
+            self.counts.products += 1
+            self.counts.gradients += 1
+            # w_i q_i: what each batch adds to the quotient of the mean
+            shares = [dot(v, hv) for hv in products_of_each(self.layout.split(v))]
+            weights = [s.weight for s in self._samples]
+            mean = float(self._averaged(self._zero() + sum(shares)))
+            spread = sum((x - w * mean) ** 2 for x, w in zip(shares, weights, strict=True))
+            spread = float(self._averaged(self._zero() + spread)) / self._objective.processes
+            return math.sqrt(spread * count / (count - 1))
+
+        return Linearization(float(result[0]), result[1:], product, quotient_stderr)
 
     @property
     def _samples(self) -> tuple[Sample, ...]:

@@ -32,6 +32,7 @@ class Readings:
         notes: why values are missing or not to be trusted.
         broken: metrics that are not finite, and their values.
         finite: quantities beside `values` that were looked at and found finite.
+        unconverged: metrics whose values miss their tolerance.
         products: Hessian-vector products spent.
     """
 
@@ -39,12 +40,19 @@ class Readings:
     notes: list[str] = field(default_factory=list)
     broken: list[tuple[str, float]] = field(default_factory=list)
     finite: list[str] = field(default_factory=list)
+    unconverged: set[str] = field(default_factory=set)
     products: int = 0
+
+    @property
+    def trusted(self) -> dict[str, float]:
+        """The values that alerts may use."""
+        return {name: v for name, v in self.values.items() if name not in self.unconverged}
 
     def add(self, reading: Reading, suffix: str) -> None:
         """Join what one measure read for one optimizer."""
         self.values.update({name + suffix: value for name, value in reading.values.items()})
         self.notes += [f"{note} ({suffix[1:]})" if suffix else note for note in reading.notes]
+        self.unconverged |= {name + suffix for name in reading.unconverged}
         self.broken += [(name + suffix, reading.values[name]) for name in reading.broken]
 
     def look_at(self, name: str, value: Tensor) -> None:

@@ -27,14 +27,15 @@ class Reading:
     Attributes:
         values: metric name to value; nan where a value cannot be had.
         notes: why a value is missing or not to be trusted, in words.
-        converged: whether the values meet the measure's tolerance.
+        unconverged: names of the values that miss the measure's tolerance; they are logged, but no
+            alert is raised by them.
         broken: names of the values that are nan or inf because the loss, a derivative or the weights
             are not finite; a value that is missing for another reason is not among them.
     """
 
     values: Mapping[str, float]
     notes: tuple[str, ...] = ()
-    converged: bool = True
+    unconverged: tuple[str, ...] = ()
     broken: tuple[str, ...] = ()
 
 

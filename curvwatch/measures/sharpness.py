@@ -38,6 +38,9 @@ class Sharpness(LandscapeMeasure):
     | `curvature/effective_edge` | this optimizer's edge for it, see `curvwatch.stability` |
     | `curvature/stability_ratio` | effective sharpness / effective edge; 1 is the edge |
     | `curvature/residual` | abs(H v - sharpness v) / abs(sharpness), v the unit eigenvector |
+    | `curvature/converged` | 1 if every eigenvalue of the reading met the tolerance, else 0 |
+    | `curvature/sharpness_stderr` | standard error of v'Hv from its spread over the batches of the \
+probe; where the probe has several |
 
     Price: one gradient and, while tracking, some 3 to 10 Hessian-vector products; as many products
     again for an optimizer with a preconditioner.
@@ -61,6 +64,8 @@ class Sharpness(LandscapeMeasure):
         "curvature/effective_edge",
         "curvature/stability_ratio",
         "curvature/residual",
+        "curvature/converged",
+        "curvature/sharpness_stderr",
     )
 
     def __init__(
@@ -77,6 +82,8 @@ class Sharpness(LandscapeMeasure):
     def read(self, at: Landscape) -> Reading:
         """Read the largest eigenvalues; nan with a note where one cannot be had."""
         values = dict.fromkeys(self.metrics, math.nan)
+        if at.objective.batches == 1:
+            del values["curvature/sharpness_stderr"]
         fastest = max(at.learning_rates)
         if fastest > 0:  # at the first step of a warmup there is no edge
             values["curvature/edge"] = 2.0 / fastest
@@ -88,59 +95,80 @@ class Sharpness(LandscapeMeasure):
             note = f"on the probe the loss is {point.loss} or its gradient is not finite"
             return Reading(values, (note,), broken=("curvature/loss",))
 
-        notes = []
+        solves = _Solves(self, at)
         H = hessian(point)
-        plain = self._solve(H, at, "plain")
-        converged = plain.converged
-        sharpness = float(plain.values[0])
-        values["curvature/sharpness"] = sharpness
-        values["curvature/residual"] = _relative(float(plain.residuals[0]), sharpness)
+        plain = solves.largest(H, "plain", "curvature/sharpness")
+        sharpness = values["curvature/sharpness"] = float(plain.values[0])
         if not math.isfinite(sharpness):
             note = "Hessian-vector products on the probe are not finite"
-            return Reading(values, (note,), False, broken=("curvature/sharpness",))
-        if not plain.converged:
-            notes.append(_unconverged("sharpness", plain))
+            return Reading(values, (note,), broken=("curvature/sharpness",))
+        values["curvature/residual"] = _relative(float(plain.residuals[0]), sharpness)
+        if at.objective.batches > 1:
+            values["curvature/sharpness_stderr"] = point.quotient_stderr(plain.vectors[0])
 
         if min(at.learning_rates) == fastest:
             values["curvature/sharpness_x_lr"] = fastest * sharpness
+            solves.follows("curvature/sharpness_x_lr", "curvature/sharpness")
         else:
             scale = _expanded(at.objective.layout, at.learning_rates).sqrt()
-            scaled = self._solve(Scaled(H, scale), at, "scaled")
-            converged &= scaled.converged
+            scaled = solves.largest(Scaled(H, scale), "scaled", "curvature/sharpness_x_lr")
             values["curvature/sharpness_x_lr"] = float(scaled.values[0])
-            if not scaled.converged:
-                notes.append(_unconverged("sharpness_x_lr", scaled))
 
+        notes = []
+        effective = "curvature/effective_sharpness"
         if at.law.edge is None:
             notes.append(at.law.reason or f"{at.law.optimizer} has no law of stability")
-        elif at.law.is_identity:
-            values["curvature/effective_sharpness"] = sharpness
         else:
-            effective = self._solve(_preconditioned(H, at.law, at.objective.layout), at, "effective")
-            converged &= effective.converged
-            values["curvature/effective_sharpness"] = float(effective.values[0])
-            if not effective.converged:
-                notes.append(_unconverged("effective sharpness", effective))
+            if at.law.is_identity:
+                values[effective] = sharpness
+                solves.follows(effective, "curvature/sharpness")
+            else:
+                operator = _preconditioned(H, at.law, at.objective.layout)
+                values[effective] = float(solves.largest(operator, "effective", effective).values[0])
+            values["curvature/stability_ratio"] = values[effective] / at.law.edge
+            solves.follows("curvature/stability_ratio", effective)
         if at.law.note is not None:
             notes.append(at.law.note)
-        if at.law.edge is not None:
-            values["curvature/stability_ratio"] = values["curvature/effective_sharpness"] / at.law.edge
-        return Reading(values, tuple(notes), converged)
+        values["curvature/converged"] = float(not solves.unconverged)
+        return Reading(values, (*notes, *solves.notes), tuple(solves.unconverged))
 
-    def _solve(self, operator: SymmetricOperator, at: Landscape, which: str) -> Eigenpairs:
-        start = _warm_start(at.memory, which, operator, at.generator)
+
+class _Solves:
+    """The eigenvalue problems of one reading, and which of its values did not converge."""
+
+    def __init__(self, measure: Sharpness, at: Landscape) -> None:
+        self._measure = measure
+        self._at = at
+        self.unconverged: list[str] = []
+        self.notes: list[str] = []
+
+    def largest(self, operator: SymmetricOperator, which: str, metric: str) -> Eigenpairs:
+        """The leading pair of `operator`, from the vectors kept in memory as `which`."""
+        memory, generator = self._at.memory, self._at.generator
+        start = _warm_start(memory, which, operator, generator)
         pairs = lanczos(
             operator,
             also=min(len(_NEIGHBOURS), operator.size) - 1,
             start=start,
-            rtol=self.rtol * (_COLD_FACTOR if start is None else 1.0),
-            max_products=self.max_products,
-            generator=at.generator,
+            rtol=self._measure.rtol * (_COLD_FACTOR if start is None else 1.0),
+            max_products=self._measure.max_products,
+            generator=generator,
         )
         if bool(torch.isfinite(pairs.vectors).all()):
             weights = torch.tensor(_NEIGHBOURS[: len(pairs.vectors)], dtype=operator.dtype)
-            at.memory[which] = weights.to(operator.device) @ pairs.vectors
+            memory[which] = weights.to(operator.device) @ pairs.vectors
+        if not pairs.converged:
+            self.unconverged.append(metric)
+            self.notes.append(
+                f"{metric} did not converge in {pairs.products} products: {pairs.values[0]:.6g} with a "
+                f"residual of {pairs.residuals[0]:.2g}; Sharpness(max_products=...) allows more"
+            )
         return pairs
+
+    def follows(self, metric: str, source: str) -> None:
+        """`metric` is computed from `source`, and is as good."""
+        if source in self.unconverged:
+            self.unconverged.append(metric)
 
 
 def _warm_start(
@@ -184,10 +212,3 @@ def _expanded(layout: Layout, of_each: Any) -> Tensor:
 
 def _relative(residual: float, value: float) -> float:
     return residual / abs(value) if value else (0.0 if residual == 0.0 else math.inf)
-
-
-def _unconverged(what: str, pairs: Eigenpairs) -> str:
-    return (
-        f"{what} did not converge in {pairs.products} products: {pairs.values[0]:.6g} with a residual "
-        f"of {pairs.residuals[0]:.2g}; Sharpness(max_products=...) allows more"
-    )

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import lightning.pytorch as pl
 from torch import Tensor
 
 from curvwatch.errors import CurvwatchError
@@ -15,6 +14,9 @@ from curvwatch.objective import Sample
 from curvwatch.randomness import RandomState
 from curvwatch.trainer.rerun import TrainingBatch
 from curvwatch.trees import batch_size, clone_batch, map_containers, tensors_in
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
 
 ProbeKind = Literal["first", "current"]
 # a checkpoint keeps the probe up to this many bytes
@@ -92,6 +94,16 @@ class Probe:
         """Whether all batches are there."""
         wanted = 1 if self._source == "current" else self._wanted
         return len(self._kept) >= (wanted if isinstance(self._source, str) else 1)
+
+    @property
+    def shortage(self) -> str | None:
+        """What to tell of a run that ended before all batches were there."""
+        if self._source != "first" or self.complete:
+            return None
+        return (
+            f"the run ended with {len(self._kept)} of {self._wanted} probe batches, so its landscape was "
+            "not read; a smaller probe_batches helps"
+        )
 
     def samples(self) -> list[Sample]:
         """The batches, each weighted by its share of the examples."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import lightning.pytorch as pl
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
 
 
 def averager(trainer: pl.Trainer) -> Callable[[Tensor], Tensor] | None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
@@ -17,6 +16,9 @@ from curvwatch.trainer.names import group_suffixes, optimizer_suffixes
 from curvwatch.trainer.processes import averager
 from curvwatch.trainer.rerun import LossFn, StepLoss
 from curvwatch.trainer.steps import trained
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
 
 log = logging.getLogger("curvwatch")
 
@@ -95,6 +97,7 @@ class FitRun:
             params=params,
             train=train,
             average=self._average,
+            processes=1 if self._average is None else self.trainer.world_size,
         )
 
     def publish(self, values: Mapping[str, float]) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from curvwatch import CurvatureMonitor, Sharpness, StepGeometry
+from curvwatch import CurvatureMonitor, Rule, Sharpness, StepGeometry
 from tests.numerics.cases import CASES, dense, flat
 
 OPTIMIZERS = {
@@ -117,7 +117,8 @@ def test_logged_values_equal_dense_twins(name, optimizer, measures, tolerance, t
         assert logged("curvature/sharpness", step) == pytest.approx(top, **close)
         assert logged("curvature/sharpness_x_lr", step) == pytest.approx(lr * top, **close)
         assert logged("curvature/edge", step) == pytest.approx(2 / lr)
-        assert logged("curvature/residual", step) < 0.2
+        assert logged("curvature/residual", step) <= 1e-3
+        assert logged("curvature/converged", step) == 1
         effective = top
         if optimizer.startswith("adam"):
             if step == 0:  # second moments of one gradient
@@ -212,3 +213,41 @@ def test_several_probe_batches_are_averaged_by_their_size(tmp_path, monkeypatch)
         top = float(torch.linalg.eigvalsh(twin.hessian)[-1])
         assert monitor.history["curvature/loss"].values[step] == pytest.approx(twin.loss, rel=1e-9)
         assert monitor.history["curvature/sharpness"].values[step] == pytest.approx(top, rel=1e-6)
+        # the error of a mean of two numbers with weights 9/13 and 4/13
+        v = torch.linalg.eigh(twin.hessian).eigenvectors[:, -1]
+        q = [
+            float(v @ dense(case, module.model, [b], recorder.before[step]).hessian @ v)
+            for b in batches
+        ]
+        w = np.array([9, 4]) / 13
+        stderr = np.sqrt(2 * np.sum((w * (np.array(q) - w @ q)) ** 2))
+        logged = monitor.history["curvature/sharpness_stderr"].values[step]
+        assert logged == pytest.approx(stderr, rel=1e-5)
+
+
+def test_a_reading_that_did_not_converge_says_so_and_alerts_nobody(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    case = CASES["mlp_mse"]
+    module = Module(case, "momentum")
+    rules = [
+        Rule(name=m, metric=f"curvature/{m}", above=-1e9, for_readings=1, meaning="always")
+        for m in ("sharpness", "stability_ratio", "loss")
+    ]
+    monitor = CurvatureMonitor(
+        [Sharpness(max_products=2)], every_n_steps=1, rules=rules, on_error="raise"
+    )
+    L.Trainer(
+        max_steps=3,
+        callbacks=[monitor],
+        logger=L.pytorch.loggers.CSVLogger("."),
+        log_every_n_steps=1,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="cpu",
+    ).fit(module, DataLoader([case.batch(8)] * 3, batch_size=None))
+    assert monitor.history["curvature/converged"].values.tolist() == [0.0] * 3
+    assert np.isfinite(monitor.history["curvature/sharpness"].values).all()
+    assert "curvature/sharpness did not converge in 2 products" in monitor.history.notes[0].text
+    assert [a.rule for a in monitor.alerts] == ["loss"]
