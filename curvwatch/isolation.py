@@ -13,7 +13,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from io import IOBase
 from random import Random
 from types import (
@@ -169,6 +169,26 @@ def _twice_differentiable() -> Iterator[AbstractContextManager[Any]]:
         yield torch.backends.cudnn.flags(enabled=False)
     if hasattr(torch.compiler, "set_stance"):  # torch >= 2.6
         yield torch.compiler.set_stance("force_eager")
+    yield _weight_norm_written_out()
+
+
+@contextmanager
+def _weight_norm_written_out() -> Iterator[None]:
+    """The fused weight norm has a wrong second derivative: it takes the norm for a constant."""
+
+    def written_out(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+        return v * (g / torch.norm_except_dim(v, 2, dim))
+
+    fused = torch._weight_norm
+    # by its name: in the package a function of the same name hides the module
+    places: list[Any] = [torch, sys.modules["torch.nn.utils.weight_norm"]]
+    try:
+        for module in places:
+            module._weight_norm = written_out
+        yield
+    finally:
+        for module in places:
+            module._weight_norm = fused
 
 
 class _Walk:
@@ -230,7 +250,8 @@ def _has_memory(value: Any) -> bool:
 def _state_of(owner: Any) -> dict[str, Any]:
     """The `__dict__` of `owner` itself; of an object with slots a dict that holds the same values."""
     if _has_own_dict(owner):
-        return vars(owner)
+        state: dict[str, Any] = vars(owner)
+        return state
     return {
         name: getattr(owner, name)
         for name in (*_slots(type(owner)), *getattr(owner, "__dict__", ()))
@@ -255,7 +276,6 @@ def _has_own_dict(owner: Any) -> bool:
     return isinstance(owner, nn.Module) or not _slots(type(owner))
 
 
-@cache
 def _slots(cls: type) -> tuple[str, ...]:
     with_slots = [vars(base) for base in cls.__mro__ if "__slots__" in vars(base)]
     return tuple(

@@ -172,16 +172,16 @@ class CurvatureMonitor(CallbackBase):
             if not self._resumed and run.step <= self._last_step:
                 self._reset()  # another run, from its beginning
             self._resumed = False
-            if not trainer.loggers:
-                self._faults.tell(
-                    "the Trainer has no logger, so readings are kept in monitor.history alone"
-                )
-            self._sinks = Sinks(trainer.loggers)
-            self._sinks.start(run.metric_names(self.measures))
             self._probe.start(trainer, pl_module)
+            self._sinks = Sinks(trainer.loggers)
+            self._sinks.start(run.metric_names(self.measures, batches=self._probe.batches))
             self._watch = StepWatch(run.optimizers, clips=run.clips)
             self._pending = Due()
             self._run = run
+        if self._run is not None and not trainer.loggers:
+            self._faults.tell(
+                "the Trainer has no logger, so readings are kept in monitor.history alone"
+            )
         self._clock.start()
 
     def on_train_batch_start(
@@ -192,11 +192,13 @@ class CurvatureMonitor(CallbackBase):
         if run is None:
             return
         item = TrainingBatch(batch, batch_idx, trainer.global_step)
+        due, self._pending = self._pending, Due()  # nothing is due if this fails
         with self._clock.reading(), self._faults.caught("getting ready for a reading"):
             if run.begins_step(batch_idx):
-                self._pending = self._what_is_due(run, item)
-            if self._pending.step:
-                self._pending.keep(run, item)
+                due = self._what_is_due(run, item, last=due)
+            if due.step:
+                due.keep(run, item)
+            self._pending = due
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any
@@ -287,12 +289,12 @@ class CurvatureMonitor(CallbackBase):
     def _due(self, stage: Stage, step: int) -> list[Measure]:
         return [m for m in self.measures if m.stage == stage and self._cadences[m.name].due(step)]
 
-    def _what_is_due(self, run: FitRun, item: TrainingBatch) -> Due:
+    def _what_is_due(self, run: FitRun, item: TrainingBatch, *, last: Due) -> Due:
         landscape = self._due("landscape", run.step)
         self._probe.see(item, run.module, needed=bool(landscape))
         due = Due(landscape if self._probe.complete else [], self._due("step", run.step))
         if not run.module.automatic_optimization and not self._watch.finished:
-            due.step = due.step or self._pending.step  # the user's code made no step so far
+            due.step = due.step or last.step  # the user's code made no step so far
         self._watch.disarm()
         if due:
             due.memory = Memory.of(run.module).copied()
@@ -356,6 +358,12 @@ class CurvatureMonitor(CallbackBase):
             run.publish(readings.values)
             with self._faults.caught("logging a reading"):
                 self._sinks.scalars(readings.values, step)
+        for metric in sorted(readings.unconverged):
+            text = (
+                f"{metric} did not converge at step {step}, monitor.history.notes says why; such "
+                "readings are logged with their residual, and raise no alert"
+            )
+            self._faults.tell(text, causes=(f"unconverged {metric}",))
         alerts = self._engine.observe(step, readings.trusted, readings.broken, finite=readings.finite)
         for alert in alerts:
             self._raise_alert(run, alert)

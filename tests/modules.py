@@ -18,7 +18,10 @@ from curvwatch import CurvwatchWarning
 from curvwatch.measures import COST_METRICS, Sharpness, StepGeometry
 
 FEATURES, CLASSES = 6, 3
-LANDSCAPE = {*Sharpness.metrics, *COST_METRICS}
+# of a probe of several batches
+SPREAD = {"curvature/sharpness_stderr"}
+# of a probe of one batch, the default
+LANDSCAPE = {*Sharpness.metrics, *COST_METRICS} - SPREAD
 STEP = set(StepGeometry.metrics)
 # differ from run to run
 TIMES = {"curvature/cost_seconds", "curvature/cost_share"}

@@ -84,11 +84,13 @@ class Measure(ABC):
         name: how it is asked for, `CurvatureMonitor(measures=["sharpness"])`.
         stage: "landscape": read on the probe before a step; "step": read once the step is taken.
         metrics: the names of its values.
+        sampling_metrics: further ones, where the objective is a mean over several batches.
     """
 
     name: ClassVar[str]
     stage: ClassVar[Stage]
     metrics: ClassVar[tuple[str, ...]]
+    sampling_metrics: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, *, every_n_steps: int | None = None) -> None:
         if every_n_steps is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,8 @@ class Eigenpairs:
         residuals: (m,) float64, |A v - value v|; an eigenvalue lies within it of the value.
         errors: (m,) float64, estimate of |value - eigenvalue|: residual^2 / gap to the other Ritz
             values where that is sharper than the residual (Parlett 1998, theorem 11.7.1).
+        asymmetry: the largest entry of the projected matrix that symmetry says is zero, relative to
+            its norm: rounding, or an operator that is not symmetric.
         converged: whether the pairs asked for meet the tolerance.
         products: operator products spent.
     """
@@ -29,6 +32,7 @@ class Eigenpairs:
     vectors: Tensor
     residuals: np.ndarray
     errors: np.ndarray
+    asymmetry: float
     converged: bool
     products: int
 
@@ -82,10 +86,13 @@ def lanczos(
     T = np.zeros((room, room))
     V[0] = _unit(_random(operator, generator) if start is None else start)
     j = products = 0
+    first = 0  # rows from here on are coupled to their neighbours alone
+    asymmetry = 0.0
     while True:
         w, column, beta = _orthogonalised(operator, V[: j + 1], sign * operator.matvec(V[j]))
         products += 1
         T[: j + 1, j] = T[j, : j + 1] = column
+        asymmetry = max(asymmetry, np.abs(column[first : max(first, j - 1)]).max(initial=0.0))
         if not (np.isfinite(column).all() and np.isfinite(beta)):
             return _failed(operator, k + also, products)
         j += 1
@@ -103,6 +110,7 @@ def lanczos(
             w, _, beta = _orthogonalised(operator, V[:j], w)
         if j == room:
             j = min(room - 2, max(k + also + 1, room // 2))
+            first = j
             V[:j] = _combined(V[:room], S[:, :j])
             T[:] = 0.0
             T[np.arange(j), np.arange(j)] = theta[:j]
@@ -113,6 +121,7 @@ def lanczos(
         vectors=_combined(V[:j], S[:, :m]),
         residuals=residuals[:m],
         errors=_errors(theta, residuals)[:m],
+        asymmetry=asymmetry / norm if norm else 0.0,
         converged=bool(enough),
         products=products,
     )
@@ -160,4 +169,4 @@ def _unit(v: Tensor) -> Tensor:
 def _failed(operator: SymmetricOperator, m: int, products: int) -> Eigenpairs:
     nan = np.full(m, np.nan)
     vectors = torch.full((m, operator.size), torch.nan, dtype=operator.dtype)
-    return Eigenpairs(nan, vectors.to(operator.device), nan, nan, False, products)
+    return Eigenpairs(nan, vectors.to(operator.device), nan, nan, math.nan, False, products)

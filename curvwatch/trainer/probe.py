@@ -90,10 +90,16 @@ class Probe:
             self._kept.append(Sample(copy, random=Memory.of(module).random_state()))
 
     @property
+    def batches(self) -> int:
+        """How many batches there are when it is complete; the user's own are counted by `start`."""
+        if self._source == "current":
+            return 1
+        return self._wanted if self._source == "first" else len(self._kept)
+
+    @property
     def complete(self) -> bool:
         """Whether all batches are there."""
-        wanted = 1 if self._source == "current" else self._wanted
-        return len(self._kept) >= (wanted if isinstance(self._source, str) else 1)
+        return len(self._kept) >= max(1, self.batches)
 
     @property
     def shortage(self) -> str | None:
@@ -101,8 +107,8 @@ class Probe:
         if self._source != "first" or self.complete:
             return None
         return (
-            f"the run ended with {len(self._kept)} of {self._wanted} probe batches, so its landscape was "
-            "not read; a smaller probe_batches helps"
+            f"the run ended with {len(self._kept)} of {self._wanted} probe batches, so its landscape "
+            "was not read; a smaller probe_batches helps"
         )
 
     def samples(self) -> list[Sample]:

@@ -131,9 +131,15 @@ class FitRun:
         """Whether Lightning sums the gradients of several batches into one step."""
         return self.module.automatic_optimization and self.trainer.accumulate_grad_batches > 1
 
-    def metric_names(self, measures: Sequence[Measure]) -> list[str]:
-        """All metrics that `measures` will log in this run."""
-        names = [n + suffix for suffix in self.suffixes for m in measures for n in m.metrics]
+    def metric_names(self, measures: Sequence[Measure], *, batches: int) -> list[str]:
+        """All metrics that `measures` will log in this run, with `batches` in each process's probe."""
+        several = batches * self.trainer.world_size > 1
+        names = [
+            name + suffix
+            for suffix in self.suffixes
+            for m in measures
+            for name in m.metrics + (m.sampling_metrics if several else ())
+        ]
         if any(m.stage == "landscape" for m in measures):
             names += [
                 f"curvature/edge{suffix}{group}"

@@ -77,7 +77,9 @@ def test_not_finite_is_told_once_until_all_is_finite_again() -> None:
     nan = math.nan
     observed = [
         engine.observe(0, {"curvature/loss": nan}, [("curvature/loss", nan)]),
-        engine.observe(0, {"step/loss_change": nan}, [("step/loss_change", nan), ("training loss", nan)]),
+        engine.observe(
+            0, {"step/loss_change": nan}, [("step/loss_change", nan), ("training loss", nan)]
+        ),
         engine.observe(1, {}),  # nothing was looked at
         engine.observe(2, {"curvature/loss": 1.0}, finite=["training loss"]),
         engine.observe(2, {}, [("training loss", nan)]),  # step/loss_change is still broken
@@ -176,7 +178,9 @@ def watch(**options: Any) -> CurvatureMonitor:
     return CurvatureMonitor(["step_geometry"], every_n_steps=1, **options)
 
 
-def diverge(monitor: CurvatureMonitor, *callbacks: Callback, factor: float = 8.0, **options: Any) -> Any:
+def diverge(
+    monitor: CurvatureMonitor, *callbacks: Callback, factor: float = 8.0, **options: Any
+) -> Any:
     torch.manual_seed(0)
     options = {"max_steps": 50, "data": batches(64, batch_size=64), **options}
     return fit(Regression(factor), monitor, *callbacks, **options)

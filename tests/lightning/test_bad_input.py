@@ -95,7 +95,9 @@ class Returns(Classifier):
         return self.what(self.loss(batch), batch_idx)
 
 
-def watched(module: Classifier, logger: Any = True, **options: Any) -> tuple[Any, list[str], ListLogger]:
+def watched(
+    module: Classifier, logger: Any = True, **options: Any
+) -> tuple[Any, list[str], ListLogger]:
     """A run with a monitor, what it warned of, and what was logged."""
     monitor, logger = CurvatureMonitor(every_n_steps=1, **options), ListLogger()
     with told() as warnings:
@@ -155,7 +157,10 @@ def test_a_loss_in_a_dict(key: str) -> None:
 @pytest.mark.parametrize(
     ("loss_fn", "message"),
     [
-        (lambda m, b: torch.stack([m.loss(b)] * 2), r"the loss has the shape \(2,\); a scalar is needed"),
+        (
+            lambda m, b: torch.stack([m.loss(b)] * 2),
+            r"the loss has the shape \(2,\); a scalar is needed",
+        ),
         (lambda m, b: float(m.loss(b).detach()), "the step returned float; a scalar tensor"),
         (lambda m, b: None, "the step returned None"),
         (lambda m, b: m.loss(b).detach(), "the loss does not depend on any parameter that is trained"),
@@ -177,7 +182,7 @@ def test_on_error_raise_raises_the_original() -> None:
         raise ZeroDivisionError("mine")
 
     monitor = CurvatureMonitor(every_n_steps=1, loss_fn=broken, on_error="raise")
-    with pytest.raises(ZeroDivisionError, match="^mine$"):
+    with pytest.raises(ZeroDivisionError, match=r"^mine$"):
         fit(Classifier(), monitor)
 
 
@@ -374,7 +379,17 @@ def test_weights_that_are_lost() -> None:
     assert [(a.rule, a.step) for a in monitor.alerts] == [("not_finite", 2)]
 
 
-# the probe, and loggers
+# the probe, batches and loggers
+
+
+class Stream:
+    """A loader without a length."""
+
+    def __init__(self, items: list[Any]) -> None:
+        self.items = items
+
+    def __iter__(self) -> Any:
+        return iter(self.items)
 
 
 def test_a_probe_that_turns_out_empty() -> None:
@@ -395,6 +410,32 @@ def test_a_run_that_ends_before_the_probe_is_full_says_so() -> None:
     assert len(monitor.history["step/loss_change"].steps) == 6
     (warning,) = warnings
     assert "6 of 99 probe batches" in warning
+
+
+def test_a_batch_that_cannot_be_copied_costs_the_readings_of_its_step_alone() -> None:
+    class Stubborn:
+        """A batch as of a graph library's, that clones itself."""
+
+        def __init__(self, i: int) -> None:
+            self.i, self.pair = i, examples(4, seed=i)[:]
+
+        def clone(self) -> Stubborn:
+            if self.i == 2:
+                raise MemoryError("no room")
+            return Stubborn(self.i)
+
+    class OfObjects(Classifier):
+        def loss(self, batch: Any) -> Tensor:
+            return super().loss(batch.pair)
+
+    monitor = CurvatureMonitor(every_n_steps=1)
+    with told() as warnings:
+        fit(OfObjects(), monitor, data=Stream([Stubborn(i) for i in range(5)]))
+    assert warnings == [
+        "curvwatch: getting ready for a reading failed: MemoryError: no room. Training goes on"
+    ]
+    assert monitor.history["curvature/sharpness"].steps.tolist() == [0, 1, 3, 4]
+    assert monitor.history["step/loss_change"].steps.tolist() == [0, 1, 3, 4]
 
 
 def test_without_a_logger_the_history_is_kept_and_a_warning_says_so() -> None:
@@ -432,18 +473,14 @@ def test_a_strategy_that_spreads_the_weights_is_refused() -> None:
 
 
 def test_a_loader_without_a_length_and_a_batch_that_is_a_dict() -> None:
-    class Stream(torch.utils.data.IterableDataset):
-        def __iter__(self) -> Any:
-            for i in range(5):
-                x, y = examples(4, seed=i)[:]
-                yield {"x": x, "y": y, "names": ["a", "b"]}
+    x, y = examples(4)[:]
 
     class OfDicts(Classifier):
         def loss(self, batch: Any) -> Tensor:
             return super().loss((batch["x"], batch["y"]))
 
     monitor = CurvatureMonitor(every_n_steps=2)
-    fit(OfDicts(), monitor, data=torch.utils.data.DataLoader(Stream(), batch_size=None))
+    fit(OfDicts(), monitor, data=Stream([{"x": x, "y": y, "names": ["a", "b"]}] * 5))
     assert monitor.history["curvature/sharpness"].steps.tolist() == [0, 2, 4]
     assert np.isfinite(monitor.history["curvature/sharpness"].values).all()
 

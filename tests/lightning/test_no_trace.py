@@ -26,7 +26,11 @@ class Everything(Classifier):
     def __init__(self, optimizer: str = "adam") -> None:
         super().__init__(
             nn.Sequential(
-                nn.Linear(FEATURES, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, CLASSES)
+                nn.Linear(FEATURES, 8),
+                nn.BatchNorm1d(8),
+                nn.ReLU(),
+                nn.Dropout(0.3),
+                nn.Linear(8, CLASSES),
             )
         )
         self.train_accuracy = MulticlassAccuracy(CLASSES)

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from curvwatch import CurvatureMonitor
 from tests.modules import (
     LANDSCAPE,
+    SPREAD,
     STEP,
     Classifier,
     ListLogger,
@@ -53,7 +54,7 @@ def test_every_row_has_the_names_of_the_contract(optimizer: Any) -> None:
 
 
 def test_names() -> None:
-    """DESIGN.md's two tables, letter by letter."""
+    """DESIGN.md's two tables, letter by letter, and how sure the sharpness is."""
     assert {
         "curvature/loss",
         "curvature/sharpness",
@@ -67,6 +68,7 @@ def test_names() -> None:
         "curvature/cost_seconds",
         "curvature/cost_share",
     } == LANDSCAPE
+    assert {"curvature/sharpness_stderr"} == SPREAD
     assert {
         "step/gradient_correlation",
         "step/gradient_cosine",
@@ -157,9 +159,7 @@ def test_other_callbacks_can_monitor_it(tmp_path: Path) -> None:
     keeping = ModelCheckpoint(
         tmp_path, monitor="curvature/sharpness", mode="max", every_n_train_steps=1, save_top_k=1
     )
-    trainer = fit(
-        Classifier(), monitor, stopping, keeping, max_epochs=3, enable_checkpointing=True
-    )
+    trainer = fit(Classifier(), monitor, stopping, keeping, max_epochs=3, enable_checkpointing=True)
     assert trainer.current_epoch == 1
     steps, values = monitor.history["curvature/sharpness"]
     assert steps.tolist() == list(range(6))
@@ -236,7 +236,10 @@ class ByHand(Classifier):
             SGD([first.weight], lr=0.1),
             SGD([first.bias], lr=0.2),
             Adam(
-                [{"params": [last.weight], "lr": 0.3}, {"params": [last.bias], "lr": 0.4, "name": "bias"}]
+                [
+                    {"params": [last.weight], "lr": 0.3},
+                    {"params": [last.bias], "lr": 0.4, "name": "bias"},
+                ]
             ),
         ]
 
@@ -307,6 +310,8 @@ def test_several_probe_batches_are_the_mean_over_their_examples() -> None:
     data = DataLoader(examples(7), batch_size=4)  # 4 and 3
     watched(monitor, data=data, max_epochs=2)
     assert monitor.history["curvature/loss"].steps.tolist() == [1, 2, 3]
+    assert set(monitor.history) == OURS | SPREAD
+    assert (monitor.history["curvature/sharpness_stderr"].values > 0).all()
 
     whole = CurvatureMonitor(every_n_steps=1, probe=[examples(7)[:]])
     torch.manual_seed(0)
@@ -350,9 +355,7 @@ def test_tensorboard_has_the_scalars_and_a_custom_page(tmp_path: Path) -> None:
     for name in OURS:
         steps, values = monitor.history[name]
         assert [e.step for e in read.Scalars(name)] == steps.tolist()
-        np.testing.assert_array_equal(
-            [e.value for e in read.Scalars(name)], values.astype(np.float32)
-        )
+        np.testing.assert_array_equal([e.value for e in read.Scalars(name)], values.astype(np.float32))
     # sub-runs, as of add_scalars, would each be a run of its own in the dashboard
     assert [p for p in Path(logger.log_dir).iterdir() if p.is_dir()] == []
 
@@ -396,7 +399,8 @@ def test_history() -> None:
     history = monitor.history
     series = history["curvature/sharpness"]
     steps, values = series
-    assert steps is series.steps and values is series.values
+    assert steps is series.steps
+    assert values is series.values
     assert (steps.dtype, values.dtype) == (np.int64, np.float64)
     assert steps.shape == values.shape == (3,)
     assert len(history) == len(OURS)
@@ -414,10 +418,12 @@ def test_history() -> None:
 
 def test_a_metric_that_is_not_there_is_named_with_those_that_are() -> None:
     monitor = CurvatureMonitor(["step_geometry"])
-    with pytest.raises(KeyError, match="no reading of 'curvature/x'; there are readings of nothing yet"):
+    with pytest.raises(
+        KeyError, match="no reading of 'curvature/x'; there are readings of nothing yet"
+    ):
         monitor.history["curvature/x"]
     watched(monitor)
-    with pytest.raises(KeyError, match="'curvature/sharpness'; .* of step/directional_sharpness, "):
+    with pytest.raises(KeyError, match=r"'curvature/sharpness'; .* of step/directional_sharpness, "):
         monitor.history["curvature/sharpness"]
 
 
@@ -439,9 +445,7 @@ def test_history_plots(suffix: str) -> None:
     lines = {line.get_label(): line for axes in figure.axes for line in axes.lines}
     for name in ("curvature/sharpness", "curvature/stability_ratio", "step/directional_sharpness"):
         np.testing.assert_array_equal(lines[name + suffix].get_xdata(), [0, 2, 4])
-        np.testing.assert_array_equal(
-            lines[name + suffix].get_ydata(), monitor.history[name].values
-        )
+        np.testing.assert_array_equal(lines[name + suffix].get_ydata(), monitor.history[name].values)
 
 
 def test_an_empty_history_plots() -> None:

@@ -15,8 +15,18 @@ from torch.utils.data import DataLoader, Subset
 
 from curvwatch import CurvatureMonitor, Rule
 from tests.lightning.trace import assert_same
-from tests.modules import TIMES, Classifier, ListLogger, Validated, adam, batches, examples, fit, mlp, sgd
-
+from tests.modules import (
+    TIMES,
+    Classifier,
+    ListLogger,
+    Validated,
+    adam,
+    batches,
+    examples,
+    fit,
+    mlp,
+    sgd,
+)
 
 # Lightning cannot wind a loader to the midst of an epoch, so all batches are the same; noise and
 # dropout make each step another one
@@ -174,7 +184,9 @@ def test_a_resumed_run_does_not_fire_again(tmp_path: Path) -> None:
 
 def saved(path: Path, *monitors: CurvatureMonitor, **options: Any) -> dict[str, Any]:
     """A checkpoint after 4 steps, read as PyTorch reads a file that it does not trust."""
-    fit(Noisy(), *monitors, Saver(path, "on_train_batch_end", at=4), data=data(), max_steps=4, **options)
+    fit(
+        Noisy(), *monitors, Saver(path, "on_train_batch_end", at=4), data=data(), max_steps=4, **options
+    )
     checkpoint: dict[str, Any] = torch.load(path, weights_only=True)
     return checkpoint["callbacks"]
 

@@ -28,7 +28,11 @@ class Normalised(Classifier):
     def __init__(self) -> None:
         super().__init__(
             nn.Sequential(
-                nn.Linear(FEATURES, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, CLASSES)
+                nn.Linear(FEATURES, 8),
+                nn.BatchNorm1d(8),
+                nn.ReLU(),
+                nn.Dropout(0.2),
+                nn.Linear(8, CLASSES),
             )
         )
 

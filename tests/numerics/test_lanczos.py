@@ -128,3 +128,17 @@ def test_scaled_operator_has_the_preconditioned_spectrum():
         scaled = Scaled(operator, P.rsqrt(), shift=c, sign=sign)
         exact = np.linalg.eigvals(((sign * A + torch.diag(c)) / P[:, None]).numpy()).real.max()
         assert lanczos(scaled, rtol=1e-9, generator=g).values[0] == pytest.approx(exact, rel=1e-9)
+
+
+@pytest.mark.parametrize("basis", [6, 40])
+def test_an_operator_that_is_not_symmetric_is_noticed(basis):
+    g = seeded(5)
+    A = torch.randn(40, 40, dtype=torch.float64, generator=g)
+    options = {"rtol": 1e-9, "basis": basis, "generator": g}
+
+    def asymmetry(B):
+        operator = FunctionOperator(lambda v: B @ v, size=40, dtype=torch.float64)
+        return lanczos(operator, **options).asymmetry
+
+    assert asymmetry(A + A.T) < 1e-12
+    assert asymmetry(A + A.T + 0.5 * (A - A.T)) > 0.05

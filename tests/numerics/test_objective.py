@@ -214,3 +214,30 @@ def test_a_failure_gives_the_module_back():
     assert model[0].weight is weight
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random)
+
+
+def _central_differences(objective):
+    """H column by column from gradients at shifted weights."""
+    h = 1e-5
+    with objective.open() as f:
+        columns = [
+            (f.gradient(h * e)[1] - f.gradient(-h * e)[1]) / (2 * h)
+            for e in torch.eye(objective.layout.size)
+        ]
+    return torch.stack(columns, dim=1)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+@pytest.mark.parametrize("norm", [nn.utils.parametrizations.weight_norm, nn.utils.weight_norm])
+@pytest.mark.parametrize("dim", [0, 1, None])
+def test_weight_norm_whose_fused_kernel_is_wrong_twice_differentiated(norm, dim):
+    model = nn.Sequential(norm(nn.Linear(4, 5), dim=dim), nn.Tanh(), nn.Linear(5, 3))
+    batch = (torch.randn(6, 4), torch.randint(0, 3, (6,)))
+    objective = Objective.of_batches(
+        model, lambda b: nn.functional.cross_entropy(model(b[0]), b[1]), [batch]
+    )
+    with objective.open() as f:
+        point = f.linearize()
+        H = torch.stack([point.product(e) for e in torch.eye(objective.layout.size)])
+    torch.testing.assert_close(H, H.T, rtol=0, atol=1e-10)
+    torch.testing.assert_close(H, _central_differences(objective), rtol=0, atol=1e-7)
