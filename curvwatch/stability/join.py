@@ -80,6 +80,7 @@ def join(
         shift=tuple(shift),
         sign=sign,
         note=note,
+        adaptive=any(update.preconditioner is not None for _, update in moved),
     )
 
 

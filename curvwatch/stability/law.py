@@ -94,6 +94,7 @@ class StabilityLaw:
         source: formula, conditions and reference; empty without a law.
         sign: -1 for ``maximize=True``: the optimizer sees -H.
         note: what is approximate in P and why, in words; None if nothing is.
+        adaptive: whether P is made of the gradients.
     """
 
     optimizer: str
@@ -104,6 +105,7 @@ class StabilityLaw:
     source: str
     sign: float = 1.0
     note: str | None = None
+    adaptive: bool = False
 
     @property
     def is_identity(self) -> bool:

@@ -77,7 +77,8 @@ class FitRun:
     def clips(self) -> str | None:
         """How gradients are clipped between backward and step: "norm", "value", or None."""
         if self.trainer.gradient_clip_val:
-            return str(self.trainer.gradient_clip_algorithm or "norm")
+            # an enumeration of strings
+            return "value" if self.trainer.gradient_clip_algorithm == "value" else "norm"
         own = type(self.module).configure_gradient_clipping
         return None if own.__module__.startswith(_NAMESPACES) else "norm"
 

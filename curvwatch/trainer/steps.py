@@ -143,7 +143,7 @@ class StepWatch:
 
 
 def _without_single_gradient(law: StabilityLaw) -> StabilityLaw:
-    if law.edge is None or law.is_identity:
+    if law.edge is None or not law.adaptive:
         return law
     return replace(
         law,

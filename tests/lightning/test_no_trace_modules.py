@@ -389,7 +389,9 @@ def test_weight_norm_of_either_kind_is_read_as_it_is_written_out() -> None:
             self.size = nn.Parameter(layer.weight.detach().norm(dim=1, keepdim=True))
 
         def forward(self, x: Tensor) -> Tensor:
-            return F.linear(x, self.weight / self.weight.norm(dim=1, keepdim=True) * self.size, self.bias)
+            return F.linear(
+                x, self.weight / self.weight.norm(dim=1, keepdim=True) * self.size, self.bias
+            )
 
     readings = []
     for normed in (WrittenOut, parametrizations.weight_norm, nn.utils.weight_norm):
