@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from io import IOBase
@@ -19,7 +19,6 @@ from random import Random
 from types import (
     CellType,
     FunctionType,
-    MemberDescriptorType,
     MethodType,
     ModuleType,
     SimpleNamespace,
@@ -29,9 +28,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from curvwatch.errors import CurvwatchError
+from curvwatch.kernels import twice_differentiable
+from curvwatch.objects import give_state, slots, state_of
 from curvwatch.randomness import Generator, RandomState
 from curvwatch.trees import map_containers
 
@@ -73,7 +73,7 @@ class Memory:
         """
         walk = _Walk(module)
         return cls(
-            states=tuple((owner, _state_of(owner)) for owner in walk.owners),
+            states=tuple((owner, state_of(owner)) for owner in walk.owners),
             generators=tuple(walk.generators),
             weights=tuple(walk.weights),
         )
@@ -134,7 +134,7 @@ class Loan:
                 _suspend_backward_hooks(state)
                 if train is not None:
                     state["training"] = train
-            _give_state(owner, state)
+            give_state(owner, state)
         if random is not None:
             random.set(memory.generators)
 
@@ -151,44 +151,13 @@ def lend(module: nn.Module) -> Iterator[Loan]:
     """
     memory = Memory.of(module)
     random = memory.random_state()
-    with ExitStack() as stack:
-        for context in _twice_differentiable():
-            stack.enter_context(context)
+    with twice_differentiable():
         try:
             yield Loan(memory)
         finally:
             for owner, original in memory.states:
-                _give_state(owner, original)
+                give_state(owner, original)
             random.set(memory.generators)
-
-
-def _twice_differentiable() -> Iterator[AbstractContextManager[Any]]:
-    """Contexts that keep torch to kernels whose backward pass can be differentiated."""
-    yield sdpa_kernel(SDPBackend.MATH)
-    if torch.backends.cudnn.is_available():
-        yield torch.backends.cudnn.flags(enabled=False)
-    if hasattr(torch.compiler, "set_stance"):  # torch >= 2.6
-        yield torch.compiler.set_stance("force_eager")
-    yield _weight_norm_written_out()
-
-
-@contextmanager
-def _weight_norm_written_out() -> Iterator[None]:
-    """The fused weight norm has a wrong second derivative: it takes the norm for a constant."""
-
-    def written_out(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
-        return v * (g / torch.norm_except_dim(v, 2, dim))
-
-    fused = torch._weight_norm
-    # by its name: in the package a function of the same name hides the module
-    places: list[Any] = [torch, sys.modules["torch.nn.utils.weight_norm"]]
-    try:
-        for module in places:
-            module._weight_norm = written_out
-        yield
-    finally:
-        for module in places:
-            module._weight_norm = fused
 
 
 class _Walk:
@@ -230,7 +199,7 @@ class _Walk:
             self._visit([value.func, value.args, value.keywords])
         elif _has_memory(value):
             self.owners.append(value)
-            for name, v in list(_state_of(value).items()):
+            for name, v in list(state_of(value).items()):
                 if name not in _SKIPPED_ATTRIBUTES:
                     self._visit(v)
 
@@ -242,48 +211,9 @@ def _is_weight(t: Tensor) -> bool:
 def _has_memory(value: Any) -> bool:
     if isinstance(value, (nn.Module, SimpleNamespace)):
         return True
-    if not hasattr(value, "__dict__") and not _slots(type(value)):
+    if not hasattr(value, "__dict__") and not slots(type(value)):
         return False
     return type(value).__module__.partition(".")[0] not in _OPAQUE
-
-
-def _state_of(owner: Any) -> dict[str, Any]:
-    """The `__dict__` of `owner` itself; of an object with slots a dict that holds the same values."""
-    if _has_own_dict(owner):
-        state: dict[str, Any] = vars(owner)
-        return state
-    return {
-        name: getattr(owner, name)
-        for name in (*_slots(type(owner)), *getattr(owner, "__dict__", ()))
-        if hasattr(owner, name)
-    }
-
-
-def _give_state(owner: Any, state: dict[str, Any]) -> None:
-    if _has_own_dict(owner):
-        object.__setattr__(owner, "__dict__", state)
-        return
-    for name in _state_of(owner).keys() - state.keys():
-        object.__delattr__(owner, name)
-    for name, value in state.items():
-        object.__setattr__(owner, name, value)
-
-
-def _has_own_dict(owner: Any) -> bool:
-    """Whether all state is in a `__dict__` that can be replaced."""
-    if isinstance(owner, SimpleNamespace) or not hasattr(owner, "__dict__"):
-        return False
-    return isinstance(owner, nn.Module) or not _slots(type(owner))
-
-
-def _slots(cls: type) -> tuple[str, ...]:
-    with_slots = [vars(base) for base in cls.__mro__ if "__slots__" in vars(base)]
-    return tuple(
-        name
-        for attributes in with_slots
-        for name, value in attributes.items()
-        if isinstance(value, MemberDescriptorType)
-    )
 
 
 def _content(cell: CellType) -> Any:

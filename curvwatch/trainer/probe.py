@@ -145,7 +145,7 @@ class Probe:
 def _fed(trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> Any:
     """`batch` as it reaches `training_step`: converted, through the transfer hooks, on the device."""
     batch = trainer.precision_plugin.convert_input(clone_batch(batch))
-    # private: what the training loop calls there (checked on 2.2 to 2.6)
+    # private: what the training loop calls there (read in 2.2 to 2.6)
     batch = module._on_before_batch_transfer(batch, dataloader_idx=0)
     return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 

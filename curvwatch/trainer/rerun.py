@@ -60,7 +60,7 @@ class StepLoss:
         with _silence(self._trainer, self._module, item), precision.train_step_context():
             if self._loss_fn is not None:
                 return self._loss_fn(self._module, item.batch)
-            # whether training_step takes a batch_idx is found out there (checked on 2.2 to 2.6)
+            # whether training_step takes a batch_idx is found out there (read in 2.2 to 2.6)
             arguments = self._trainer.fit_loop.epoch_loop._build_kwargs(
                 OrderedDict(), item.batch, item.batch_idx
             )
@@ -73,7 +73,7 @@ class StepLoss:
 def _silence(trainer: pl.Trainer, module: pl.LightningModule, item: TrainingBatch) -> Iterator[None]:
     """Let `self.log` and the loggers of `trainer` write to nowhere.
 
-    Private attributes of Lightning, checked on 2.2 to 2.6: `_results` collects what `self.log` says;
+    Private attributes of Lightning, read in 2.2 to 2.6: `_results` collects what `self.log` says;
     `_logger_connector` holds `callback_metrics` and knows which hook logged last;
     `_current_fx_name` is the hook that `self.log` believes to be in; `global_step` is a count of the
     loop's progress.

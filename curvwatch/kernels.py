@@ -1,0 +1,53 @@
+"""Kernels whose backward pass can be differentiated, and rightly."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Keep torch to operations with a right second derivative.
+
+    Attention is computed by its formula, RNNs without cuDNN, compiled functions run eagerly, and the
+    weight norm is written out. Backward passes that run code again (checkpointing) belong inside, too.
+    """
+    with ExitStack() as stack:
+        for context in _contexts():
+            stack.enter_context(context)
+        yield
+
+
+def _contexts() -> Iterator[AbstractContextManager[Any]]:
+    yield sdpa_kernel(SDPBackend.MATH)
+    if torch.backends.cudnn.is_available():
+        yield torch.backends.cudnn.flags(enabled=False)
+    if hasattr(torch.compiler, "set_stance"):  # torch >= 2.6
+        yield torch.compiler.set_stance("force_eager")
+    yield _weight_norm_written_out()
+
+
+@contextmanager
+def _weight_norm_written_out() -> Iterator[None]:
+    """The fused weight norm has a wrong second derivative: it takes the norm for a constant."""
+
+    def written_out(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+        return v * (g / torch.norm_except_dim(v, 2, dim))
+
+    fused = torch._weight_norm
+    # by its name: in the package a function of the same name hides the module
+    places: list[Any] = [torch, sys.modules["torch.nn.utils.weight_norm"]]
+    try:
+        for module in places:
+            module._weight_norm = written_out
+        yield
+    finally:
+        for module in places:
+            module._weight_norm = fused

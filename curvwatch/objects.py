@@ -1,0 +1,49 @@
+"""The state of any Python object, taken and given."""
+
+from __future__ import annotations
+
+from types import MemberDescriptorType, SimpleNamespace
+from typing import Any
+
+from torch import nn
+
+
+def state_of(owner: Any) -> dict[str, Any]:
+    """The `__dict__` of `owner` itself; of an object with slots a dict that holds the same values."""
+    if _has_own_dict(owner):
+        state: dict[str, Any] = vars(owner)
+        return state
+    return {
+        name: getattr(owner, name)
+        for name in (*slots(type(owner)), *getattr(owner, "__dict__", ()))
+        if hasattr(owner, name)
+    }
+
+
+def give_state(owner: Any, state: dict[str, Any]) -> None:
+    """Replace all state of `owner`; where it has a `__dict__`, by `state` itself."""
+    if _has_own_dict(owner):
+        object.__setattr__(owner, "__dict__", state)
+        return
+    for name in state_of(owner).keys() - state.keys():
+        object.__delattr__(owner, name)
+    for name, value in state.items():
+        object.__setattr__(owner, name, value)
+
+
+def _has_own_dict(owner: Any) -> bool:
+    """Whether all state is in a `__dict__` that can be replaced."""
+    if isinstance(owner, SimpleNamespace) or not hasattr(owner, "__dict__"):
+        return False
+    return isinstance(owner, nn.Module) or not slots(type(owner))
+
+
+def slots(cls: type) -> tuple[str, ...]:
+    """The names of the slots of `cls`, inherited ones included."""
+    with_slots = [vars(base) for base in cls.__mro__ if "__slots__" in vars(base)]
+    return tuple(
+        name
+        for attributes in with_slots
+        for name, value in attributes.items()
+        if isinstance(value, MemberDescriptorType)
+    )
