@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from curvwatch.actions import Action, check_actions
 from curvwatch.alerts import DEFAULT_RULES, Alert, AlertEngine, Rule, check_rules
 from curvwatch.cadence import Cadence
 from curvwatch.clock import Clock
+from curvwatch.due import Due
 from curvwatch.faults import Faults, OnError
 from curvwatch.history import History
 from curvwatch.isolation import Memory
 from curvwatch.measures import COST_METRICS, Measure, Stage, check_cadence, make_measures
-from curvwatch.objective import Sample
 from curvwatch.reader import Reader, Readings
 from curvwatch.sinks import Sinks
 from curvwatch.trainer.callback import CallbackBase
@@ -25,7 +25,6 @@ from curvwatch.trainer.probe import Probe, ProbeKind
 from curvwatch.trainer.rerun import LossFn, TrainingBatch, check_loss_fns
 from curvwatch.trainer.run import FitRun
 from curvwatch.trainer.steps import FinishedStep, Settings, StepWatch
-from curvwatch.trees import clone_batch
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -33,41 +32,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("curvwatch")
 
 Mode = Literal["train", "eval"]
-
-
-@dataclass
-class Due:
-    """What is due at one step, and what is kept for it from the step's beginning.
-
-    Attributes:
-        landscape: measures to read on the probe.
-        step: measures to read of the step.
-        memory: buffers and attributes of the module at w(t).
-        samples: the batches of the step.
-        global_step: Lightning's, at w(t).
-    """
-
-    landscape: list[Measure] = field(default_factory=list)
-    step: list[Measure] = field(default_factory=list)
-    memory: Memory | None = None
-    samples: list[Sample] = field(default_factory=list)
-    global_step: int | None = None
-
-    def __bool__(self) -> bool:
-        return bool(self.landscape or self.step)
-
-    def keep(self, run: FitRun, item: TrainingBatch) -> None:
-        """Keep a batch of the step, and all that its loss depends on."""
-        memory = Memory.of(run.module)
-        copied = memory.copied() if self.samples or self.memory is None else self.memory
-        self.samples.append(
-            Sample(
-                item._replace(batch=clone_batch(item.batch)),
-                weight=run.batch_weight,
-                random=memory.random_state(),
-                memory=copied,
-            )
-        )
 
 
 class CurvatureMonitor(CallbackBase):

@@ -7,18 +7,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 
 from curvwatch.errors import CurvwatchError
 from curvwatch.isolation import Loan, Memory, lend
+from curvwatch.losses import refuse_once_differentiable, scalar_loss
 from curvwatch.randomness import RandomState
 from curvwatch.trees import batch_size, clone_batch
 from curvwatch.vectors import Layout, dot
-
-_checked_modules: WeakSet[nn.Module] = WeakSet()
 
 
 @dataclass(frozen=True)
@@ -208,7 +206,7 @@ class Opened:
             loss, gradient = self._zero(), self._zero(self.layout.size)
             for sample in self._samples:
                 value = self._evaluate(sample, leaves)
-                self._refuse_once_differentiable(value)
+                refuse_once_differentiable(value, self._objective.module)
                 grads = self._differentiate(value, leaves, create_graph=True)
                 gradient += self.layout.flatten(grads)
                 loss += value.detach()
@@ -316,20 +314,6 @@ class Opened:
         hv = torch.autograd.grad(outputs, leaves, vectors, retain_graph=True, allow_unused=True)
         return self.layout.flatten(hv)
 
-    def _refuse_once_differentiable(self, loss: Tensor) -> None:
-        """Autograd returns zeros without a word for the second derivative of such a function."""
-        if self._objective.module in _checked_modules:
-            return
-        for node in _graph(loss):
-            function = getattr(node, "_forward_cls", None)
-            if function is not None and _is_once_differentiable(function.backward):
-                raise CurvwatchError(
-                    f"the loss passes through {function.__name__}, whose backward is marked "
-                    "once_differentiable: it has no second derivative, and autograd would take it "
-                    "for zero"
-                )
-        _checked_modules.add(self._objective.module)
-
     def _agreed(self, compute: Callable[[], Tensor]) -> Tensor:
         """Run `compute`; when it fails on one process it fails on all, so none waits for ever."""
         if self._objective.average is None:
@@ -350,48 +334,3 @@ class Opened:
     def _averaged(self, value: Tensor) -> Tensor:
         average = self._objective.average
         return value if average is None else average(value)
-
-
-def scalar_loss(output: Any) -> Tensor:
-    """The loss in what a loss function or `training_step` returned.
-
-    Raises:
-        CurvwatchError: it is None, or no tensor with a single element; the message says what it is.
-    """
-    if isinstance(output, Mapping):
-        if "loss" not in output:
-            raise CurvwatchError(
-                f"the step returned a dict with the keys {sorted(map(str, output))} and no 'loss'"
-            )
-        output = output["loss"]
-    if output is None:
-        raise CurvwatchError("the step returned None, so there is no loss to measure")
-    if not isinstance(output, Tensor):
-        raise CurvwatchError(
-            f"the step returned {type(output).__name__}; a scalar tensor, or a dict with one under "
-            "'loss', is needed"
-        )
-    if output.numel() != 1:
-        raise CurvwatchError(
-            f"the loss has the shape {tuple(output.shape)}; a scalar is needed, such as its mean()"
-        )
-    return output.reshape(())
-
-
-def _graph(loss: Tensor) -> Iterator[Any]:
-    """Every node of the autograd graph of `loss`."""
-    stack = [loss.grad_fn]
-    seen = set()
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        yield node
-        stack.extend(parent for parent, _ in node.next_functions)
-
-
-def _is_once_differentiable(backward: Any) -> bool:
-    # the decorator's wrapper is code of torch's own file, whatever it wraps
-    code = getattr(backward, "__code__", None)
-    return code is not None and code.co_filename == torch.autograd.function.__file__

@@ -1,0 +1,79 @@
+"""What a loss must be to be measured: a scalar with a second derivative."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from torch import Tensor, nn
+
+from curvwatch.errors import CurvwatchError
+
+_checked: WeakSet[nn.Module] = WeakSet()
+
+
+def scalar_loss(output: Any) -> Tensor:
+    """The loss in what a loss function or `training_step` returned.
+
+    Raises:
+        CurvwatchError: it is None, or no tensor with a single element; the message says what it is.
+    """
+    if isinstance(output, Mapping):
+        if "loss" not in output:
+            raise CurvwatchError(
+                f"the step returned a dict with the keys {sorted(map(str, output))} and no 'loss'"
+            )
+        output = output["loss"]
+    if output is None:
+        raise CurvwatchError("the step returned None, so there is no loss to measure")
+    if not isinstance(output, Tensor):
+        raise CurvwatchError(
+            f"the step returned {type(output).__name__}; a scalar tensor, or a dict with one under "
+            "'loss', is needed"
+        )
+    if output.numel() != 1:
+        raise CurvwatchError(
+            f"the loss has the shape {tuple(output.shape)}; a scalar is needed, such as its mean()"
+        )
+    return output.reshape(())
+
+
+def refuse_once_differentiable(loss: Tensor, module: nn.Module) -> None:
+    """Raise if the graph of `loss` has a function without a second derivative; once a module.
+
+    Autograd returns zeros for it, without a word.
+
+    Raises:
+        CurvwatchError: there is one; the message names it.
+    """
+    if module in _checked:
+        return
+    for node in _graph(loss):
+        function = getattr(node, "_forward_cls", None)
+        if function is not None and _is_once_differentiable(function.backward):
+            raise CurvwatchError(
+                f"the loss passes through {function.__name__}, whose backward is marked "
+                "once_differentiable: it has no second derivative, and autograd would take it for zero"
+            )
+    _checked.add(module)
+
+
+def _graph(loss: Tensor) -> Iterator[Any]:
+    """Every node of the autograd graph of `loss`."""
+    stack = [loss.grad_fn]
+    seen = set()
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        yield node
+        stack.extend(parent for parent, _ in node.next_functions)
+
+
+def _is_once_differentiable(backward: Any) -> bool:
+    # the decorator's wrapper is code of torch's own file, whatever it wraps
+    code = getattr(backward, "__code__", None)
+    return code is not None and code.co_filename == torch.autograd.function.__file__
