@@ -12,9 +12,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 demo: $(READY)
 	$(BIN)/curvwatch demo --dir $(RUNS)
 
-# docs/images/dashboard.png from the logs of `make demo`; needs Chromium
+# docs/images/dashboard.png from the logs of `make demo`, with Chromium; edges.png, some 5 minutes
 images: $(READY)
 	$(BIN)/python docs/images/make.py $(RUNS)
+	$(BIN)/python docs/images/edges.py
 
 test: lint
 	$(BIN)/python -m pytest

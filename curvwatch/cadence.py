@@ -33,6 +33,8 @@ class Cadence:
         self._budget = budget
         self._step_seconds: float | None = None
         self._reading_seconds: float | None = None
+        self._spent = 0.0  # seconds, on all readings
+        self._elapsed = 0.0  # seconds of steps and readings
 
     @property
     def every_n_steps(self) -> int:
@@ -48,10 +50,13 @@ class Cadence:
         """Whether a reading is due at optimizer step `step`, counted from 0."""
         if self._fixed is None and step in _EARLY_STEPS:
             return True
-        return step % self.every_n_steps == 0
+        # what the early readings took beyond the budget is saved before the next
+        paid = self._fixed is not None or self._spent <= self._budget * self._elapsed
+        return paid and step % self.every_n_steps == 0
 
     def step_took(self, seconds: float) -> None:
         """Tell the duration of one training step without readings."""
+        self._elapsed += seconds
         if self._step_seconds is None:
             self._step_seconds = seconds
         else:
@@ -59,6 +64,8 @@ class Cadence:
 
     def reading_took(self, seconds: float) -> None:
         """Tell the duration of one reading."""
+        self._spent += seconds
+        self._elapsed += seconds
         if self._reading_seconds is None:
             self._reading_seconds = seconds
         else:
@@ -66,9 +73,16 @@ class Cadence:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to go on alike."""
-        return {"step_seconds": self._step_seconds, "reading_seconds": self._reading_seconds}
+        return {
+            "step_seconds": self._step_seconds,
+            "reading_seconds": self._reading_seconds,
+            "spent": self._spent,
+            "elapsed": self._elapsed,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`."""
         self._step_seconds = state["step_seconds"]
         self._reading_seconds = state["reading_seconds"]
+        self._spent = state["spent"]
+        self._elapsed = state["elapsed"]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from curvwatch.isolation import Memory
 from curvwatch.measures import Measure
 from curvwatch.objective import Sample
 from curvwatch.trainer.rerun import TrainingBatch
 from curvwatch.trainer.run import FitRun
+from curvwatch.trainer.steps import FinishedStep
 from curvwatch.trees import clone_batch
 
 
@@ -20,6 +23,8 @@ class Due:
         landscape: measures to read on the probe.
         step: measures to read of the step.
         memory: buffers and attributes of the module at w(t).
+        others: from `id(weight)` to the value at w(t) of the weights that no optimizer has; a moving
+            average moves in `training_step`.
         samples: the batches of the step.
         global_step: Lightning's, at w(t).
     """
@@ -27,11 +32,24 @@ class Due:
     landscape: list[Measure] = field(default_factory=list)
     step: list[Measure] = field(default_factory=list)
     memory: Memory | None = None
+    others: dict[int, Tensor] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
     global_step: int | None = None
 
     def __bool__(self) -> bool:
         return bool(self.landscape or self.step)
+
+    def look(self, run: FitRun, item: TrainingBatch) -> None:
+        """Keep what the loss depends on at w(t) beside the optimizers' weights."""
+        memory = Memory.of(run.module)
+        held = {id(p) for o in run.optimizers for group in o.param_groups for p in group["params"]}
+        self.memory = memory.copied()
+        self.others = {id(w): w.detach().clone() for w in memory.weights if id(w) not in held}
+        self.global_step = item.global_step
+
+    def weights(self, finished: FinishedStep | None) -> dict[int, Tensor]:
+        """All weights before the step `finished`; None: the optimizers' are the present ones."""
+        return {**self.others, **(finished.before if finished else {})}
 
     def keep(self, run: FitRun, item: TrainingBatch) -> None:
         """Keep a batch of the step, and all that its loss depends on."""

@@ -15,7 +15,6 @@ from curvwatch.clock import Clock
 from curvwatch.due import Due
 from curvwatch.faults import Faults, OnError
 from curvwatch.history import History
-from curvwatch.isolation import Memory
 from curvwatch.measures import COST_METRICS, Measure, Stage, check_cadence, make_measures
 from curvwatch.reader import Reader, Readings
 from curvwatch.sinks import Sinks
@@ -261,8 +260,7 @@ class CurvatureMonitor(CallbackBase):
             due.step = due.step or last.step  # the user's code made no step so far
         self._watch.disarm()
         if due:
-            due.memory = Memory.of(run.module).copied()
-            due.global_step = item.global_step
+            due.look(run, item)
             self._watch.arm()
         return due
 
@@ -281,7 +279,7 @@ class CurvatureMonitor(CallbackBase):
                 due.landscape,
                 run.objective(index, settings.params, samples, train=self._train),
                 settings,
-                before=step.before if step else {},
+                before=due.weights(step),
                 suffix=suffix,
                 groups=group_suffixes(optimizer),
                 step=run.step,
@@ -300,7 +298,7 @@ class CurvatureMonitor(CallbackBase):
             self._reader.step(
                 due.step,
                 run.objective(index, step.settings.params, due.samples, train=None),
-                step,
+                replace(step, before=due.weights(step)),
                 suffix=run.suffixes[index],
                 into=readings,
             )

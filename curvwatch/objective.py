@@ -270,8 +270,10 @@ class Opened:
 
     def _place(self, sample: Sample, leaves: list[Tensor]) -> None:
         objective = self._objective
-        substitutes = dict(self._weights)
-        substitutes.update({id(p): leaf for p, leaf in zip(objective.params, leaves, strict=True)})
+        substitutes = {id(p): leaf for p, leaf in zip(objective.params, leaves, strict=True)}
+        for key, weight in self._weights.items():
+            if key not in substitutes:  # a copy: training_step may write to it
+                substitutes[key] = weight.clone()
         self._loan.place(
             substitutes,
             memory=sample.memory,

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 SNIPPETS = [
     pytest.param(code, id=f"{page}-{i}")
-    for page in ("README.md", "CONTRIBUTING.md")
+    for page in ("README.md", "CONTRIBUTING.md", "docs/stability.md")
     for i, code in enumerate(re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S), 1)
 ]
 

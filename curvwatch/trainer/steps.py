@@ -129,7 +129,7 @@ class StepWatch:
             optimizer = self.optimizers[index]
             scale = None if self._clips == "value" else self._left_by_clipping(index)
             settings = Settings.of(optimizer, gradient_scale=scale)
-            if self._first[index]:
+            if self._first[index] or _any_new(optimizer):
                 settings = replace(settings, law=_without_single_gradient(settings.law))
             self.finished[index] = FinishedStep(before, _copies([optimizer]), settings)
 
@@ -151,6 +151,11 @@ def _without_single_gradient(law: StabilityLaw) -> StabilityLaw:
         reason="the preconditioner of a first step is made of one gradient alone, and the law holds "
         "where it changes slowly",
     )
+
+
+def _any_new(optimizer: Optimizer) -> bool:
+    """Whether a parameter has just made its first step; Adagrad has a state before it."""
+    return any(float(state["step"]) == 1.0 for state in optimizer.state.values() if "step" in state)
 
 
 def trained(optimizer: Optimizer) -> list[Tensor]:

@@ -294,6 +294,26 @@ def test_two_optimizers_with_a_loss_each() -> None:
     assert logger.steps("curvature/loss-SGD") == list(range(6))
 
 
+class Twice(Adversaries):
+    """w steps twice in a batch, v never."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        optimizer, _ = self.optimizers()
+        for _ in range(2):
+            optimizer.zero_grad()
+            self.manual_backward(self.losses()[0])
+            optimizer.step()
+
+
+def test_the_first_of_several_steps_in_a_batch_is_read() -> None:
+    loss_fns = [lambda m, b: m.losses()[0], lambda m, b: m.losses()[1]]
+    monitor, warnings, _ = watched(Twice(), loss_fn=loss_fns)
+    assert warnings == []
+    assert monitor.history["step/update_norm-SGD"].values[0] == pytest.approx(1.3)
+    assert monitor.history["curvature/loss-SGD"].values[0] == pytest.approx(16.0)
+    assert "step/update_norm-SGD-1" not in monitor.history
+
+
 def test_a_list_of_losses_must_fit_the_optimizers() -> None:
     _, warnings, _ = watched(Adversaries(), loss_fn=[lambda m, b: m.losses()[0]])
     (warning,) = warnings

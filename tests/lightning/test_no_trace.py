@@ -100,22 +100,33 @@ def run(monitor: CurvatureMonitor | None, directory: Path, *, optimizer: str, **
     }
 
 
+def compare(directory: Path, monitor: CurvatureMonitor, **options: Any) -> None:
+    plain = run(None, directory / "plain", **options)
+    watched = run(monitor, directory / "watched", **options)
+    assert len(plain["pictures"]) == 2 * 2 * 5
+    assert len(plain["csv"]) > 2 * 5 // options.get("accumulate_grad_batches", 1)
+    for part in plain:
+        assert_same(plain[part], watched[part], part)
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 @pytest.mark.parametrize("every_n_steps", [1, 3])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_run_is_bit_identical_with_and_without_the_monitor(
     tmp_path: Path, accumulate: int, every_n_steps: int, optimizer: str
 ) -> None:
-    options = {"optimizer": optimizer, "accumulate_grad_batches": accumulate}
     monitor = CurvatureMonitor(every_n_steps=every_n_steps)
-    plain = run(None, tmp_path / "plain", **options)
-    watched = run(monitor, tmp_path / "watched", **options)
-
+    compare(tmp_path, monitor, optimizer=optimizer, accumulate_grad_batches=accumulate)
     steps = 2 * (5 if accumulate == 1 else 3)
     due = list(range(0, steps, every_n_steps))
     assert monitor.history["curvature/sharpness"].steps.tolist() == due
     assert monitor.history["step/directional_sharpness"].steps.tolist() == due
-    assert len(plain["pictures"]) == 2 * 2 * 5
-    assert len(plain["csv"]) > steps
-    for part in plain:
-        assert_same(plain[part], watched[part], part)
+
+
+@pytest.mark.parametrize("probe", ["first", "current"])
+@pytest.mark.parametrize("measure", ["sharpness", "step_geometry"])
+def test_so_it_is_with_either_measure_alone(tmp_path: Path, measure: str, probe: str) -> None:
+    """A reading of the step ends where the step does, which could hide what that of the probe left."""
+    monitor = CurvatureMonitor([measure], every_n_steps=2, probe=probe)
+    compare(tmp_path, monitor, optimizer="sgd")
+    assert len(monitor.history) > 0

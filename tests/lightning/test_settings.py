@@ -268,3 +268,25 @@ def test_an_optimizer_without_a_law_gets_no_made_up_edge(optimizer: Any, reason:
     assert np.isfinite(monitor.history["curvature/sharpness"].values).all()
     assert np.isfinite(monitor.history["step/stability_ratio"].values).all()
     assert reason in monitor.history.notes[0].text
+
+
+@pytest.mark.parametrize("name", ["Adam", "Adagrad", "RMSprop", "Adadelta", "Adafactor", "Adamax"])
+def test_a_preconditioner_of_one_gradient_is_not_shown_as_one(name: str) -> None:
+    monitor = CurvatureMonitor(["sharpness"], every_n_steps=1, on_error="raise")
+    fit(Classifier(optimizer=getattr(torch.optim, name)), monitor, data=batches(16))
+    ratios = monitor.history["curvature/stability_ratio"].values
+    assert np.isnan(ratios).tolist() == [True, False, False, False]
+    assert "one gradient alone" in monitor.history.notes[0].text
+
+
+def test_a_parameter_that_is_unfrozen_leaves_out_one_reading_too() -> None:
+    class Unfreezes(Classifier):
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+            self.net[0].requires_grad_(batch_idx >= 2)
+
+    module = Unfreezes(optimizer=lambda p: torch.optim.Adam(p, lr=1e-2))
+    module.net[0].requires_grad_(False)
+    monitor = CurvatureMonitor(["sharpness"], every_n_steps=1, on_error="raise")
+    fit(module, monitor, data=batches(20))
+    ratios = monitor.history["curvature/stability_ratio"].values
+    assert np.isnan(ratios).tolist() == [True, False, True, False, False]

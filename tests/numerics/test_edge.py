@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import lightning as L
 import numpy as np
 import pytest
@@ -34,7 +36,7 @@ def history_of(optimizer, steps):
         enable_progress_bar=False,
         enable_model_summary=False,
         accelerator="cpu",
-    ).fit(module, DataLoader([whole_data_set()], batch_size=None))
+    ).fit(module, DataLoader([whole_data_set()] * steps, batch_size=None))  # one long epoch is faster
     return monitor.history
 
 
@@ -65,6 +67,20 @@ def test_gradient_descent_with_half_the_rate_stays_below():
     ratios = history_of(lambda p: torch.optim.SGD(p, lr=0.1), 1000)["curvature/stability_ratio"].values
     assert ratios.max() < 0.85
     assert ratios[-1] > 2 * ratios[0]  # it sharpens, but not so far
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "steps", "low", "high"),
+    [
+        (partial(torch.optim.SGD, lr=0.2, momentum=0.9), 940, 0.90, 1.05),
+        (partial(torch.optim.SGD, lr=0.1, momentum=0.9, nesterov=True), 680, 0.93, 1.08),
+        (partial(torch.optim.AdamW, lr=1e-3, eps=1e-7), 1000, 0.93, 1.08),
+    ],
+    ids=["heavy ball", "nesterov", "adamw"],
+)
+def test_others_hover_at_their_own_edge(optimizer, steps, low, high):
+    ratios = history_of(optimizer, steps)["curvature/stability_ratio"].values
+    assert low <= np.median(at_the_edge(ratios)) <= high
 
 
 def test_adam_hovers_at_its_own_edge_while_plain_sharpness_rises():
