@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -16,8 +17,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 def twice_differentiable() -> Iterator[None]:
     """Keep torch to operations with a right second derivative.
 
-    Attention is computed by its formula, RNNs without cuDNN, compiled functions run eagerly, and the
-    weight norm is written out. Backward passes that run code again (checkpointing) belong inside, too.
+    Attention is computed by its formula, RNNs without cuDNN, compiled functions run eagerly, the weight
+    norm is written out, reentrant checkpoints are none. Backward passes belong inside, too: the other
+    kind of checkpoint runs code again in them.
     """
     with ExitStack() as stack:
         for context in _contexts():
@@ -32,6 +34,7 @@ def _contexts() -> Iterator[AbstractContextManager[Any]]:
     if hasattr(torch.compiler, "set_stance"):  # torch >= 2.6
         yield torch.compiler.set_stance("force_eager")
     yield _weight_norm_written_out()
+    yield _checkpoints_run_directly()
 
 
 @contextmanager
@@ -51,3 +54,23 @@ def _weight_norm_written_out() -> Iterator[None]:
     finally:
         for module in places:
             module._weight_norm = fused
+
+
+class _Direct:
+    """In place of the function behind `checkpoint(..., use_reentrant=True)`."""
+
+    @staticmethod
+    def apply(function: Any, preserve_rng_state: bool, *args: Any) -> Any:
+        """Run `function`, and keep what it computes."""
+        return function(*args)
+
+
+@contextmanager
+def _checkpoints_run_directly() -> Iterator[None]:
+    """A reentrant checkpoint hides its parameters from autograd.grad, which takes them for unused."""
+    original = torch.utils.checkpoint.CheckpointFunction
+    torch.utils.checkpoint.CheckpointFunction = _Direct  # type: ignore[assignment,misc]
+    try:
+        yield
+    finally:
+        torch.utils.checkpoint.CheckpointFunction = original  # type: ignore[misc]

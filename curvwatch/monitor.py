@@ -136,10 +136,13 @@ class CurvatureMonitor(CallbackBase):
                 self._reset()  # another run, from its beginning
             self._resumed = False
             self._probe.start(trainer, pl_module)
-            self._sinks = Sinks(trainer.loggers)
+            self._sinks = Sinks(trainer.loggers, self._faults)
             self._sinks.start(run.metric_names(self.measures, batches=self._probe.batches))
-            self._watch = StepWatch(run.optimizers, clips=run.clips)
+            self._watch = StepWatch(
+                run.optimizers, faults=self._faults, clips_by_value=run.clips_by_value
+            )
             self._pending = Due()
+            self._owed: list[Measure] = []
             self._run = run
         if self._run is not None and not trainer.loggers:
             self._faults.tell(
@@ -198,6 +201,10 @@ class CurvatureMonitor(CallbackBase):
                 with self._faults.caught("the reading of the step"):
                     if due.step and finished:
                         self._read_step(run, due, finished, readings)
+                if finished or run.module.automatic_optimization:
+                    self._pending = Due()
+                if not outputs and run.module.automatic_optimization:
+                    self._probe.discard_newest()  # training_step returned None
             with self._faults.caught("looking at the training loss"):
                 loss = run.training_loss(outputs, read_now=bool(due))
                 if loss is not None:
@@ -255,9 +262,13 @@ class CurvatureMonitor(CallbackBase):
     def _what_is_due(self, run: FitRun, item: TrainingBatch, *, last: Due) -> Due:
         landscape = self._due("landscape", run.step)
         self._probe.see(item, run.module, needed=bool(landscape))
-        due = Due(landscape if self._probe.complete else [], self._due("step", run.step))
-        if not run.module.automatic_optimization and not self._watch.finished:
-            due.step = due.step or last.step  # the user's code made no step so far
+        due = Due(landscape if self._probe.complete else [])
+        self._owed = self._due("step", run.step) or self._owed
+        if last.samples:  # under manual optimization the step goes on over several batches
+            due.step, due.samples = last.step, last.samples
+        elif run.module.automatic_optimization or self._watch.stepped:
+            due.step, self._owed = self._owed, []
+        self._watch.stepped = False
         self._watch.disarm()
         if due:
             due.look(run, item)
@@ -294,10 +305,13 @@ class CurvatureMonitor(CallbackBase):
         self, run: FitRun, due: Due, finished: Mapping[int, FinishedStep], readings: Readings
     ) -> None:
         begin = time.perf_counter()
+        samples = due.samples
+        if not run.module.automatic_optimization:
+            samples = [replace(s, weight=1 / len(samples)) for s in samples]
         for index, step in sorted(finished.items()):
             self._reader.step(
                 due.step,
-                run.objective(index, step.settings.params, due.samples, train=None),
+                run.objective(index, step.settings.params, samples, train=None),
                 replace(step, before=due.weights(step)),
                 suffix=run.suffixes[index],
                 into=readings,
@@ -318,14 +332,10 @@ class CurvatureMonitor(CallbackBase):
         if readings.values:
             self.history.record(step, readings.values)
             run.publish(readings.values)
-            with self._faults.caught("logging a reading"):
-                self._sinks.scalars(readings.values, step)
-        for metric in sorted(readings.unconverged):
-            text = (
-                f"{metric} did not converge at step {step}, monitor.history.notes says why; such "
-                "readings are logged with their residual, and raise no alert"
-            )
-            self._faults.tell(text, causes=(f"unconverged {metric}",))
+            self._sinks.scalars(readings.values, step)
+        for measure, doubt in readings.doubts:
+            text = f"{doubt} (step {step}). Such values are logged, and raise no alert"
+            self._faults.tell(text, causes=(f"doubt of {measure}",))
         alerts = self._engine.observe(step, readings.trusted, readings.broken, finite=readings.finite)
         for alert in alerts:
             self._raise_alert(run, alert)
@@ -333,8 +343,7 @@ class CurvatureMonitor(CallbackBase):
     def _raise_alert(self, run: FitRun, alert: Alert) -> None:
         if run.trainer.is_global_zero:
             log.warning("curvwatch alert, %s", alert)
-        with self._faults.caught("logging an alert"):
-            self._sinks.alert(alert)
+        self._sinks.alert(alert)
         for action in self._actions:
             if action == "stop":
                 run.stop(f"curvwatch: {alert.rule}")

@@ -165,8 +165,8 @@ class Opened:
         leaves = self._leaves(displacement)
 
         def total() -> Tensor:
-            with torch.no_grad():
-                return torch.stack([self._loss(s, leaves) for s in self._samples]).sum()
+            # with gradients on: training_step may take some itself (a penalty on them, a PINN)
+            return torch.stack([self._evaluate(s, leaves).detach() for s in self._samples]).sum()
 
         self.counts.forwards += 1
         return float(self._averaged(self._agreed(total)))
@@ -283,12 +283,9 @@ class Opened:
         self._placed = leaves
 
     def _evaluate(self, sample: Sample, leaves: list[Tensor]) -> Tensor:
-        with torch.inference_mode(False), torch.enable_grad():
-            return self._loss(sample, leaves)
-
-    def _loss(self, sample: Sample, leaves: list[Tensor]) -> Tensor:
         self._place(sample, leaves)
-        loss = scalar_loss(self._objective.loss_fn(clone_batch(sample.batch)))
+        with torch.inference_mode(False), torch.enable_grad():
+            loss = scalar_loss(self._objective.loss_fn(clone_batch(sample.batch)))
         return loss.to(device=self.layout.device, dtype=self.layout.dtype) * sample.weight
 
     def _differentiate(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,7 +33,8 @@ class Readings:
         notes: why values are missing or not to be trusted.
         broken: metrics that are not finite, and their values.
         finite: quantities beside `values` that were looked at and found finite.
-        unconverged: metrics whose values miss their tolerance.
+        doubtful: metrics whose values may be wrong.
+        doubts: measures with doubtful values, and why.
         products: Hessian-vector products spent.
     """
 
@@ -40,19 +42,25 @@ class Readings:
     notes: list[str] = field(default_factory=list)
     broken: list[tuple[str, float]] = field(default_factory=list)
     finite: list[str] = field(default_factory=list)
-    unconverged: set[str] = field(default_factory=set)
+    doubtful: set[str] = field(default_factory=set)
+    doubts: list[tuple[str, str]] = field(default_factory=list)
     products: int = 0
 
     @property
     def trusted(self) -> dict[str, float]:
         """The values that alerts may use."""
-        return {name: v for name, v in self.values.items() if name not in self.unconverged}
+        return {name: v for name, v in self.values.items() if name not in self.doubtful}
 
-    def add(self, reading: Reading, suffix: str) -> None:
+    def add(self, reading: Reading, measure: str, suffix: str) -> None:
         """Join what one measure read for one optimizer."""
+
+        def named(text: str) -> str:
+            return f"{text} ({suffix[1:]})" if suffix else text
+
         self.values.update({name + suffix: value for name, value in reading.values.items()})
-        self.notes += [f"{note} ({suffix[1:]})" if suffix else note for note in reading.notes]
-        self.unconverged |= {name + suffix for name in reading.unconverged}
+        self.notes += [named(text) for text in (*reading.notes, *reading.doubts)]
+        self.doubtful |= {name + suffix for name in reading.doubtful}
+        self.doubts += [(measure + suffix, named(text)) for text in reading.doubts]
         self.broken += [(name + suffix, reading.values[name]) for name in reading.broken]
 
     def look_at(self, name: str, value: Tensor) -> None:
@@ -117,9 +125,9 @@ class Reader:
                 assert isinstance(measure, LandscapeMeasure)
                 memory = self._memory.setdefault(f"{measure.name}{suffix}", {})
                 generator = torch.Generator().manual_seed(step)
-                with self._faults.caught(f"the reading of {measure.name}"):
+                with self._read(measure, suffix, into):
                     at = Landscape(opened, settings.rates, settings.law, memory, generator)
-                    into.add(measure.read(at), suffix)
+                    into.add(measure.read(at), measure.name, suffix)
         for rate, group in zip(settings.group_rates, groups, strict=False):
             into.values[f"curvature/edge{suffix}{group}"] = 2 / rate if rate > 0 else math.nan
         into.products += objective.counts.products
@@ -139,8 +147,23 @@ class Reader:
         after = layout.flatten([finished.after[id(p)] for p in objective.params])
         weight_norm = float(before.norm())
         update = after.sub_(before)
+        gradient = None
+        if finished.gradient:
+            gradient = layout.flatten([finished.gradient.get(id(p)) for p in objective.params])
         with objective.open(finished.before) as opened:
             for measure in measures:
                 assert isinstance(measure, StepMeasure)
-                with self._faults.caught(f"the reading of {measure.name}"):
-                    into.add(measure.read(Step(opened, update, weight_norm)), suffix)
+                with self._read(measure, suffix, into):
+                    reading = measure.read(Step(opened, update, weight_norm, gradient))
+                    into.add(reading, measure.name, suffix)
+
+    @contextmanager
+    def _read(self, measure: Measure, suffix: str, into: Readings) -> Iterator[None]:
+        """Where a reading fails its values are missing, and the reason is noted."""
+        with self._faults.caught(f"the reading of {measure.name}"):
+            into.values.update({name + suffix: math.nan for name in measure.metrics})
+            try:
+                yield
+            except Exception as error:
+                into.notes.append(f"the reading of {measure.name} failed: {error}")
+                raise

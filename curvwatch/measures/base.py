@@ -27,15 +27,16 @@ class Reading:
     Attributes:
         values: metric name to value; nan where a value cannot be had.
         notes: why a value is missing or not to be trusted, in words.
-        unconverged: names of the values that miss the measure's tolerance; they are logged, but no
-            alert is raised by them.
+        doubtful: names of the values that may be wrong: they are logged, and raise no alert.
+        doubts: why, in words; part of no other note.
         broken: names of the values that are nan or inf because the loss, a derivative or the weights
             are not finite; a value that is missing for another reason is not among them.
     """
 
     values: Mapping[str, float]
     notes: tuple[str, ...] = ()
-    unconverged: tuple[str, ...] = ()
+    doubtful: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
     broken: tuple[str, ...] = ()
 
 
@@ -67,11 +68,13 @@ class Step:
         objective: the loss of the batch that made the step, at w(t), with the same random numbers.
         update: d = w(t+1) - w(t), shape (size,).
         weight_norm: |w(t)|.
+        gradient: the one that made the step, before clipping, shape (size,); None where it is unknown.
     """
 
     objective: Opened
     update: Tensor
     weight_norm: float
+    gradient: Tensor | None = None
 
 
 class Measure(ABC):

@@ -101,8 +101,8 @@ probe; where the probe has several |
         plain = solves.largest(H, "plain", "curvature/sharpness")
         sharpness = values["curvature/sharpness"] = float(plain.values[0])
         if not math.isfinite(sharpness):
-            note = "Hessian-vector products on the probe are not finite"
-            return Reading(values, (note,), broken=("curvature/sharpness",))
+            # loss and gradient are finite: no matter for an alert
+            return Reading(values, ("Hessian-vector products on the probe are not finite",))
         if several:
             values["curvature/sharpness_stderr"] = point.quotient_stderr(plain.vectors[0])
 
@@ -130,18 +130,18 @@ probe; where the probe has several |
         if at.law.note is not None:
             notes.append(at.law.note)
         values["curvature/residual"] = solves.residual
-        return Reading(values, (*notes, *solves.notes), tuple(solves.unconverged))
+        return Reading(values, tuple(notes), tuple(solves.doubtful), tuple(solves.doubts))
 
 
 class _Solves:
-    """The eigenvalue problems of one reading, and which of its values did not converge."""
+    """The eigenvalue problems of one reading, and which of its values are doubtful."""
 
     def __init__(self, measure: Sharpness, at: Landscape) -> None:
         self._measure = measure
         self._at = at
         self.residual = 0.0
-        self.unconverged: list[str] = []
-        self.notes: list[str] = []
+        self.doubtful: list[str] = []
+        self.doubts: list[str] = []
 
     def largest(self, operator: SymmetricOperator, which: str, metric: str) -> Eigenpairs:
         """The leading pair of `operator`, from the vectors kept in memory as `which`."""
@@ -161,14 +161,14 @@ class _Solves:
         relative = _relative(float(pairs.residuals[0]), float(pairs.values[0]))
         self.residual = max(self.residual, relative)
         if pairs.asymmetry > _ASYMMETRIC:
-            self.unconverged.append(metric)
-            self.notes.append(
+            self.doubtful.append(metric)
+            self.doubts.append(
                 f"{metric} is not to be trusted: Hessian-vector products are not symmetric (off by "
                 f"{pairs.asymmetry:.1%}), so an operation in the loss has a wrong second derivative"
             )
         elif not pairs.converged:
-            self.unconverged.append(metric)
-            self.notes.append(
+            self.doubtful.append(metric)
+            self.doubts.append(
                 f"{metric} did not converge in {pairs.products} products: {pairs.values[0]:.6g} with a "
                 f"residual of {pairs.residuals[0]:.2g}; Sharpness(max_products=...) allows more"
             )
@@ -176,8 +176,8 @@ class _Solves:
 
     def follows(self, metric: str, source: str) -> None:
         """`metric` is computed from `source`, and is as good."""
-        if source in self.unconverged:
-            self.unconverged.append(metric)
+        if source in self.doubtful:
+            self.doubtful.append(metric)
 
 
 def _warm_start(

@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from typing import ClassVar, Literal, get_args
 
+from torch import Tensor
+
 from curvwatch.measures.base import Reading, Step, StepMeasure
 from curvwatch.vectors import dot
 
 Curvature = Literal["exact", "secant"]
+# other kernels for attention, in bfloat16, stay under this
+_REPEATABLE = 0.05
 
 
 class StepGeometry(StepMeasure):
@@ -89,9 +93,30 @@ uphill, or along negative curvature |
             note = f"the loss of the batch goes from {before} to {after}"
             return Reading(values, (note,), broken=("step/loss_change",))
         if not math.isfinite(curvature):
-            note = "the Hessian-vector product along the step is not finite"
-            return Reading(values, (note,), broken=("step/directional_sharpness",))
-        return Reading(values)
+            # the losses are finite: no matter for an alert
+            return Reading(values, ("the Hessian-vector product along the step is not finite",))
+        doubt = _disagreement(g, step.gradient)
+        if doubt is None:
+            return Reading(values)
+        return Reading(values, doubtful=self.metrics, doubts=(doubt,))
+
+
+def _disagreement(g: Tensor, made: Tensor | None) -> str | None:
+    """Words for a gradient g that is not, up to a factor, the one that made the step."""
+    if made is None:
+        return None
+    gg, mm, gm = dot(g, g), dot(made, made), dot(g, made)
+    if not (0.0 < gg < math.inf and 0.0 < mm < math.inf):
+        return None
+    across = math.sqrt(max(0.0, 1.0 - gm**2 / (gg * mm)))
+    if across <= _REPEATABLE:
+        return None
+    return (
+        "training_step is not repeatable: run again on the same batch, with the same random numbers, its "
+        f"gradient is off by {across:.0%} from the one that made the step, so the values of the step "
+        "are of another loss. Perhaps a hook changes the gradient, or the batch or the module between "
+        "the callbacks' on_train_batch_start and the step, or parameters outside the module take part"
+    )
 
 
 def _ratio(a: float, b: float) -> float:

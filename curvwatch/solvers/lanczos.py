@@ -87,7 +87,7 @@ def lanczos(
     V[0] = _unit(_random(operator, generator) if start is None else start)
     j = products = 0
     first = 0  # rows from here on are coupled to their neighbours alone
-    asymmetry = 0.0
+    asymmetry = norm = 0.0
     while True:
         w, column, beta = _orthogonalised(operator, V[: j + 1], sign * operator.matvec(V[j]))
         products += 1
@@ -98,14 +98,14 @@ def lanczos(
         j += 1
         theta, S = np.linalg.eigh(T[:j, :j])
         theta, S = theta[::-1], S[:, ::-1]
-        norm = max(abs(theta[0]), abs(theta[-1]))
-        exhausted = beta <= 4 * eps * norm or j == n
-        residuals = np.zeros(j) if exhausted else beta * np.abs(S[-1])
-        floor = 16 * eps * norm  # rounding in the products leaves no less
-        enough = j >= k and np.all(residuals[:k] <= np.maximum(rtol * np.abs(theta[:k]), floor))
-        if enough or products >= max_products:
+        norm = max(norm, abs(theta[0]), abs(theta[-1]))
+        # products are rounded: no residual is known below eps x norm, nor gets far below 16 times it
+        residuals = np.maximum(beta * np.abs(S[-1]), eps * norm)
+        floor = 16 * eps * norm
+        best = j >= k and np.all(residuals[:k] <= np.maximum(rtol * np.abs(theta[:k]), floor))
+        if best or j == n or products >= max_products:
             break
-        if exhausted:
+        if beta <= 4 * eps * norm:  # an invariant subspace
             w = _random(operator, generator)
             w, _, beta = _orthogonalised(operator, V[:j], w)
         if j == room:
@@ -122,7 +122,8 @@ def lanczos(
         residuals=residuals[:m],
         errors=_errors(theta, residuals)[:m],
         asymmetry=asymmetry / norm if norm else 0.0,
-        converged=bool(enough),
+        # beside a much larger other end of the spectrum rounding may leave nothing of a value
+        converged=bool(best) and _worth(residuals[:k], theta[:k], rtol),
         products=products,
     )
 
@@ -137,6 +138,10 @@ def _orthogonalised(
         w = w - torch.mv(rows.T, c.to(w.dtype))
         column += c.cpu().numpy()
     return w, column, float(operator.inner(w[None], w)[0].clamp(min=0.0).sqrt())
+
+
+def _worth(residuals: np.ndarray, theta: np.ndarray, rtol: float) -> bool:
+    return bool(np.all(residuals <= max(rtol, 1e-3) * np.abs(theta)))
 
 
 def _errors(theta: np.ndarray, residuals: np.ndarray) -> np.ndarray:

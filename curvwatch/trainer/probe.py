@@ -52,6 +52,7 @@ class Probe:
         self._source = source
         self._wanted = batches
         self._kept: list[Sample] = []
+        self._newest_kept = False
 
     def start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Take batches that a checkpoint or the user brought to the device.
@@ -81,6 +82,7 @@ class Probe:
             module: the LightningModule.
             needed: whether a reading is due now.
         """
+        self._newest_kept = False
         if self._source == "current":
             self._kept = []
         if (self._source == "first" and len(self._kept) < self._wanted) or (
@@ -88,6 +90,13 @@ class Probe:
         ):
             copy = TrainingBatch(clone_batch(item.batch), item.batch_idx)
             self._kept.append(Sample(copy, random=Memory.of(module).random_state()))
+            self._newest_kept = True
+
+    def discard_newest(self) -> None:
+        """Forget the batch that was seen last, if it was kept: it makes no step."""
+        if self._newest_kept:
+            self._kept.pop()
+            self._newest_kept = False
 
     @property
     def batches(self) -> int:
@@ -104,7 +113,7 @@ class Probe:
     @property
     def shortage(self) -> str | None:
         """What to tell of a run that ended before all batches were there."""
-        if self._source != "first" or self.complete:
+        if self._source != "first" or self.complete or not self._kept:
             return None
         return (
             f"the run ended with {len(self._kept)} of {self._wanted} probe batches, so its landscape "

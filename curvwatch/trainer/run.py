@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("curvwatch")
 
-_NAMESPACES = ("lightning.", "pytorch_lightning.")
 _SHARDING = ("DeepSpeed", "FSDP", "ModelParallel", "XLA")
 
 
@@ -74,13 +74,11 @@ class FitRun:
         return not self.module.automatic_optimization or not self.trainer.fit_loop._should_accumulate()
 
     @property
-    def clips(self) -> str | None:
-        """How gradients are clipped between backward and step: "norm", "value", or None."""
-        if self.trainer.gradient_clip_val:
-            # an enumeration of strings
-            return "value" if self.trainer.gradient_clip_algorithm == "value" else "norm"
-        own = type(self.module).configure_gradient_clipping
-        return None if own.__module__.startswith(_NAMESPACES) else "norm"
+    def clips_by_value(self) -> bool:
+        """Whether the Trainer clips gradients by value."""
+        # the algorithm is an enumeration of strings
+        clips = bool(self.trainer.gradient_clip_val)
+        return clips and self.trainer.gradient_clip_algorithm == "value"
 
     def objective(
         self,
@@ -104,7 +102,8 @@ class FitRun:
     def publish(self, values: Mapping[str, float]) -> None:
         """Show `values` to callbacks that monitor them, and the stability ratio to the user."""
         shown = self.trainer.callback_metrics
-        shown.update({k: torch.tensor(v) for k, v in values.items()})
+        # a missing value is no reason to stop: EarlyStopping takes nan for one
+        shown.update({k: torch.tensor(v) for k, v in values.items() if not math.isnan(v)})
         for suffix in self.suffixes:
             # the step's where the optimizer has no edge
             for name in ("curvature/stability_ratio", "step/stability_ratio"):
@@ -126,11 +125,6 @@ class FitRun:
         if self._average is None:
             return outputs.detach() if read_now or outputs.device.type == "cpu" else None
         return self._average(outputs.detach().float()) if read_now else None
-
-    @property
-    def accumulates(self) -> bool:
-        """Whether Lightning sums the gradients of several batches into one step."""
-        return self.module.automatic_optimization and self.trainer.accumulate_grad_batches > 1
 
     def metric_names(self, measures: Sequence[Measure], *, batches: int) -> list[str]:
         """All metrics that `measures` will log in this run, with `batches` in each process's probe."""
@@ -160,7 +154,7 @@ class FitRun:
     def stop(self, reason: str) -> None:
         """End the run after this batch, on every process: all have the same readings."""
         if self.trainer.is_global_zero:
-            log.warning("stopping the run: %s", reason)
+            log.warning("the run is asked to stop: %s", reason)
         self.trainer.should_stop = True
 
     def _one_each(self, loss_fns: LossFn | Sequence[LossFn] | None) -> list[LossFn | None]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from curvwatch.faults import Faults
 from curvwatch.stability import StabilityLaw, stability_law
+from curvwatch.vectors import dot
 
 
 @dataclass(frozen=True)
@@ -33,17 +36,13 @@ class Settings:
     @classmethod
     def of(cls, optimizer: Optimizer, *, gradient_scale: float | None = 1.0) -> Settings:
         """The present ones; `gradient_scale` is what clipping left of the gradient, None by value."""
-        rates = {
-            id(p): float(group.get("lr", math.nan))
-            for group in optimizer.param_groups
-            for p in group["params"]
-        }
+        rates = {id(p): _rate(group) for group in optimizer.param_groups for p in group["params"]}
         params = trained(optimizer)
         return cls(
             params=tuple(params),
             law=stability_law(optimizer, params, gradient_scale=gradient_scale),
             rates=tuple(rates[id(p)] for p in params),
-            group_rates=tuple(float(g.get("lr", math.nan)) for g in optimizer.param_groups),
+            group_rates=tuple(map(_rate, optimizer.param_groups)),
         )
 
 
@@ -54,11 +53,14 @@ class FinishedStep:
     Attributes:
         before: from `id(parameter)` to its value before the step, all optimizers' parameters.
         after: the same for the parameters of this optimizer, after the step.
+        gradient: the same of their gradients, before they were clipped; empty where they are not of
+            this step (LBFGS looks at several points).
         settings: what it was made with: a scheduler moves them right after it.
     """
 
     before: dict[int, Tensor]
     after: dict[int, Tensor]
+    gradient: dict[int, Tensor]
     settings: Settings
 
 
@@ -70,22 +72,30 @@ class StepWatch:
 
     Args:
         optimizers: to watch.
-        clips: "norm" or "value" if gradients are clipped, else None.
+        faults: where failures go.
+        clips_by_value: whether gradients are clipped by value.
+
+    Attributes:
+        stepped: whether an optimizer made a step since this was last set to False.
     """
 
-    def __init__(self, optimizers: Sequence[Optimizer], *, clips: str | None = None) -> None:
+    def __init__(
+        self, optimizers: Sequence[Optimizer], *, faults: Faults, clips_by_value: bool = False
+    ) -> None:
         self.optimizers = list(optimizers)
         self.finished: dict[int, FinishedStep] = {}
-        self._clips = clips
+        self.stepped = True
+        self._faults = faults
+        self._clips_by_value = clips_by_value
         self._armed = False
         self._before: dict[int, dict[int, Tensor]] = {}
         self._first: dict[int, bool] = {}
-        self._norms: dict[int, float] = {}
+        self._gradients: dict[int, dict[int, Tensor]] = {}
         self._handles: list[RemovableHandle] = []
         for index, optimizer in enumerate(self.optimizers):
             self._handles += [
-                optimizer.register_step_pre_hook(self._keep_weights(index)),
-                optimizer.register_step_post_hook(self._keep_update(index)),
+                optimizer.register_step_pre_hook(self._guarded(self._keep_weights, index)),
+                optimizer.register_step_post_hook(self._guarded(self._keep_update, index)),
             ]
 
     def arm(self) -> None:
@@ -96,7 +106,7 @@ class StepWatch:
     def disarm(self) -> dict[int, FinishedStep]:
         """Stop, forget, and give what was finished, by optimizer index."""
         finished, self.finished = self.finished, {}
-        self._before, self._norms = {}, {}
+        self._before, self._gradients = {}, {}
         self._armed = False
         return finished
 
@@ -108,38 +118,49 @@ class StepWatch:
         self.disarm()
 
     def see_gradient(self, optimizer: Optimizer) -> None:
-        """Look at the gradient of the coming step before it is clipped."""
+        """Keep the gradient of the coming step before it is clipped."""
         for index, watched in enumerate(self.optimizers):
-            if self._armed and self._clips == "norm" and watched is optimizer:
-                self._norms[index] = _gradient_norm(optimizer)
+            if self._armed and watched is optimizer and not isinstance(optimizer, torch.optim.LBFGS):
+                self._gradients[index] = _gradient(optimizer)
 
-    def _keep_weights(self, index: int) -> Callable[..., None]:
-        def keep(*_: object) -> None:
-            if self._armed and index not in self.finished:
-                self._before[index] = _copies(self.optimizers)
-                self._first[index] = not self.optimizers[index].state
+    def _guarded(self, do: Callable[[int], None], index: int) -> Callable[..., None]:
+        def hook(*_: object) -> None:
+            with self._faults.caught("watching a step of the optimizer"):
+                do(index)
 
-        return keep
+        return hook
 
-    def _keep_update(self, index: int) -> Callable[..., None]:
-        def keep(*_: object) -> None:
-            before = self._before.pop(index, None)
-            if before is None:
-                return
-            optimizer = self.optimizers[index]
-            scale = None if self._clips == "value" else self._left_by_clipping(index)
-            settings = Settings.of(optimizer, gradient_scale=scale)
-            if self._first[index] or _any_new(optimizer):
-                settings = replace(settings, law=_without_single_gradient(settings.law))
-            self.finished[index] = FinishedStep(before, _copies([optimizer]), settings)
+    def _keep_weights(self, index: int) -> None:
+        if self._armed and index not in self.finished:
+            self._before[index] = _copies(self.optimizers)
+            self._first[index] = not self.optimizers[index].state
 
-        return keep
+    def _keep_update(self, index: int) -> None:
+        self.stepped = True
+        before = self._before.pop(index, None)
+        if before is None:
+            return
+        optimizer = self.optimizers[index]
+        gradient = self._gradients.pop(index, {})
+        scale = None if self._clips_by_value else _left_by_clipping(gradient, _gradient(optimizer))
+        settings = Settings.of(optimizer, gradient_scale=scale)
+        if self._first[index] or _any_new(optimizer):
+            settings = replace(settings, law=_without_single_gradient(settings.law))
+        self.finished[index] = FinishedStep(before, _copies([optimizer]), gradient, settings)
 
-    def _left_by_clipping(self, index: int) -> float:
-        norm = self._norms.pop(index, 0.0)
-        if not 0.0 < norm < math.inf:
-            return 1.0
-        return min(1.0, _gradient_norm(self.optimizers[index]) / norm)
+
+def _left_by_clipping(before: dict[int, Tensor], after: dict[int, Tensor]) -> float | None:
+    """The factor by which clipping scaled the gradient, None if it also turned it."""
+    if not before or before.keys() != after.keys():
+        return 1.0
+    a = torch.cat([g.reshape(-1) for g in before.values()])
+    b = torch.cat([g.reshape(-1) for g in after.values()])
+    old, new, both = dot(a, a), dot(b, b), dot(a, b)
+    if not (0.0 < old < math.inf and 0.0 < new < math.inf):
+        return 1.0
+    if both < 0.999 * math.sqrt(old * new):
+        return None
+    return min(1.0, both / old)
 
 
 def _without_single_gradient(law: StabilityLaw) -> StabilityLaw:
@@ -153,6 +174,12 @@ def _without_single_gradient(law: StabilityLaw) -> StabilityLaw:
     )
 
 
+def _rate(group: dict[str, Any]) -> float:
+    """The learning rate of `group`; nan where the optimizer has none, or finds its own."""
+    rate = group.get("lr")
+    return math.nan if rate is None else float(rate)
+
+
 def _any_new(optimizer: Optimizer) -> bool:
     """Whether a parameter has just made its first step; Adagrad has a state before it."""
     return any(float(state["step"]) == 1.0 for state in optimizer.state.values() if "step" in state)
@@ -164,13 +191,8 @@ def trained(optimizer: Optimizer) -> list[Tensor]:
     return [p for p in unique.values() if p.requires_grad]
 
 
-def _gradient_norm(optimizer: Optimizer) -> float:
-    gradients = [p.grad for p in trained(optimizer) if p.grad is not None]
-    if not gradients:
-        return 0.0
-    device = gradients[0].device
-    norms = [torch.linalg.vector_norm(g).double().to(device) for g in gradients]
-    return float(torch.stack(norms).norm())
+def _gradient(optimizer: Optimizer) -> dict[int, Tensor]:
+    return {id(p): p.grad.detach().clone() for p in trained(optimizer) if p.grad is not None}
 
 
 def _copies(optimizers: Sequence[Optimizer]) -> dict[int, Tensor]:

@@ -297,6 +297,8 @@ def test_a_logger_that_fails_costs_a_warning() -> None:
     monitor, logger = CurvatureMonitor(every_n_steps=1), Full()
     with told() as warnings:
         fit(Classifier(), monitor, logger=logger)
-    assert warnings == ["curvwatch: logging a reading failed: OSError: disk full. Training goes on"]
+    assert warnings == [
+        "curvwatch: logging a reading to Full failed: OSError: disk full. Training goes on"
+    ]
     assert len(monitor.history["curvature/sharpness"].steps) == 6
     assert len(logger.steps("train_loss")) == 6

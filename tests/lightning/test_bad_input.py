@@ -115,7 +115,8 @@ def test_a_training_step_that_always_returns_none() -> None:
     assert logger.steps("seen") == list(range(6))
     # the optimizer was called all the same, and moved nothing
     assert set(monitor.history["step/update_norm"].values) == {0.0}
-    assert "the step did not move the weights" in monitor.history.notes[0].text
+    assert "the step did not move the weights" in [n.text for n in monitor.history.notes]
+    assert np.isnan(monitor.history["curvature/sharpness"].values).all()
 
 
 @pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
@@ -138,6 +139,9 @@ def test_a_probe_on_which_training_step_returns_none() -> None:
     assert len(warnings) == 1
     assert "sharpness failed: the step returned None" in warnings[0]
     assert np.isfinite(monitor.history["step/loss_change"].values[1:]).all()
+    # the next batch becomes the probe
+    assert np.isnan(monitor.history["curvature/sharpness"].values[0])
+    assert np.isfinite(monitor.history["curvature/sharpness"].values[1:]).all()
 
 
 @pytest.mark.parametrize("key", ["loss", "other"])
@@ -174,7 +178,9 @@ def test_a_loss_fn_that_gives_no_loss(loss_fn: Any, message: str) -> None:
     assert re.search(f"the reading of sharpness failed: .*{message}", warnings[0])
     assert warnings[0].endswith(". Training goes on")
     assert logger.steps("train_loss") == list(range(6))
-    assert not any(name.startswith("step/") for name in monitor.history)
+    for name in ("curvature/sharpness", "step/loss_change"):
+        assert np.isnan(monitor.history[name].values).all()
+    assert "the reading of sharpness failed: " in monitor.history.notes[0].text
 
 
 def test_on_error_raise_raises_the_original() -> None:
