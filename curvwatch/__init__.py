@@ -4,13 +4,17 @@
 >>> monitor = CurvatureMonitor()  # Trainer(callbacks=[monitor])
 """
 
+from typing import TYPE_CHECKING, Any
+
 from curvwatch.alerts import Alert, Rule
 from curvwatch.errors import CurvwatchError, CurvwatchWarning
 from curvwatch.history import History
 from curvwatch.measures import Measure, Sharpness, StepGeometry
-from curvwatch.monitor import CurvatureMonitor
 from curvwatch.objective import Objective
 from curvwatch.stability import StabilityLaw, register_law, stability_law
+
+if TYPE_CHECKING:
+    from curvwatch.monitor import CurvatureMonitor
 
 __version__ = "0.1.0"
 
@@ -29,3 +33,16 @@ __all__ = [
     "register_law",
     "stability_law",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # the numerics are of use without Lightning, and quick to import
+    if name == "CurvatureMonitor":
+        from curvwatch.monitor import CurvatureMonitor
+
+        return CurvatureMonitor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -51,8 +51,12 @@ class Rule:
     meaning: str
 
     def __post_init__(self) -> None:
+        if isinstance(self.for_readings, bool) or not isinstance(self.for_readings, int):
+            raise ValueError(f"for_readings={self.for_readings!r}: a whole number is needed")
         if self.for_readings < 1:
             raise ValueError(f"for_readings={self.for_readings!r}: at least one reading is needed")
+        if isinstance(self.above, (bool, str)) or not math.isfinite(self.above):
+            raise ValueError(f"above={self.above!r}: a finite number is needed as a threshold")
 
     def watches(self, metric: str) -> bool:
         """Whether `metric` is this rule's, with or without an optimizer's suffix."""
@@ -166,9 +170,9 @@ class AlertEngine:
         self._broken = set(state["broken"])
         windows = {rule.name: rule.for_readings for rule in self.rules}
         self._watches = {
-            key: _Watch(deque(w["recent"], maxlen=windows[key.partition(":")[0]]), w["firing"])
+            key: _Watch(deque(w["recent"], maxlen=windows[key.rpartition(":")[0]]), w["firing"])
             for key, w in state["watches"].items()
-            if key.partition(":")[0] in windows
+            if key.rpartition(":")[0] in windows
         }
 
 
@@ -178,6 +182,8 @@ def check_rules(rules: Iterable[Rule]) -> tuple[Rule, ...]:
     Raises:
         ValueError: one of them is no Rule, or two have the same name.
     """
+    if rules is None:
+        raise ValueError("rules=None: a list of Rules is needed, [] for none")
     rules = (rules,) if isinstance(rules, Rule) else tuple(rules)
     for rule in rules:
         if not isinstance(rule, Rule):

@@ -99,6 +99,7 @@ class CurvatureMonitor(CallbackBase):
         self._faults = Faults(on_error)
         self._run: FitRun | None = None
         self._resumed = False
+        self._probe_lost = False
         self._reset()
 
     def _reset(self) -> None:
@@ -144,10 +145,8 @@ class CurvatureMonitor(CallbackBase):
             self._pending = Due()
             self._owed: list[Measure] = []
             self._run = run
-        if self._run is not None and not trainer.loggers:
-            self._faults.tell(
-                "the Trainer has no logger, so readings are kept in monitor.history alone"
-            )
+        if self._run is not None:
+            self._tell_what_is_missing(self._run)
         self._clock.start()
 
     def on_train_batch_start(
@@ -249,12 +248,34 @@ class CurvatureMonitor(CallbackBase):
         self._engine.load_state_dict(state_dict["alerts"])
         self._reader.load_state_dict(state_dict["memory"])
         self._probe.load_state_dict(state_dict["probe"])
+        self._probe_lost = state_dict["probe"] is None and self._probe_source == "first"
         self._clock.load_state_dict(state_dict["clock"])
         for name, cadence in self._cadences.items():
             if name in state_dict["cadences"]:
                 cadence.load_state_dict(state_dict["cadences"][name])
 
     # what the hooks do
+
+    def _tell_what_is_missing(self, run: FitRun) -> None:
+        if not run.trainer.loggers:
+            self._faults.tell(
+                "the Trainer has no logger, so readings are in monitor.history and in "
+                "trainer.callback_metrics only"
+            )
+        if self._probe_lost:
+            self._faults.tell(
+                "the checkpoint holds no probe, for its batches are over 64 MiB or no plain dicts, "
+                "lists and tensors: the landscape is read on a new one, and its curves may jump; "
+                "probe=[...] takes batches of your own"
+            )
+            self._probe_lost = False
+        known = run.metric_names(self.measures, batches=self._probe.batches)
+        for rule in self._rules:
+            # the default rules are for whatever is measured
+            if rule not in DEFAULT_RULES and not any(map(rule.watches, known)):
+                self._faults.tell(
+                    f"the rule {rule.name!r} watches {rule.metric!r}, which is not measured in this run"
+                )
 
     def _due(self, stage: Stage, step: int) -> list[Measure]:
         return [m for m in self.measures if m.stage == stage and self._cadences[m.name].due(step)]

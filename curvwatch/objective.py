@@ -224,12 +224,17 @@ class Opened:
                 # a checkpointed block runs again during this backward pass: with these leaves
                 if self._placed is not leaves:
                     self._place(self._samples[0], leaves)
-                return self._averaged(self._product(kept[0], leaves, parts))
+                one = kept[0]
+                return self._averaged(self._agreed(lambda: self._product(one, leaves, parts)))
             self.counts.gradients += 1
-            hv = self._zero(self.layout.size)
-            for part in products_of_each(parts):
-                hv += part
-            return self._averaged(hv)
+
+            def total() -> Tensor:
+                hv = self._zero(self.layout.size)
+                for part in products_of_each(parts):
+                    hv += part
+                return hv
+
+            return self._averaged(self._agreed(total))
 
         def products_of_each(parts: list[Tensor]) -> Iterator[Tensor]:
             for sample in self._samples:
@@ -243,12 +248,17 @@ class Opened:
                 return math.nan
             self.counts.products += 1
             self.counts.gradients += 1
+
             # w_i q_i: what each batch adds to the quotient of the mean
-            shares = [dot(v, hv) for hv in products_of_each(self.layout.split(v))]
-            weights = [s.weight for s in self._samples]
-            mean = float(self._averaged(self._zero() + sum(shares)))
-            spread = sum((x - w * mean) ** 2 for x, w in zip(shares, weights, strict=True))
-            spread = float(self._averaged(self._zero() + spread)) / self._objective.processes
+            def shares() -> Tensor:
+                parts = products_of_each(self.layout.split(v))
+                return torch.tensor([dot(v, hv) for hv in parts], device=self.layout.device)
+
+            each = self._agreed(shares)
+            mean = self._averaged(each.sum())
+            weights = each.new_tensor([s.weight for s in self._samples])
+            spread = float(self._averaged((each - weights * mean).square().sum()))
+            spread /= self._objective.processes
             return math.sqrt(spread * count / (count - 1))
 
         return Linearization(float(result[0]), result[1:], product, quotient_stderr)

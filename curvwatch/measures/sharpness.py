@@ -73,9 +73,9 @@ probe; where the probe has several |
         self, *, rtol: float = 1e-3, max_products: int = 100, every_n_steps: int | None = None
     ) -> None:
         super().__init__(every_n_steps=every_n_steps)
-        if not 0 < rtol < 1:
+        if isinstance(rtol, str) or not 0 < rtol < 1:
             raise ValueError(f"rtol={rtol!r}: a relative error between 0 and 1 is needed")
-        if max_products < 1:
+        if isinstance(max_products, bool) or not isinstance(max_products, int) or max_products < 1:
             raise ValueError(f"max_products={max_products!r}: at least one product is needed")
         self.rtol = rtol
         self.max_products = max_products
@@ -106,7 +106,10 @@ probe; where the probe has several |
         if several:
             values["curvature/sharpness_stderr"] = point.quotient_stderr(plain.vectors[0])
 
-        if min(at.learning_rates) == fastest:
+        notes = []
+        if any(math.isnan(rate) for rate in at.learning_rates):
+            notes.append(f"{at.law.optimizer} tells no learning rate")
+        elif min(at.learning_rates) == fastest:
             values["curvature/sharpness_x_lr"] = fastest * sharpness
             solves.follows("curvature/sharpness_x_lr", "curvature/sharpness")
         else:
@@ -114,7 +117,6 @@ probe; where the probe has several |
             scaled = solves.largest(Scaled(H, scale), "scaled", "curvature/sharpness_x_lr")
             values["curvature/sharpness_x_lr"] = float(scaled.values[0])
 
-        notes = []
         effective = "curvature/effective_sharpness"
         if at.law.edge is None:
             notes.append(at.law.reason or f"{at.law.optimizer} has no law of stability")

@@ -112,10 +112,11 @@ def _disagreement(g: Tensor, made: Tensor | None) -> str | None:
     if across <= _REPEATABLE:
         return None
     return (
-        "training_step is not repeatable: run again on the same batch, with the same random numbers, its "
-        f"gradient is off by {across:.0%} from the one that made the step, so the values of the step "
-        "are of another loss. Perhaps a hook changes the gradient, or the batch or the module between "
-        "the callbacks' on_train_batch_start and the step, or parameters outside the module take part"
+        "training_step is not repeatable: run again on the same batch, with the same random numbers, "
+        f"its gradient is off by {across:.0%} from the one that made the step, so the values of the "
+        "step are of another loss. Perhaps a hook changes the gradient, or the batch or the module "
+        "between the callbacks' on_train_batch_start and the step, or parameters outside the module "
+        "take part"
     )
 
 

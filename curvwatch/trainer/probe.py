@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import Tensor
 
 from curvwatch.errors import CurvwatchError
@@ -67,9 +68,15 @@ class Probe:
         if isinstance(self._source, str) or self._kept:
             return
         random = Memory.of(module).random_state()
+        own = _generators_of(self._source)
+        states = [g.get_state() for g in own]
         with lend(module) as loan:
             loan.place({})
-            batches = [_fed(trainer, module, b) for b in self._source]
+            try:
+                batches = [_fed(trainer, module, b) for b in self._source]
+            finally:
+                for generator, state in zip(own, states, strict=True):
+                    generator.set_state(state)
         if not batches:
             raise CurvwatchError("the probe is empty: give at least one batch, or probe='first'")
         self._kept = [Sample(TrainingBatch(b, i), random=random) for i, b in enumerate(batches)]
@@ -142,13 +149,26 @@ class Probe:
         }
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
-        """Go on with the batches of `state_dict()`; they are moved to the device by `to_device`."""
+        """Go on with the batches of `state_dict()`; `start` moves them to the device."""
         if state is None:
             return
         self._kept = [
             Sample(TrainingBatch(b, i), random=RandomState(**r) if r else None)
             for b, i, r in zip(state["batches"], state["batch_idx"], state["random"], strict=True)
         ]
+
+
+def _generators_of(loader: Any) -> list[torch.Generator]:
+    """The generators that a DataLoader draws its order and its workers' seeds from."""
+    sampler = getattr(loader, "sampler", None)
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    inner = getattr(batch_sampler, "sampler", None)
+    found = {
+        id(g): g
+        for place in (loader, sampler, batch_sampler, inner)
+        if isinstance(g := getattr(place, "generator", None), torch.Generator)
+    }
+    return list(found.values())
 
 
 def _fed(trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> Any:

@@ -469,7 +469,8 @@ def test_without_a_logger_the_history_is_kept_and_a_warning_says_so() -> None:
     with told() as warnings:
         trainer = fit(Classifier(), monitor, logger=False)
     assert warnings == [
-        "curvwatch: the Trainer has no logger, so readings are kept in monitor.history alone. "
+        "curvwatch: the Trainer has no logger, so readings are in monitor.history and in "
+        "trainer.callback_metrics only. "
         "Training goes on"
     ]
     assert monitor.history["curvature/sharpness"].steps.tolist() == [0, 2, 4]

@@ -142,3 +142,14 @@ def test_an_operator_that_is_not_symmetric_is_noticed(basis):
 
     assert asymmetry(A + A.T) < 1e-12
     assert asymmetry(A + A.T + 0.5 * (A - A.T)) > 0.05
+
+
+@pytest.mark.parametrize("far", [-1e3, -1e4, -1e5, -1e6])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_value_that_rounding_swallows_is_not_called_converged(far, seed):
+    spectrum = [far, 0.01, 0.005, 0.001]
+    pairs = lanczos(diagonal(spectrum, torch.float32), generator=seeded(seed))
+    error = abs(pairs.values[0] - 0.01)
+    assert error <= 64 * pairs.residuals[0]
+    assert not pairs.converged or error <= 1e-3 * 0.01
+    assert lanczos(diagonal(spectrum), generator=seeded(seed)).converged  # float64 has room

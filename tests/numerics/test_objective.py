@@ -74,7 +74,7 @@ def test_weights_of_another_moment_are_used_for_the_reading():
         torch.testing.assert_close(f.linearize().gradient, twin.gradient, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("reentrant", [False])
+@pytest.mark.parametrize("reentrant", [False, True])
 def test_a_checkpointed_block_is_differentiated_at_the_substituted_weights(reentrant):
     from torch.utils.checkpoint import checkpoint
 
@@ -241,3 +241,19 @@ def test_weight_norm_whose_fused_kernel_is_wrong_twice_differentiated(norm, dim)
         H = torch.stack([point.product(e) for e in torch.eye(objective.layout.size)])
     torch.testing.assert_close(H, H.T, rtol=0, atol=1e-10)
     torch.testing.assert_close(H, _central_differences(objective), rtol=0, atol=1e-7)
+
+
+def test_a_step_that_takes_gradients_itself_has_a_loss_elsewhere_too():
+    """A penalty on the gradient by the inputs, as PINNs and WGAN-GP have."""
+    model = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 1))
+    x = torch.randn(5, 3)
+
+    def loss(x):
+        x = x.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+        return (slope.norm(dim=1) - 1).square().mean()
+
+    objective = Objective.of_batches(model, loss, [x])
+    d = 0.1 * torch.randn(objective.layout.size)
+    with objective.open() as f:
+        assert f.loss(d) == f.gradient(d)[0]

@@ -1,0 +1,189 @@
+"""What other people's code does to a reading, and what the reading says of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import EarlyStopping
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from curvwatch import CurvatureMonitor, Rule, register_law
+from curvwatch.stability import LAWS, Law
+from tests.modules import Classifier, ListLogger, Validated, adam, batches, examples, fit, mlp, told
+
+
+def weights(module: nn.Module) -> list[Tensor]:
+    return [p.detach().clone() for p in module.parameters()]
+
+
+class Broken(torch.optim.SGD):
+    """Its law raises."""
+
+
+class WithoutRate(torch.optim.Optimizer):
+    """Finds its own learning rate."""
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, {"lr": None})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        with torch.enable_grad():
+            loss = closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                p -= 0.01 * p.grad
+        return loss
+
+
+def test_a_law_that_raises_does_not_stop_the_run(monkeypatch: Any) -> None:
+    monkeypatch.setattr("curvwatch.stability.table.LAWS", dict(LAWS), raising=True)
+
+    def update(param: Any, group: Any, state: Any) -> Any:
+        raise KeyError("moment")
+
+    register_law(Broken, Law(update=update, formula="?", reference="?"))
+    monitor = CurvatureMonitor(every_n_steps=1)
+    with told() as warnings:
+        trainer = fit(Classifier(optimizer=lambda p: Broken(p, lr=0.1)), monitor)
+    assert trainer.global_step == 6
+    assert any("watching a step of the optimizer failed: KeyError: 'moment'" in w for w in warnings)
+
+
+def test_a_group_without_a_learning_rate() -> None:
+    monitor = CurvatureMonitor(every_n_steps=1, on_error="raise")
+    trainer = fit(Classifier(optimizer=WithoutRate), monitor)
+    assert trainer.global_step == 6
+    assert np.isnan(monitor.history["curvature/edge"].values).all()
+    assert np.isnan(monitor.history["curvature/sharpness_x_lr"].values).all()
+    assert np.isfinite(monitor.history["curvature/sharpness"].values).all()
+    assert np.isfinite(monitor.history["step/stability_ratio"].values).all()
+
+
+class ScalesItsBatch(Classifier):
+    """In the module's own hook, which runs after the callbacks'."""
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        batch[0].mul_(1 + batch_idx)
+
+
+def test_a_batch_that_the_module_changes_after_the_callbacks_is_noticed() -> None:
+    monitor = CurvatureMonitor(every_n_steps=1)
+    with told() as warnings:
+        fit(ScalesItsBatch(), monitor)
+    (warning,) = warnings
+    assert "training_step is not repeatable" in warning
+    doubtful = [n.step for n in monitor.history.notes if "not repeatable" in n.text]
+    assert 0 not in doubtful  # times 1
+    assert len(doubtful) == 5
+
+
+def test_values_that_are_doubtful_raise_no_alert() -> None:
+    always = Rule("always", "step/update_norm", above=-1.0, for_readings=1, meaning="")
+    monitor = CurvatureMonitor(every_n_steps=1, rules=[always])
+    with told():
+        fit(ScalesItsBatch(), monitor, data=batches(4))
+    assert len(monitor.alerts) == 1  # of step 0, whose batch is as it was
+    assert monitor.alerts[0].step == 0
+
+
+class Cusp(Classifier):
+    """A penalty with no second derivative at zero, where the bias starts."""
+
+    def __init__(self) -> None:
+        net = mlp()
+        nn.init.zeros_(net[-1].bias)
+        super().__init__(net)
+
+    def loss(self, batch: Any) -> Tensor:
+        return super().loss(batch) + 1e-3 * self.net[-1].bias.norm()
+
+
+def test_a_missing_second_derivative_stops_no_healthy_run() -> None:
+    monitor = CurvatureMonitor(every_n_steps=1, on_alert="stop")
+    trainer = fit(Cusp(), monitor)
+    assert trainer.global_step == 6
+    assert not monitor.alerts
+    assert np.isnan(monitor.history["curvature/sharpness"].values[0])
+    assert "products on the probe are not finite" in monitor.history.notes[0].text
+
+
+def test_missing_values_do_not_make_early_stopping_stop() -> None:
+    stopping = EarlyStopping(monitor="step/stability_ratio", patience=99, mode="min")
+    watched = EarlyStopping(monitor="curvature/stability_ratio", patience=99, mode="min", strict=False)
+    monitor = CurvatureMonitor(every_n_steps=4)
+    module = Validated(optimizer=adam)
+    trainer = fit(
+        module, monitor, stopping, watched, data=batches(32), val=batches(4), val_check_interval=2
+    )
+    assert trainer.global_step == 8
+    assert float(trainer.callback_metrics["curvature/stability_ratio"]) > 0
+
+
+def test_a_probe_that_is_a_loader_with_a_generator_of_its_own() -> None:
+    def run(watch: bool) -> list[Tensor]:
+        torch.manual_seed(0)
+        generator = torch.Generator().manual_seed(3)
+        loader = DataLoader(examples(), batch_size=4, shuffle=True, generator=generator)
+        module = Classifier()
+        monitors = [CurvatureMonitor(every_n_steps=2, probe=loader)] if watch else []
+        fit(module, *monitors, data=loader)
+        return weights(module)
+
+    assert all(torch.equal(a, b) for a, b in zip(run(True), run(False), strict=True))
+
+
+def test_one_logger_that_fails_does_not_starve_the_others() -> None:
+    class Full(ListLogger):
+        def log_metrics(self, metrics: Any, step: Any = None) -> None:
+            if "curvature/loss" in metrics:
+                raise OSError("disk full")
+
+    good = ListLogger()
+    monitor = CurvatureMonitor(every_n_steps=1)
+    with told() as warnings:
+        fit(Classifier(), monitor, logger=[Full(), good])
+    assert len(warnings) == 1
+    assert good.steps("curvature/sharpness") == list(range(6))
+
+
+def test_a_rule_on_a_metric_that_is_not_measured_is_told() -> None:
+    rule = Rule("typo", "curvature/sharpnes", above=1.0, for_readings=1, meaning="")
+    with told() as warnings:
+        fit(Classifier(), CurvatureMonitor(every_n_steps=3, rules=[rule]))
+    assert warnings == [
+        "curvwatch: the rule 'typo' watches 'curvature/sharpnes', which is not measured in this run. "
+        "Training goes on"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"above": "1"}, "above='1'"),
+        ({"above": float("nan")}, "above=nan"),
+        ({"for_readings": "3"}, "for_readings='3'"),
+        ({"for_readings": 2.5}, "for_readings=2.5"),
+        ({"for_readings": 0}, "for_readings=0"),
+    ],
+)
+def test_a_rule_checks_its_arguments(options: Any, message: str) -> None:
+    good = {"name": "x", "metric": "curvature/loss", "above": 1.0, "for_readings": 1, "meaning": ""}
+    with pytest.raises(ValueError, match=message):
+        Rule(**{**good, **options})
+
+
+def test_the_numerics_do_not_import_lightning() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, curvwatch.objective, curvwatch.operators, curvwatch.solvers, curvwatch.stability\n"
+        "import curvwatch.measures\n"
+        "assert not [m for m in sys.modules if 'lightning' in m], sorted(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
