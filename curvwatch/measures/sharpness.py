@@ -19,6 +19,8 @@ from curvwatch.vectors import Layout
 # the first reading has no earlier vectors to lean on: before close eigenvalues part, a smaller one
 # may look converged while the largest has not shown yet
 _COLD_FACTOR = 1e-2
+# a value with a larger relative residual is none, whatever the solver says
+_COARSEST = 1e-2
 # rounding in bfloat16 stays under this; a wrong second derivative was seen at 30 %
 _ASYMMETRIC = 0.05
 # so that an eigenvector that rises from below is found
@@ -167,6 +169,12 @@ class _Solves:
             self.doubts.append(
                 f"{metric} is not to be trusted: Hessian-vector products are not symmetric (off by "
                 f"{pairs.asymmetry:.1%}), so an operation in the loss has a wrong second derivative"
+            )
+        elif pairs.converged and relative > max(self._measure.rtol, _COARSEST):
+            self.doubtful.append(metric)
+            self.doubts.append(
+                f"{metric} drowns in rounding: {pairs.values[0]:.3g} +- {pairs.residuals[0]:.2g}, "
+                "beside a much larger other end of the spectrum; precision='64-true' would tell"
             )
         elif not pairs.converged:
             self.doubtful.append(metric)

@@ -24,7 +24,9 @@ class Eigenpairs:
             values where that is sharper than the residual (Parlett 1998, theorem 11.7.1).
         asymmetry: the largest entry of the projected matrix that symmetry says is zero, relative to
             its norm: rounding, or an operator that is not symmetric.
-        converged: whether the pairs asked for meet the tolerance.
+        converged: whether the residuals of the pairs asked for meet the tolerance, or are as small as
+            rounding allows: then, beside a much larger other end of the spectrum, little may be left
+            of a value.
         products: operator products spent.
     """
 
@@ -122,8 +124,7 @@ def lanczos(
         residuals=residuals[:m],
         errors=_errors(theta, residuals)[:m],
         asymmetry=asymmetry / norm if norm else 0.0,
-        # beside a much larger other end of the spectrum rounding may leave nothing of a value
-        converged=bool(best) and _worth(residuals[:k], theta[:k], rtol),
+        converged=bool(best),
         products=products,
     )
 
@@ -138,10 +139,6 @@ def _orthogonalised(
         w = w - torch.mv(rows.T, c.to(w.dtype))
         column += c.cpu().numpy()
     return w, column, float(operator.inner(w[None], w)[0].clamp(min=0.0).sqrt())
-
-
-def _worth(residuals: np.ndarray, theta: np.ndarray, rtol: float) -> bool:
-    return bool(np.all(residuals <= max(rtol, 1e-3) * np.abs(theta)))
 
 
 def _errors(theta: np.ndarray, residuals: np.ndarray) -> np.ndarray:

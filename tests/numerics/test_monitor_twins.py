@@ -254,3 +254,41 @@ def test_a_reading_that_did_not_converge_says_so_and_alerts_nobody(tmp_path, mon
     assert np.isfinite(monitor.history["curvature/sharpness"].values).all()
     assert "curvature/sharpness did not converge in 2 products" in monitor.history.notes[0].text
     assert [a.rule for a in monitor.alerts] == ["loss"]
+
+
+def test_a_sharpness_that_drowns_in_rounding_is_marked(tmp_path, monkeypatch):
+    """Curvatures -1e6 and 1e-2: float32 has no digits left for the second."""
+    monkeypatch.chdir(tmp_path)
+
+    class Saddle(L.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.w = torch.nn.Parameter(torch.tensor([1e-6, 0.3]))
+
+        def training_step(self, batch, batch_idx):
+            return (torch.tensor([-1e6, 1e-2]) * self.w**2).sum() / 2
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=1e-9)
+
+    def fit(module, **options):
+        monitor = CurvatureMonitor(["sharpness"], every_n_steps=1)
+        L.Trainer(
+            max_steps=1,
+            callbacks=[monitor],
+            logger=L.pytorch.loggers.CSVLogger("."),
+            log_every_n_steps=1,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            accelerator="cpu",
+            **options,
+        ).fit(module, DataLoader([torch.zeros(1)], batch_size=None))
+        return monitor.history
+
+    with pytest.warns(CurvwatchWarning, match="drowns in rounding"):
+        history = fit(Saddle())
+    assert history["curvature/residual"].values[0] > 0.01
+    history = fit(Saddle(), precision="64-true")
+    assert history["curvature/sharpness"].values[0] == pytest.approx(1e-2, rel=1e-6)
+    assert not history.notes
