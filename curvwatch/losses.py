@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakSet
 
@@ -58,6 +59,20 @@ def refuse_once_differentiable(loss: Tensor, module: nn.Module) -> None:
                 "once_differentiable: it has no second derivative, and autograd would take it for zero"
             )
     _checked.add(module)
+
+
+@contextmanager
+def named_where_missing() -> Iterator[None]:
+    """Say in words that an operation has no second derivative, where torch says it in its own."""
+    try:
+        yield
+    except (RuntimeError, NotImplementedError) as error:
+        if "not implemented" not in str(error):
+            raise
+        raise CurvwatchError(
+            f"an operation of the loss has no second derivative in torch ({error}), so its sharpness "
+            "cannot be read; StepGeometry(curvature='secant') needs first derivatives alone"
+        ) from error
 
 
 def _graph(loss: Tensor) -> Iterator[Any]:

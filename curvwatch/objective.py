@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from curvwatch.errors import CurvwatchError
 from curvwatch.isolation import Loan, Memory, lend
-from curvwatch.losses import refuse_once_differentiable, scalar_loss
+from curvwatch.losses import named_where_missing, refuse_once_differentiable, scalar_loss
 from curvwatch.randomness import RandomState
 from curvwatch.trees import batch_size, clone_batch
 from curvwatch.vectors import Layout, dot
@@ -306,7 +306,8 @@ class Opened:
                 "the loss does not depend on any parameter that is trained: it was detached, "
                 "computed under torch.no_grad, or uses other parameters than the optimizer's"
             )
-        grads = torch.autograd.grad(loss, leaves, create_graph=create_graph, allow_unused=True)
+        with named_where_missing():
+            grads = torch.autograd.grad(loss, leaves, create_graph=create_graph, allow_unused=True)
         if all(g is None for g in grads):
             raise CurvwatchError(
                 f"the loss does not depend on any of the optimizer's {len(leaves)} parameters"
@@ -320,7 +321,8 @@ class Opened:
         if not pairs:  # linear in every parameter
             return self._zero(self.layout.size)
         outputs, vectors = zip(*pairs, strict=True)
-        hv = torch.autograd.grad(outputs, leaves, vectors, retain_graph=True, allow_unused=True)
+        with named_where_missing():
+            hv = torch.autograd.grad(outputs, leaves, vectors, retain_graph=True, allow_unused=True)
         return self.layout.flatten(hv)
 
     def _agreed(self, compute: Callable[[], Tensor]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -178,6 +179,18 @@ class FitRun:
         if not self.optimizers or not any(trained(o) for o in self.optimizers):
             raise CurvwatchError(
                 "the optimizers hold no parameter with requires_grad=True: there is nothing to measure"
+            )
+        for optimizer in self.optimizers:
+            if not hasattr(optimizer, "register_step_pre_hook"):
+                raise CurvwatchError(
+                    f"{type(optimizer).__name__} is no torch.optim.Optimizer, so its steps cannot be "
+                    "watched: return the optimizer that it wraps from configure_optimizers, or make it "
+                    "a subclass"
+                )
+        if "dataloader_iter" in inspect.signature(self.module.training_step).parameters:
+            raise CurvwatchError(
+                "training_step(dataloader_iter) fetches its own batches, which a reading cannot have: "
+                "write it as training_step(batch)"
             )
         if not self.module.automatic_optimization and None in self._loss_fns:
             raise CurvwatchError(

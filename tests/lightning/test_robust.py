@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from curvwatch import CurvatureMonitor, Rule, register_law
+from curvwatch import CurvatureMonitor, Rule, StepGeometry, register_law
 from curvwatch.stability import LAWS, Law
 from tests.modules import Classifier, ListLogger, Validated, adam, batches, examples, fit, mlp, told
 
@@ -187,3 +187,40 @@ def test_the_numerics_do_not_import_lightning() -> None:
         "assert not [m for m in sys.modules if 'lightning' in m], sorted(sys.modules)"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+class Bags(Classifier):
+    """EmbeddingBag has no second derivative in torch."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Sequential(nn.Tanh(), nn.Linear(8, 3)))
+        self.bag = nn.EmbeddingBag(16, 8)
+
+    def loss(self, batch: Any) -> Tensor:
+        x, y = batch
+        return nn.functional.cross_entropy(self.net(self.bag((x * 2).long() % 16)), y)
+
+
+def test_an_operation_without_a_second_derivative_is_named() -> None:
+    monitor = CurvatureMonitor(every_n_steps=1)
+    with told() as warnings:
+        fit(Bags(), monitor)
+    assert "_embedding_bag" in warnings[0]
+    assert "StepGeometry(curvature='secant')" in warnings[0]
+    secant = CurvatureMonitor([StepGeometry(curvature="secant")], every_n_steps=1, on_error="raise")
+    fit(Bags(), secant)
+    assert np.isfinite(secant.history["step/directional_sharpness"].values).all()
+
+
+@pytest.mark.filterwarnings("ignore:You are using the `dataloader_iter` step flavor")  # Lightning's
+def test_a_step_that_fetches_its_own_batches_is_refused_in_words() -> None:
+    class Fetches(Classifier):
+        def training_step(self, dataloader_iter: Any) -> Any:
+            batch, _, _ = next(dataloader_iter)
+            return self.loss(batch)
+
+    with told() as warnings:
+        trainer = fit(Fetches(), CurvatureMonitor(every_n_steps=1))
+    assert trainer.global_step == 6
+    assert len(warnings) == 1
+    assert "write it as training_step(batch)" in warnings[0]
