@@ -212,7 +212,9 @@ def test_an_operation_without_a_second_derivative_is_named() -> None:
     assert np.isfinite(secant.history["step/directional_sharpness"].values).all()
 
 
-@pytest.mark.filterwarnings("ignore:You are using the `dataloader_iter` step flavor")  # Lightning's
+# Lightning's own
+@pytest.mark.filterwarnings("ignore:You are using the `dataloader_iter` step flavor")
+@pytest.mark.filterwarnings("ignore:Found `dataloader_iter` argument")
 def test_a_step_that_fetches_its_own_batches_is_refused_in_words() -> None:
     class Fetches(Classifier):
         def training_step(self, dataloader_iter: Any) -> Any:
