@@ -71,7 +71,7 @@ class _Bar(L.Callback):
             completed=trainer.global_step,
             latest=f"sharpness {latest['curvature/sharpness']:5.2f}, "
             f"ratio to the edge {latest['curvature/stability_ratio']:4.2f}"
-            if "curvature/sharpness" in latest
+            if "curvature/stability_ratio" in latest
             else "",
         )
 

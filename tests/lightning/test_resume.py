@@ -26,6 +26,7 @@ from tests.modules import (
     fit,
     mlp,
     sgd,
+    told,
 )
 
 # Lightning cannot wind a loader to the midst of an epoch, so all batches are the same; noise and
@@ -241,7 +242,10 @@ def test_a_probe_too_large_for_a_checkpoint_is_taken_anew(tmp_path: Path, monkey
     (state,) = saved(path, watch()).values()
     assert state["probe"] is None
     two = watch()
-    fit(Noisy(), two, data=data(), max_steps=7, ckpt_path=path)
+    with told() as warnings:
+        fit(Noisy(), two, data=data(), max_steps=7, ckpt_path=path)
+    (warning,) = warnings
+    assert "the checkpoint holds no probe" in warning
     assert two.history["curvature/loss"].steps.tolist() == [0, 3, 6]
 
 
