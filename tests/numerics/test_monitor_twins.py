@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from curvwatch import CurvatureMonitor, CurvwatchWarning, Rule, Sharpness, StepGeometry
+from tests.modules import fit
 from tests.numerics.cases import CASES, dense, flat
 
 OPTIMIZERS = {
@@ -66,18 +67,8 @@ def trained(case, optimizer, measures):
         torch.set_default_dtype(torch.float32)
     recorder = Recorder()
     monitor = CurvatureMonitor(measures, every_n_steps=1, on_error="raise")
-    trainer = L.Trainer(
-        max_steps=STEPS,
-        precision="64-true",
-        callbacks=[recorder, monitor],
-        logger=L.pytorch.loggers.CSVLogger("."),
-        log_every_n_steps=1,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        accelerator="cpu",
-    )
-    trainer.fit(module, DataLoader(batches, batch_size=None))
+    data = DataLoader(batches, batch_size=None)
+    fit(module, recorder, monitor, data=data, max_steps=STEPS, precision="64-true")
     return module, monitor.history, recorder
 
 
@@ -98,8 +89,7 @@ def adam_preconditioner(state, betas, eps):
     [(None, 1e-3), ([Sharpness(rtol=1e-8), StepGeometry()], 1e-6)],
     ids=["default", "tight"],
 )
-def test_logged_values_equal_dense_twins(name, optimizer, measures, tolerance, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_logged_values_equal_dense_twins(name, optimizer, measures, tolerance):
     case = CASES[name]
     module, history, seen = trained(case, optimizer, measures)
     close = {"rel": tolerance}
@@ -153,8 +143,7 @@ def test_logged_values_equal_dense_twins(name, optimizer, measures, tolerance, t
             assert logged(metric, step) == pytest.approx(value, rel=1e-7, abs=1e-12), metric
 
 
-def test_the_secant_is_the_mean_curvature_along_the_step(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_the_secant_is_the_mean_curvature_along_the_step():
     case = CASES["mlp_mse"]
     module, history, seen = trained(case, "sgd", [StepGeometry(curvature="secant")])
     for step in range(STEPS):
@@ -188,8 +177,7 @@ def test_the_predicted_loss_change_is_right_to_third_order():
     assert slope == pytest.approx(3.0, abs=0.15)
 
 
-def test_several_probe_batches_are_averaged_by_their_size(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_several_probe_batches_are_averaged_by_their_size():
     torch.manual_seed(2)
     case = CASES["mlp_cross_entropy"]
     batches = [(x.double(), y) for x, y in (case.batch(9), case.batch(4))]
@@ -197,16 +185,7 @@ def test_several_probe_batches_are_averaged_by_their_size(tmp_path, monkeypatch)
     module.double()
     monitor = CurvatureMonitor([Sharpness(rtol=1e-8)], every_n_steps=1, probe=batches, on_error="raise")
     recorder = Recorder()
-    L.Trainer(
-        max_steps=2,
-        callbacks=[recorder, monitor],
-        logger=L.pytorch.loggers.CSVLogger("."),
-        log_every_n_steps=1,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        accelerator="cpu",
-    ).fit(module, DataLoader(batches, batch_size=None))
+    fit(module, recorder, monitor, data=DataLoader(batches, batch_size=None), max_steps=2)
     for step in range(2):
         twin = dense(case, module.model, batches, recorder.before[step])
         top = float(torch.linalg.eigvalsh(twin.hessian)[-1])
@@ -224,8 +203,7 @@ def test_several_probe_batches_are_averaged_by_their_size(tmp_path, monkeypatch)
         assert logged == pytest.approx(stderr, rel=1e-5)
 
 
-def test_a_reading_that_did_not_converge_says_so_and_alerts_nobody(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_a_reading_that_did_not_converge_says_so_and_alerts_nobody():
     torch.manual_seed(0)
     case = CASES["mlp_mse"]
     module = Module(case, "momentum")
@@ -236,18 +214,8 @@ def test_a_reading_that_did_not_converge_says_so_and_alerts_nobody(tmp_path, mon
     monitor = CurvatureMonitor(
         [Sharpness(max_products=2)], every_n_steps=1, rules=rules, on_error="raise"
     )
-    trainer = L.Trainer(
-        max_steps=3,
-        callbacks=[monitor],
-        logger=L.pytorch.loggers.CSVLogger("."),
-        log_every_n_steps=1,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        accelerator="cpu",
-    )
     with pytest.warns(CurvwatchWarning) as warned:
-        trainer.fit(module, DataLoader([case.batch(8)] * 3, batch_size=None))
+        fit(module, monitor, data=DataLoader([case.batch(8)] * 3, batch_size=None), max_steps=3)
     told = [str(w.message) for w in warned if isinstance(w.message, CurvwatchWarning)]
     assert len(told) == 1
     assert "curvature/sharpness did not converge in 2 products" in told[0]
@@ -256,9 +224,8 @@ def test_a_reading_that_did_not_converge_says_so_and_alerts_nobody(tmp_path, mon
     assert [a.rule for a in monitor.alerts] == ["loss"]
 
 
-def test_a_sharpness_that_drowns_in_rounding_is_marked(tmp_path, monkeypatch):
+def test_a_sharpness_that_drowns_in_rounding_is_marked():
     """Curvatures -1e6 and 1e-2: float32 has no digits left for the second."""
-    monkeypatch.chdir(tmp_path)
 
     class Saddle(L.LightningModule):
         def __init__(self):
@@ -271,24 +238,15 @@ def test_a_sharpness_that_drowns_in_rounding_is_marked(tmp_path, monkeypatch):
         def configure_optimizers(self):
             return torch.optim.SGD(self.parameters(), lr=1e-9)
 
-    def fit(module, **options):
+    def read(**options):
         monitor = CurvatureMonitor(["sharpness"], every_n_steps=1)
-        L.Trainer(
-            max_steps=1,
-            callbacks=[monitor],
-            logger=L.pytorch.loggers.CSVLogger("."),
-            log_every_n_steps=1,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            accelerator="cpu",
-            **options,
-        ).fit(module, DataLoader([torch.zeros(1)], batch_size=None))
+        data = DataLoader([torch.zeros(1)], batch_size=None)
+        fit(Saddle(), monitor, data=data, max_steps=1, **options)
         return monitor.history
 
     with pytest.warns(CurvwatchWarning, match="drowns in rounding"):
-        history = fit(Saddle())
+        history = read()
     assert history["curvature/residual"].values[0] > 0.01
-    history = fit(Saddle(), precision="64-true")
+    history = read(precision="64-true")
     assert history["curvature/sharpness"].values[0] == pytest.approx(1e-2, rel=1e-6)
     assert not history.notes
