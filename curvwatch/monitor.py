@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from curvwatch.actions import Action, check_actions
@@ -19,11 +18,10 @@ from curvwatch.measures import COST_METRICS, Measure, Stage, check_cadence, make
 from curvwatch.reader import Reader, Readings
 from curvwatch.sinks import Sinks
 from curvwatch.trainer.callback import CallbackBase
-from curvwatch.trainer.names import group_suffixes
 from curvwatch.trainer.probe import Probe, ProbeKind
 from curvwatch.trainer.rerun import LossFn, TrainingBatch, check_loss_fns
 from curvwatch.trainer.run import FitRun
-from curvwatch.trainer.steps import FinishedStep, Settings, StepWatch
+from curvwatch.trainer.steps import StepWatch
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -106,7 +104,7 @@ class CurvatureMonitor(CallbackBase):
         self.history = History()
         self._probe = Probe(self._probe_source, batches=self._probe_batches)
         self._engine = AlertEngine(self._rules)
-        self._reader = Reader(self._faults)
+        self._reader = Reader(self._faults, train=self._train)
         self._clock = Clock()
         share = self.budget / len({m.stage for m in self.measures} or {1})
         self._cadences = {
@@ -196,10 +194,16 @@ class CurvatureMonitor(CallbackBase):
                 finished = self._watch.disarm()
                 with self._faults.caught("the reading of the landscape"):
                     if due.landscape:
-                        self._read_landscape(run, due, finished, readings)
+                        begin = time.perf_counter()
+                        self._reader.landscape(run, due, self._probe.samples(), finished, readings)
+                        seconds = self._tell_cost(run, due.landscape, begin)
+                        costs = (float(readings.products), seconds, self._clock.share)
+                        readings.values.update(zip(COST_METRICS, costs, strict=True))
                 with self._faults.caught("the reading of the step"):
                     if due.step and finished:
-                        self._read_step(run, due, finished, readings)
+                        begin = time.perf_counter()
+                        self._reader.step(run, due, finished, readings)
+                        self._tell_cost(run, due.step, begin)
                 if finished or run.module.automatic_optimization:
                     self._pending = Due()
                 if not outputs and run.module.automatic_optimization:
@@ -296,49 +300,6 @@ class CurvatureMonitor(CallbackBase):
             self._watch.arm()
         return due
 
-    def _read_landscape(
-        self, run: FitRun, due: Due, finished: Mapping[int, FinishedStep], readings: Readings
-    ) -> None:
-        begin = time.perf_counter()
-        samples = [
-            replace(s, batch=s.batch._replace(global_step=due.global_step), memory=due.memory)
-            for s in self._probe.samples()
-        ]
-        for index, (optimizer, suffix) in enumerate(zip(run.optimizers, run.suffixes, strict=True)):
-            step = finished.get(index)
-            settings = step.settings if step else Settings.of(optimizer)
-            self._reader.landscape(
-                due.landscape,
-                run.objective(index, settings.params, samples, train=self._train),
-                settings,
-                before=due.weights(step),
-                suffix=suffix,
-                groups=group_suffixes(optimizer),
-                step=run.step,
-                into=readings,
-            )
-        seconds = self._tell_cost(run, due.landscape, begin)
-        if readings.values:
-            costs = (float(readings.products), seconds, self._clock.share)
-            readings.values.update(zip(COST_METRICS, costs, strict=True))
-
-    def _read_step(
-        self, run: FitRun, due: Due, finished: Mapping[int, FinishedStep], readings: Readings
-    ) -> None:
-        begin = time.perf_counter()
-        samples = due.samples
-        if not run.module.automatic_optimization:
-            samples = [replace(s, weight=1 / len(samples)) for s in samples]
-        for index, step in sorted(finished.items()):
-            self._reader.step(
-                due.step,
-                run.objective(index, step.settings.params, samples, train=None),
-                replace(step, before=due.weights(step)),
-                suffix=run.suffixes[index],
-                into=readings,
-            )
-        self._tell_cost(run, due.step, begin)
-
     def _tell_cost(self, run: FitRun, measures: Sequence[Measure], begin: float) -> float:
         seconds = run.agreed(time.perf_counter() - begin)
         for measure in measures:
@@ -355,8 +316,7 @@ class CurvatureMonitor(CallbackBase):
             run.publish(readings.values)
             self._sinks.scalars(readings.values, step)
         for measure, doubt in readings.doubts:
-            text = f"{doubt} (step {step}). Such values are logged, and raise no alert"
-            self._faults.tell(text, causes=(f"doubt of {measure}",))
+            self._faults.tell(f"{doubt} (step {step})", causes=(f"doubt of {measure}",))
         alerts = self._engine.observe(step, readings.trusted, readings.broken, finite=readings.finite)
         for alert in alerts:
             self._raise_alert(run, alert)

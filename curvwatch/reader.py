@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from curvwatch.due import Due
 from curvwatch.faults import Faults
 from curvwatch.measures import (
     Landscape,
@@ -20,7 +21,9 @@ from curvwatch.measures import (
     Step,
     StepMeasure,
 )
-from curvwatch.objective import Objective
+from curvwatch.objective import Opened, Sample
+from curvwatch.trainer.names import group_suffixes
+from curvwatch.trainer.run import FitRun
 from curvwatch.trainer.steps import FinishedStep, Settings
 
 
@@ -76,10 +79,12 @@ class Reader:
 
     Args:
         faults: where failures go.
+        train: False puts the module into eval mode for the landscape, None leaves it as it is.
     """
 
-    def __init__(self, faults: Faults) -> None:
+    def __init__(self, faults: Faults, *, train: bool | None = None) -> None:
         self._faults = faults
+        self._train = train
         self._memory: dict[str, dict[str, Any]] = {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -98,64 +103,55 @@ class Reader:
 
     def landscape(
         self,
-        measures: Sequence[Measure],
-        objective: Objective,
-        settings: Settings,
-        *,
-        before: Mapping[int, Tensor],
-        suffix: str,
-        groups: Sequence[str],
-        step: int,
+        run: FitRun,
+        due: Due,
+        probe: Sequence[Sample],
+        finished: Mapping[int, FinishedStep],
         into: Readings,
     ) -> None:
-        """Read `measures` on the probe.
+        """Read the landscape measures that are due, at the weights before the step.
 
         Args:
-            measures: what to read.
-            objective: the loss on the probe, as a function of `settings.params`.
-            settings: what the optimizer makes this step with.
-            before: the weights before the step.
-            suffix: of the metrics of this optimizer.
-            groups: suffixes of its groups.
-            step: number of the step.
+            run: the run.
+            due: what is due, and what was kept for it.
+            probe: the batches to read on.
+            finished: the steps that were taken, by optimizer index.
             into: where values go.
         """
-        with objective.open(before) as opened:
-            for measure in measures:
-                assert isinstance(measure, LandscapeMeasure)
-                memory = self._memory.setdefault(f"{measure.name}{suffix}", {})
-                generator = torch.Generator().manual_seed(step)
-                with self._read(measure, suffix, into):
-                    at = Landscape(opened, settings.rates, settings.law, memory, generator)
-                    into.add(measure.read(at), measure.name, suffix)
-        for rate, group in zip(settings.group_rates, groups, strict=False):
-            into.values[f"curvature/edge{suffix}{group}"] = 2 / rate if rate > 0 else math.nan
-        into.products += objective.counts.products
+        samples = [
+            replace(s, batch=s.batch._replace(global_step=due.global_step), memory=due.memory)
+            for s in probe
+        ]
+        for index, (optimizer, suffix) in enumerate(zip(run.optimizers, run.suffixes, strict=True)):
+            step = finished.get(index)
+            settings = step.settings if step else Settings.of(optimizer)
+            objective = run.objective(index, settings.params, samples, train=self._train)
+            with objective.open(due.weights(step)) as opened:
+                for measure in due.landscape:
+                    assert isinstance(measure, LandscapeMeasure)
+                    memory = self._memory.setdefault(f"{measure.name}{suffix}", {})
+                    generator = torch.Generator().manual_seed(run.step)
+                    with self._read(measure, suffix, into):
+                        at = Landscape(opened, settings.rates, settings.law, memory, generator)
+                        into.add(measure.read(at), measure.name, suffix)
+            for rate, group in zip(settings.group_rates, group_suffixes(optimizer), strict=False):
+                into.values[f"curvature/edge{suffix}{group}"] = 2 / rate if rate > 0 else math.nan
+            into.products += objective.counts.products
 
-    def step(
-        self,
-        measures: Sequence[Measure],
-        objective: Objective,
-        finished: FinishedStep,
-        *,
-        suffix: str,
-        into: Readings,
-    ) -> None:
-        """Read `measures` of a finished step; `objective` is the loss of the batch that made it."""
-        layout = objective.layout
-        before = layout.flatten([finished.before[id(p)] for p in objective.params])
-        after = layout.flatten([finished.after[id(p)] for p in objective.params])
-        weight_norm = float(before.norm())
-        update = after.sub_(before)
-        gradient = None
-        if finished.gradient:
-            gradient = layout.flatten([finished.gradient.get(id(p)) for p in objective.params])
-        with objective.open(finished.before) as opened:
-            for measure in measures:
-                assert isinstance(measure, StepMeasure)
-                with self._read(measure, suffix, into):
-                    reading = measure.read(Step(opened, update, weight_norm, gradient))
-                    into.add(reading, measure.name, suffix)
+    def step(self, run: FitRun, due: Due, finished: Mapping[int, FinishedStep], into: Readings) -> None:
+        """Read the step measures that are due, of the steps that were taken."""
+        samples = due.samples
+        if not run.module.automatic_optimization:
+            samples = [replace(s, weight=1 / len(samples)) for s in samples]
+        for index, taken in sorted(finished.items()):
+            suffix, params = run.suffixes[index], taken.settings.params
+            objective = run.objective(index, params, samples, train=None)
+            with objective.open(due.weights(taken)) as opened:
+                step = _as_step(taken, opened)
+                for measure in due.step:
+                    assert isinstance(measure, StepMeasure)
+                    with self._read(measure, suffix, into):
+                        into.add(measure.read(step), measure.name, suffix)
 
     @contextmanager
     def _read(self, measure: Measure, suffix: str, into: Readings) -> Iterator[None]:
@@ -167,3 +163,11 @@ class Reader:
             except Exception as error:
                 into.notes.append(f"the reading of {measure.name} failed: {error}")
                 raise
+
+
+def _as_step(taken: FinishedStep, opened: Opened) -> Step:
+    layout, keys = opened.layout, [id(p) for p in taken.settings.params]
+    before = layout.flatten([taken.before[k] for k in keys])
+    after = layout.flatten([taken.after[k] for k in keys])
+    gradient = layout.flatten([taken.gradient.get(k) for k in keys]) if taken.gradient else None
+    return Step(opened, after.sub_(before), float(before.norm()), gradient)

@@ -107,6 +107,7 @@ probe; where the probe has several |
             return Reading(values, ("Hessian-vector products on the probe are not finite",))
         if several:
             values["curvature/sharpness_stderr"] = point.quotient_stderr(plain.vectors[0])
+            solves.follows("curvature/sharpness_stderr", "curvature/sharpness")
 
         notes = []
         if any(math.isnan(rate) for rate in at.learning_rates):

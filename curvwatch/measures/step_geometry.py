@@ -13,6 +13,18 @@ from curvwatch.vectors import dot
 Curvature = Literal["exact", "secant"]
 # other kernels for attention, in bfloat16, stay under this
 _REPEATABLE = 0.05
+_OTHER_LOSS = (
+    "training_step is not repeatable: run again on the same batch, with the same random numbers, its "
+    "gradient is off by {:.0%} from the one that made the step, so the values of the step are of "
+    "another loss, and raise no alert. Perhaps a hook changes the gradient, or the batch or the module "
+    "between the callbacks' on_train_batch_start and the step, or parameters outside the module take "
+    "part"
+)
+_SCALED = (
+    "the gradient of the step is {:.3g} times that of its loss when on_before_optimizer_step is "
+    "reached (clipped or scaled by hand before it): curvature/effective_edge does not know of the "
+    "factor"
+)
 
 
 class StepGeometry(StepMeasure):
@@ -95,29 +107,22 @@ uphill, or along negative curvature |
         if not math.isfinite(curvature):
             # the losses are finite: no matter for an alert
             return Reading(values, ("the Hessian-vector product along the step is not finite",))
-        doubt = _disagreement(g, step.gradient)
-        if doubt is None:
-            return Reading(values)
-        return Reading(values, doubtful=self.metrics, doubts=(doubt,))
+        across, along = _compared(g, step.gradient)
+        if across > _REPEATABLE:
+            return Reading(values, doubtful=self.metrics, doubts=(_OTHER_LOSS.format(across),))
+        if abs(along - 1.0) > _REPEATABLE:
+            return Reading(values, doubts=(_SCALED.format(along),))
+        return Reading(values)
 
 
-def _disagreement(g: Tensor, made: Tensor | None) -> str | None:
-    """Words for a gradient g that is not, up to a factor, the one that made the step."""
+def _compared(g: Tensor, made: Tensor | None) -> tuple[float, float]:
+    """How far `made` is off the line of g, relative to its length, and its part along g."""
     if made is None:
-        return None
+        return 0.0, 1.0
     gg, mm, gm = dot(g, g), dot(made, made), dot(g, made)
     if not (0.0 < gg < math.inf and 0.0 < mm < math.inf):
-        return None
-    across = math.sqrt(max(0.0, 1.0 - gm**2 / (gg * mm)))
-    if across <= _REPEATABLE:
-        return None
-    return (
-        "training_step is not repeatable: run again on the same batch, with the same random numbers, "
-        f"its gradient is off by {across:.0%} from the one that made the step, so the values of the "
-        "step are of another loss. Perhaps a hook changes the gradient, or the batch or the module "
-        "between the callbacks' on_train_batch_start and the step, or parameters outside the module "
-        "take part"
-    )
+        return 0.0, 1.0
+    return math.sqrt(max(0.0, 1.0 - gm**2 / (gg * mm))), gm / gg
 
 
 def _ratio(a: float, b: float) -> float:

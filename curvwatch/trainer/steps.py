@@ -16,6 +16,15 @@ from curvwatch.faults import Faults
 from curvwatch.stability import StabilityLaw, stability_law
 from curvwatch.vectors import dot
 
+# two gradients that differ by less than this, of each parameter's, are one up to a factor: rounding in
+# bfloat16 stays under it
+_SAME_DIRECTION = 0.01
+_TURNED = (
+    "the gradient was changed between backward and step, and not by one factor for all weights "
+    "(clipped by value, or for some weights alone): the step is that of no law; step/stability_ratio "
+    "still holds"
+)
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -142,25 +151,29 @@ class StepWatch:
             return
         optimizer = self.optimizers[index]
         gradient = self._gradients.pop(index, {})
-        scale = None if self._clips_by_value else _left_by_clipping(gradient, _gradient(optimizer))
-        settings = Settings.of(optimizer, gradient_scale=scale)
+        scale = _scaled_by(gradient, _gradient(optimizer))
+        settings = Settings.of(optimizer, gradient_scale=None if self._clips_by_value else scale)
+        if scale is None and not self._clips_by_value and settings.law.reason is not None:
+            settings = replace(settings, law=replace(settings.law, reason=_TURNED))
         if self._first[index] or _any_new(optimizer):
             settings = replace(settings, law=_without_single_gradient(settings.law))
         self.finished[index] = FinishedStep(before, _copies([optimizer]), gradient, settings)
 
 
-def _left_by_clipping(before: dict[int, Tensor], after: dict[int, Tensor]) -> float | None:
-    """The factor by which clipping scaled the gradient, None if it also turned it."""
-    if not before or before.keys() != after.keys():
-        return 1.0
-    a = torch.cat([g.reshape(-1) for g in before.values()])
-    b = torch.cat([g.reshape(-1) for g in after.values()])
-    old, new, both = dot(a, a), dot(b, b), dot(a, b)
-    if not (0.0 < old < math.inf and 0.0 < new < math.inf):
-        return 1.0
-    if both < 0.999 * math.sqrt(old * new):
-        return None
-    return min(1.0, both / old)
+def _scaled_by(before: dict[int, Tensor], after: dict[int, Tensor]) -> float | None:
+    """The factor between two gradients, None if they differ by more than one for all parameters."""
+    pairs = [(before[key].reshape(-1), after[key].reshape(-1)) for key in before if key in after]
+    products = [(dot(a, a), dot(a, b), dot(b, b)) for a, b in pairs]
+    old = sum(aa for aa, _, _ in products)
+    if not 0.0 < old < math.inf:
+        return 1.0  # nothing to compare, and no step either
+    factor = sum(ab for _, ab, _ in products) / old
+    for aa, ab, bb in products:
+        # |b - factor a|^2, but for rounding; a parameter may be clipped alone
+        off = bb - 2 * factor * ab + factor**2 * aa
+        if off > _SAME_DIRECTION**2 * max(bb, factor**2 * aa) and max(aa, bb) > 1e-12 * old:
+            return None
+    return factor
 
 
 def _without_single_gradient(law: StabilityLaw) -> StabilityLaw:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from curvwatch import CurvatureMonitor
-from tests.modules import FEATURES, Classifier, batches, fit, mlp
+from tests.modules import FEATURES, Classifier, batches, fit, mlp, told
 
 
 class AtTheStep(pl.Callback):
@@ -290,3 +290,70 @@ def test_a_parameter_that_is_unfrozen_leaves_out_one_reading_too() -> None:
     fit(module, monitor, data=batches(20))
     ratios = monitor.history["curvature/stability_ratio"].values
     assert np.isnan(ratios).tolist() == [True, False, True, False, False]
+
+
+class Changes(Classifier):
+    """Changes its gradient between backward and step."""
+
+    def __init__(self, change: Any) -> None:
+        super().__init__()
+        self.change = change
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        self.change(self.net)
+
+
+def _only_the_last_layer(net: Any) -> None:
+    torch.nn.utils.clip_grad_norm_(net[-1].parameters(), 1e-3)
+
+
+def _clamped(net: Any) -> None:
+    largest = max(float(p.grad.abs().max()) for p in net.parameters())
+    torch.nn.utils.clip_grad_value_(net.parameters(), 0.5 * largest)
+
+
+def _times_three(net: Any) -> None:
+    for p in net.parameters():
+        p.grad.mul_(3.0)
+
+
+def _clipped_and_one_cancelled(net: Any) -> None:
+    for p in net.parameters():
+        p.grad.mul_(0.1)
+    net[-1].bias.grad = None
+
+
+@pytest.mark.parametrize("change", [_only_the_last_layer, _clamped])
+def test_a_gradient_that_is_turned_has_no_edge(change: Any) -> None:
+    monitor = CurvatureMonitor(["sharpness"], every_n_steps=1, on_error="raise")
+    fit(Changes(change), monitor)
+    assert np.isnan(monitor.history["curvature/effective_edge"].values).all()
+    assert "not by one factor for all weights" in monitor.history.notes[0].text
+
+
+@pytest.mark.parametrize(("change", "k"), [(_times_three, 3.0), (_clipped_and_one_cancelled, 0.1)])
+def test_a_gradient_that_is_scaled_by_hand_moves_the_edge(change: Any, k: float) -> None:
+    monitor = CurvatureMonitor(["sharpness"], every_n_steps=1, on_error="raise")
+    fit(Changes(change), monitor)
+    edges = monitor.history["curvature/effective_edge"].values
+    np.testing.assert_allclose(edges, 20 / k, rtol=1e-5)
+
+
+def test_a_gradient_of_zero_after_clipping_is_told() -> None:
+    monitor = CurvatureMonitor(["sharpness"], every_n_steps=1, on_error="raise")
+    fit(Changes(lambda net: [p.grad.zero_() for p in net.parameters()]), monitor)
+    assert np.isnan(monitor.history["curvature/effective_edge"].values).all()
+    assert "scaled to 0" in monitor.history.notes[0].text
+
+
+def test_clipping_before_any_hook_is_told() -> None:
+    class ClipsEarly(Classifier):
+        def on_after_backward(self) -> None:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), 0.05)
+
+    monitor = CurvatureMonitor(every_n_steps=1)
+    with told() as warnings:
+        fit(ClipsEarly(), monitor)
+    (warning,) = warnings
+    assert "times that of its loss" in warning
+    assert "effective_edge does not know" in warning
