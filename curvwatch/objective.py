@@ -252,7 +252,8 @@ class Opened:
             # w_i q_i: what each batch adds to the quotient of the mean
             def shares() -> Tensor:
                 parts = products_of_each(self.layout.split(v))
-                return torch.tensor([dot(v, hv) for hv in parts], device=self.layout.device)
+                quotients = [dot(v, hv) for hv in parts]
+                return torch.tensor(quotients, dtype=self.layout.dtype, device=self.layout.device)
 
             each = self._agreed(shares)
             mean = self._averaged(each.sum())

@@ -168,6 +168,8 @@ def _scaled_by(before: dict[int, Tensor], after: dict[int, Tensor]) -> float | N
     if not 0.0 < old < math.inf:
         return 1.0  # nothing to compare, and no step either
     factor = sum(ab for _, ab, _ in products) / old
+    if not 0.0 <= factor < math.inf:  # reversed, or no longer finite
+        return None
     for aa, ab, bb in products:
         # |b - factor a|^2, but for rounding; a parameter may be clipped alone
         off = bb - 2 * factor * ab + factor**2 * aa

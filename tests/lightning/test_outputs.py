@@ -451,7 +451,10 @@ def test_history_plots(suffix: str) -> None:
 def test_an_empty_history_plots() -> None:
     from curvwatch import History
 
-    History().plot().canvas.draw()
+    figure = History().plot()
+    figure.canvas.draw()
+    assert len(figure.axes) == 4
+    assert not any(axes.get_legend() for axes in figure.axes)  # nothing is named
 
 
 def test_the_dataset_is_what_the_probe_says() -> None:

@@ -323,7 +323,12 @@ def _clipped_and_one_cancelled(net: Any) -> None:
     net[-1].bias.grad = None
 
 
-@pytest.mark.parametrize("change", [_only_the_last_layer, _clamped])
+def _reversed(net: Any) -> None:
+    for p in net.parameters():
+        p.grad.neg_()
+
+
+@pytest.mark.parametrize("change", [_only_the_last_layer, _clamped, _reversed])
 def test_a_gradient_that_is_turned_has_no_edge(change: Any) -> None:
     monitor = CurvatureMonitor(["sharpness"], every_n_steps=1, on_error="raise")
     fit(Changes(change), monitor)
