@@ -257,3 +257,17 @@ def test_a_step_that_takes_gradients_itself_has_a_loss_elsewhere_too():
     d = 0.1 * torch.randn(objective.layout.size)
     with objective.open() as f:
         assert f.loss(d) == f.gradient(d)[0]
+
+
+def test_the_standard_error_of_a_quotient_is_that_of_its_spread_over_batches():
+    case = CASES["mlp_cross_entropy"]
+    model = case.model()
+    batches = [case.batch(n) for n in (7, 2, 4)]
+    w = flat(list(model.parameters()))
+    v = nn.functional.normalize(torch.randn_like(w), dim=0)
+    quotients = torch.stack([v @ dense(case, model, [b], w).hessian @ v for b in batches])
+    share = torch.tensor([7, 2, 4]) / 13
+    mean = (share * quotients).sum()
+    twin = (3 / 2 * (share * (quotients - mean)).square().sum()).sqrt()
+    with objective_of(case, model, batches).open() as f:
+        assert f.linearize().quotient_stderr(v) == pytest.approx(float(twin), rel=1e-11)
