@@ -9,9 +9,8 @@ from torch import Tensor
 from curvwatch.isolation import Memory
 from curvwatch.measures import Measure
 from curvwatch.objective import Sample
-from curvwatch.trainer.rerun import TrainingBatch
-from curvwatch.trainer.run import FitRun
-from curvwatch.trainer.steps import FinishedStep
+from curvwatch.run import Run, TrainingBatch
+from curvwatch.steps import FinishedStep
 from curvwatch.trees import clone_batch
 
 
@@ -39,7 +38,7 @@ class Due:
     def __bool__(self) -> bool:
         return bool(self.landscape or self.step)
 
-    def look(self, run: FitRun, item: TrainingBatch) -> None:
+    def look(self, run: Run, item: TrainingBatch) -> None:
         """Keep what the loss depends on at w(t) beside the optimizers' weights."""
         memory = Memory.of(run.module)
         held = {id(p) for o in run.optimizers for group in o.param_groups for p in group["params"]}
@@ -51,14 +50,13 @@ class Due:
         """All weights before the step `finished`; None: the optimizers' are the present ones."""
         return {**self.others, **(finished.before if finished else {})}
 
-    def keep(self, run: FitRun, item: TrainingBatch) -> None:
+    def keep(self, run: Run, item: TrainingBatch) -> None:
         """Keep a batch of the step, and all that its loss depends on."""
         memory = Memory.of(run.module)
         copied = memory.copied() if self.samples or self.memory is None else self.memory
         self.samples.append(
             Sample(
                 item._replace(batch=clone_batch(item.batch)),
-                weight=run.batch_weight,
                 random=memory.random_state(),
                 memory=copied,
             )

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from curvwatch.actions import Action, check_actions
-from curvwatch.alerts import DEFAULT_RULES, Alert, AlertEngine, Rule, check_rules
-from curvwatch.cadence import Cadence
-from curvwatch.clock import Clock
+from curvwatch.alerts import DEFAULT_RULES, Alert, Rule, check_rules
 from curvwatch.due import Due
 from curvwatch.faults import Faults, OnError
 from curvwatch.history import History
-from curvwatch.measures import COST_METRICS, Measure, Stage, check_cadence, make_measures
+from curvwatch.measures import Measure, check_cadence, make_measures
+from curvwatch.probe import Probe, ProbeKind
 from curvwatch.reader import Reader, Readings
-from curvwatch.sinks import Sinks
+from curvwatch.recorder import Recorder
+from curvwatch.run import TrainingBatch
+from curvwatch.schedule import Schedule
+from curvwatch.steps import StepWatch
 from curvwatch.trainer.callback import CallbackBase
-from curvwatch.trainer.probe import Probe, ProbeKind
-from curvwatch.trainer.rerun import LossFn, TrainingBatch, check_loss_fns
+from curvwatch.trainer.rerun import LossFn, check_loss_fns
 from curvwatch.trainer.run import FitRun
-from curvwatch.trainer.steps import StepWatch
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
-
-log = logging.getLogger("curvwatch")
 
 Mode = Literal["train", "eval"]
 
@@ -51,9 +47,6 @@ class CurvatureMonitor(CallbackBase):
         on_error: "warn" reports a failed reading, once for each cause, and training goes on; "raise"
             raises.
         name: tells several monitors of one Trainer apart, in checkpoints.
-
-    Attributes:
-        history: a `History` of all readings of the run.
 
     Raises:
         ValueError: an argument is out of range; the message says what would work.
@@ -101,22 +94,21 @@ class CurvatureMonitor(CallbackBase):
         self._reset()
 
     def _reset(self) -> None:
-        self.history = History()
         self._probe = Probe(self._probe_source, batches=self._probe_batches)
-        self._engine = AlertEngine(self._rules)
+        self._recorder = Recorder(self._faults, rules=self._rules, actions=self._actions)
         self._reader = Reader(self._faults, train=self._train)
-        self._clock = Clock()
-        share = self.budget / len({m.stage for m in self.measures} or {1})
-        self._cadences = {
-            m.name: Cadence(every_n_steps=m.every_n_steps or self.every_n_steps, budget=share)
-            for m in self.measures
-        }
+        self._schedule = Schedule(self.measures, every_n_steps=self.every_n_steps, budget=self.budget)
         self._last_step = -1
+
+    @property
+    def history(self) -> History:
+        """All readings of the run."""
+        return self._recorder.history
 
     @property
     def alerts(self) -> list[Alert]:
         """All alerts of the run, in order."""
-        return self._engine.alerts
+        return self._recorder.alerts
 
     @property
     def state_key(self) -> str:
@@ -134,9 +126,8 @@ class CurvatureMonitor(CallbackBase):
             if not self._resumed and run.step <= self._last_step:
                 self._reset()  # another run, from its beginning
             self._resumed = False
-            self._probe.start(trainer, pl_module)
-            self._sinks = Sinks(trainer.loggers, self._faults)
-            self._sinks.start(run.metric_names(self.measures, batches=self._probe.batches))
+            self._probe.start(pl_module, run.fed, device=pl_module.device)
+            self._recorder.start(run, run.metric_names(self.measures, batches=self._probe.batches))
             self._watch = StepWatch(
                 run.optimizers, faults=self._faults, clips_by_value=run.clips_by_value
             )
@@ -145,7 +136,7 @@ class CurvatureMonitor(CallbackBase):
             self._run = run
         if self._run is not None:
             self._tell_what_is_missing(self._run)
-        self._clock.start()
+        self._schedule.clock.start()
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -156,7 +147,7 @@ class CurvatureMonitor(CallbackBase):
             return
         item = TrainingBatch(batch, batch_idx, trainer.global_step)
         due, self._pending = self._pending, Due()  # nothing is due if this fails
-        with self._clock.reading(), self._faults.caught("getting ready for a reading"):
+        with self._schedule.clock.reading(), self._faults.caught("getting ready for a reading"):
             if run.begins_step(batch_idx):
                 due = self._what_is_due(run, item, last=due)
             if due.step:
@@ -168,7 +159,7 @@ class CurvatureMonitor(CallbackBase):
     ) -> None:
         """Look at the gradient before it is clipped."""
         if self._run is not None:
-            with self._clock.reading(), self._faults.caught("looking at the gradient"):
+            with self._schedule.clock.reading(), self._faults.caught("looking at the gradient"):
                 self._watch.see_gradient(optimizer)
 
     def on_train_batch_end(
@@ -183,27 +174,22 @@ class CurvatureMonitor(CallbackBase):
         run = self._run
         if run is None:
             return
-        seconds = self._clock.lap()
-        if seconds is not None:
-            for cadence in self._cadences.values():
-                cadence.step_took(seconds)
-        with self._clock.reading():
+        self._schedule.step_made()
+        with self._schedule.clock.reading():
             self._last_step = run.step
             due, readings = self._pending, Readings()
             if due and run.made_step:
                 finished = self._watch.disarm()
                 with self._faults.caught("the reading of the landscape"):
                     if due.landscape:
-                        begin = time.perf_counter()
-                        self._reader.landscape(run, due, self._probe.samples(), finished, readings)
-                        seconds = self._tell_cost(run, due.landscape, begin)
-                        costs = (float(readings.products), seconds, self._clock.share)
-                        readings.values.update(zip(COST_METRICS, costs, strict=True))
+                        with self._schedule.timed(run, due.landscape) as seconds:
+                            samples = self._probe.samples()
+                            self._reader.landscape(run, due, samples, finished, readings)
+                        readings.cost(seconds[0], self._schedule.clock.share)
                 with self._faults.caught("the reading of the step"):
                     if due.step and finished:
-                        begin = time.perf_counter()
-                        self._reader.step(run, due, finished, readings)
-                        self._tell_cost(run, due.step, begin)
+                        with self._schedule.timed(run, due.step):
+                            self._reader.step(run, due, finished, readings)
                 if finished or run.module.automatic_optimization:
                     self._pending = Due()
                 if not outputs and run.module.automatic_optimization:
@@ -212,7 +198,7 @@ class CurvatureMonitor(CallbackBase):
                 loss = run.training_loss(outputs, read_now=bool(due))
                 if loss is not None:
                     readings.look_at("training loss", loss)
-            self._report(run, readings)
+            self._recorder.record(run, run.step, readings)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the hooks off the optimizers."""
@@ -235,12 +221,10 @@ class CurvatureMonitor(CallbackBase):
         """What a resumed run needs to go on as one run in one piece: tensors and plain Python."""
         return {
             "last_step": self._last_step,
-            "history": self.history.state_dict(),
-            "alerts": self._engine.state_dict(),
+            **self._recorder.state_dict(),
+            **self._schedule.state_dict(),
             "memory": self._reader.state_dict(),
             "probe": self._probe.state_dict(),
-            "clock": self._clock.state_dict(),
-            "cadences": {name: c.state_dict() for name, c in self._cadences.items()},
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -248,15 +232,11 @@ class CurvatureMonitor(CallbackBase):
         self._reset()
         self._resumed = True
         self._last_step = state_dict["last_step"]
-        self.history.load_state_dict(state_dict["history"])
-        self._engine.load_state_dict(state_dict["alerts"])
+        self._recorder.load_state_dict(state_dict)
+        self._schedule.load_state_dict(state_dict)
         self._reader.load_state_dict(state_dict["memory"])
         self._probe.load_state_dict(state_dict["probe"])
         self._probe_lost = state_dict["probe"] is None and self._probe_source == "first"
-        self._clock.load_state_dict(state_dict["clock"])
-        for name, cadence in self._cadences.items():
-            if name in state_dict["cadences"]:
-                cadence.load_state_dict(state_dict["cadences"][name])
 
     # what the hooks do
 
@@ -273,22 +253,12 @@ class CurvatureMonitor(CallbackBase):
                 "probe=[...] takes batches of your own"
             )
             self._probe_lost = False
-        known = run.metric_names(self.measures, batches=self._probe.batches)
-        for rule in self._rules:
-            # the default rules are for whatever is measured
-            if rule not in DEFAULT_RULES and not any(map(rule.watches, known)):
-                self._faults.tell(
-                    f"the rule {rule.name!r} watches {rule.metric!r}, which is not measured in this run"
-                )
-
-    def _due(self, stage: Stage, step: int) -> list[Measure]:
-        return [m for m in self.measures if m.stage == stage and self._cadences[m.name].due(step)]
 
     def _what_is_due(self, run: FitRun, item: TrainingBatch, *, last: Due) -> Due:
-        landscape = self._due("landscape", run.step)
+        landscape = self._schedule.due("landscape", run.step)
         self._probe.see(item, run.module, needed=bool(landscape))
         due = Due(landscape if self._probe.complete else [])
-        self._owed = self._due("step", run.step) or self._owed
+        self._owed = self._schedule.due("step", run.step) or self._owed
         if last.samples:  # under manual optimization the step goes on over several batches
             due.step, due.samples = last.step, last.samples
         elif run.module.automatic_optimization or self._watch.stepped:
@@ -300,44 +270,12 @@ class CurvatureMonitor(CallbackBase):
             self._watch.arm()
         return due
 
-    def _tell_cost(self, run: FitRun, measures: Sequence[Measure], begin: float) -> float:
-        seconds = run.agreed(time.perf_counter() - begin)
-        for measure in measures:
-            self._cadences[measure.name].reading_took(seconds)
-        return seconds
-
-    def _report(self, run: FitRun, readings: Readings) -> None:
-        """Send readings to the history, the loggers, other callbacks, and the alerts."""
-        step = run.step
-        for note in readings.notes:
-            self.history.note(step, note)
-        if readings.values:
-            self.history.record(step, readings.values)
-            run.publish(readings.values)
-            self._sinks.scalars(readings.values, step)
-        for measure, doubt in readings.doubts:
-            self._faults.tell(f"{doubt} (step {step})", causes=(f"doubt of {measure}",))
-        alerts = self._engine.observe(step, readings.trusted, readings.broken, finite=readings.finite)
-        for alert in alerts:
-            self._raise_alert(run, alert)
-
-    def _raise_alert(self, run: FitRun, alert: Alert) -> None:
-        if run.trainer.is_global_zero:
-            log.warning("curvwatch alert, %s", alert)
-        self._sinks.alert(alert)
-        for action in self._actions:
-            if action == "stop":
-                run.stop(f"curvwatch: {alert.rule}")
-            else:
-                with self._faults.caught(f"on_alert={getattr(action, '__name__', action)!r}"):
-                    action(alert)
-
     def _leave(self) -> None:
         if self._run is not None:
             self._run = None
             self._watch.remove()
             self._pending = Due()
-            self._clock.stop()
+            self._schedule.clock.stop()
 
 
 def _check_word(argument: str, value: object, known: Sequence[str]) -> None:

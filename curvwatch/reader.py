@@ -14,6 +14,7 @@ from torch import Tensor
 from curvwatch.due import Due
 from curvwatch.faults import Faults
 from curvwatch.measures import (
+    COST_METRICS,
     Landscape,
     LandscapeMeasure,
     Measure,
@@ -21,10 +22,10 @@ from curvwatch.measures import (
     Step,
     StepMeasure,
 )
+from curvwatch.names import group_suffixes
 from curvwatch.objective import Opened, Sample
-from curvwatch.trainer.names import group_suffixes
-from curvwatch.trainer.run import FitRun
-from curvwatch.trainer.steps import FinishedStep, Settings
+from curvwatch.run import Run
+from curvwatch.steps import FinishedStep, Settings
 
 
 @dataclass
@@ -66,6 +67,11 @@ class Readings:
         self.doubts += [(measure + suffix, named(text)) for text in reading.doubts]
         self.broken += [(name + suffix, reading.values[name]) for name in reading.broken]
 
+    def cost(self, seconds: float, share: float) -> None:
+        """Tell the price of a reading of the landscape."""
+        costs = (float(self.products), seconds, share)
+        self.values.update(zip(COST_METRICS, costs, strict=True))
+
     def look_at(self, name: str, value: Tensor) -> None:
         """Remember whether the scalar `value` is finite."""
         if bool(torch.isfinite(value)):
@@ -103,7 +109,7 @@ class Reader:
 
     def landscape(
         self,
-        run: FitRun,
+        run: Run,
         due: Due,
         probe: Sequence[Sample],
         finished: Mapping[int, FinishedStep],
@@ -138,11 +144,9 @@ class Reader:
                 into.values[f"curvature/edge{suffix}{group}"] = 2 / rate if rate > 0 else math.nan
             into.products += objective.counts.products
 
-    def step(self, run: FitRun, due: Due, finished: Mapping[int, FinishedStep], into: Readings) -> None:
+    def step(self, run: Run, due: Due, finished: Mapping[int, FinishedStep], into: Readings) -> None:
         """Read the step measures that are due, of the steps that were taken."""
-        samples = due.samples
-        if not run.module.automatic_optimization:
-            samples = [replace(s, weight=1 / len(samples)) for s in samples]
+        samples = run.weighed(due.samples)
         for index, taken in sorted(finished.items()):
             suffix, params = run.suffixes[index], taken.settings.params
             objective = run.objective(index, params, samples, train=None)

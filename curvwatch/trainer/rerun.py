@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
+
+from curvwatch.run import TrainingBatch
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -28,14 +30,6 @@ def check_loss_fns(loss_fn: LossFn | Sequence[LossFn] | None) -> LossFn | list[L
             "each optimizer, is needed"
         )
     return list(loss_fn)
-
-
-class TrainingBatch(NamedTuple):
-    """What `training_step` is called with, and the `global_step` it sees; None: the present one."""
-
-    batch: Any
-    batch_idx: int
-    global_step: int | None = None
 
 
 class StepLoss:

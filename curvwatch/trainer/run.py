@@ -5,19 +5,19 @@ from __future__ import annotations
 import inspect
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from curvwatch.errors import CurvwatchError
-from curvwatch.measures import COST_METRICS, Measure
-from curvwatch.objective import Objective, Sample
-from curvwatch.trainer.names import group_suffixes, optimizer_suffixes
+from curvwatch.objective import Sample
+from curvwatch.run import Run
 from curvwatch.trainer.processes import averager
 from curvwatch.trainer.rerun import LossFn, StepLoss
-from curvwatch.trainer.steps import trained
+from curvwatch.trees import clone_batch
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -27,7 +27,7 @@ log = logging.getLogger("curvwatch")
 _SHARDING = ("DeepSpeed", "FSDP", "ModelParallel", "XLA")
 
 
-class FitRun:
+class FitRun(Run):
     """One call of `trainer.fit`.
 
     Args:
@@ -47,13 +47,17 @@ class FitRun:
         loss_fns: LossFn | Sequence[LossFn] | None,
     ) -> None:
         self.trainer = trainer
-        self.module = module
-        # a module without optimizers has a stand-in that holds no weights
-        self.optimizers = [o for o in trainer.optimizers if any(g["params"] for g in o.param_groups)]
-        self.suffixes = optimizer_suffixes(self.optimizers)
-        self._average = averager(trainer)
+        self.module: pl.LightningModule
+        average = averager(trainer)
+        super().__init__(
+            module,
+            # a module without optimizers has a stand-in that holds no weights
+            trainer.optimizers,
+            average=average,
+            processes=1 if average is None else trainer.world_size,
+        )
         self._loss_fns = self._one_each(loss_fns)
-        self._refuse()
+        self._refuse_unread_losses()
 
     @property
     def step(self) -> int:
@@ -64,10 +68,11 @@ class FitRun:
         """Whether this batch is the first, with accumulation, of an optimizer step."""
         return batch_idx % self.trainer.accumulate_grad_batches == 0
 
-    @property
-    def batch_weight(self) -> float:
-        """The factor of one batch's loss: Lightning divides also where the last group is short."""
-        return 1.0 / self.trainer.accumulate_grad_batches
+    def weighed(self, samples: Sequence[Sample]) -> list[Sample]:
+        """Each with the factor of its loss: Lightning divides also where the last group is short."""
+        if not self.module.automatic_optimization:
+            return super().weighed(samples)
+        return [replace(s, weight=1.0 / self.trainer.accumulate_grad_batches) for s in samples]
 
     @property
     def made_step(self) -> bool:
@@ -81,24 +86,26 @@ class FitRun:
         clips = bool(self.trainer.gradient_clip_val)
         return clips and self.trainer.gradient_clip_algorithm == "value"
 
-    def objective(
-        self,
-        index: int,
-        params: Sequence[Tensor],
-        samples: Sequence[Sample],
-        *,
-        train: bool | None,
-    ) -> Objective:
-        """The loss of optimizer `index` on `samples`, as a function of `params`."""
-        return Objective(
-            self.module,
-            StepLoss(self.trainer, self.module, loss_fn=self._loss_fns[index]),
-            samples,
-            params=params,
-            train=train,
-            average=self._average,
-            processes=1 if self._average is None else self.trainer.world_size,
-        )
+    @property
+    def loggers(self) -> Sequence[Any]:
+        """The Trainer's."""
+        return self.trainer.loggers
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is global rank 0."""
+        return self.trainer.is_global_zero
+
+    def loss_of(self, index: int) -> Callable[[Any], Any]:
+        """`training_step` run again, or the user's loss function."""
+        return StepLoss(self.trainer, self.module, loss_fn=self._loss_fns[index])
+
+    def fed(self, batch: Any) -> Any:
+        """`batch` as it reaches `training_step`: converted, through the hooks, on the device."""
+        batch = self.trainer.precision_plugin.convert_input(clone_batch(batch))
+        # private: what the training loop calls there (read in 2.2 to 2.6)
+        batch = self.module._on_before_batch_transfer(batch, dataloader_idx=0)
+        return self.trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
     def publish(self, values: Mapping[str, float]) -> None:
         """Show `values` to callbacks that monitor them, and the stability ratio to the user."""
@@ -127,31 +134,6 @@ class FitRun:
             return outputs.detach() if read_now or outputs.device.type == "cpu" else None
         return self._average(outputs.detach().float()) if read_now else None
 
-    def metric_names(self, measures: Sequence[Measure], *, batches: int) -> list[str]:
-        """All metrics that `measures` will log in this run, with `batches` in each process's probe."""
-        several = batches * self.trainer.world_size > 1
-        names = [
-            name + suffix
-            for suffix in self.suffixes
-            for m in measures
-            for name in m.metrics + (m.sampling_metrics if several else ())
-        ]
-        if any(m.stage == "landscape" for m in measures):
-            names += [
-                f"curvature/edge{suffix}{group}"
-                for optimizer, suffix in zip(self.optimizers, self.suffixes, strict=True)
-                for group in group_suffixes(optimizer)
-            ]
-            names += COST_METRICS
-        return names
-
-    def agreed(self, seconds: float) -> float:
-        """The average of `seconds` over the processes, so that all keep the same cadence."""
-        if self._average is None:
-            return seconds
-        tensor = torch.tensor(seconds, dtype=torch.float32, device=self.module.device)
-        return float(self._average(tensor))
-
     def stop(self, reason: str) -> None:
         """End the run after this batch, on every process: all have the same readings."""
         if self.trainer.is_global_zero:
@@ -176,17 +158,9 @@ class FitRun:
                 f"{strategy} spreads or hides the weights and gradients, which is not supported; "
                 "DDP and single-device strategies are"
             )
-        if not self.optimizers or not any(trained(o) for o in self.optimizers):
-            raise CurvwatchError(
-                "the optimizers hold no parameter with requires_grad=True: there is nothing to measure"
-            )
-        for optimizer in self.optimizers:
-            if not hasattr(optimizer, "register_step_pre_hook"):
-                raise CurvwatchError(
-                    f"{type(optimizer).__name__} is no torch.optim.Optimizer, so its steps cannot be "
-                    "watched: return the optimizer that it wraps from configure_optimizers, or make it "
-                    "a subclass"
-                )
+        super()._refuse()
+
+    def _refuse_unread_losses(self) -> None:
         if "dataloader_iter" in inspect.signature(self.module.training_step).parameters:
             raise CurvwatchError(
                 "training_step(dataloader_iter) fetches its own batches, which a reading cannot have: "

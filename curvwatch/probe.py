@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from curvwatch.errors import CurvwatchError
 from curvwatch.isolation import Memory, lend
 from curvwatch.objective import Sample
 from curvwatch.randomness import RandomState
-from curvwatch.trainer.rerun import TrainingBatch
+from curvwatch.run import TrainingBatch
 from curvwatch.trees import batch_size, clone_batch, map_containers, tensors_in
-
-if TYPE_CHECKING:
-    import lightning.pytorch as pl
 
 ProbeKind = Literal["first", "current"]
 # a checkpoint keeps the probe up to this many bytes
@@ -55,15 +52,19 @@ class Probe:
         self._kept: list[Sample] = []
         self._newest_kept = False
 
-    def start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def start(self, module: nn.Module, feed: Callable[[Any], Any], *, device: torch.device) -> None:
         """Take batches that a checkpoint or the user brought to the device.
+
+        Args:
+            module: what is trained.
+            feed: brings one of the user's batches to where, and how, a training step has it.
+            device: where batches of a checkpoint go.
 
         Raises:
             CurvwatchError: the user's iterable is empty.
         """
         self._kept = [
-            replace(s, batch=s.batch._replace(batch=_moved(s.batch.batch, module.device)))
-            for s in self._kept
+            replace(s, batch=s.batch._replace(batch=_moved(s.batch.batch, device))) for s in self._kept
         ]
         if isinstance(self._source, str) or self._kept:
             return
@@ -73,7 +74,7 @@ class Probe:
         with lend(module) as loan:
             loan.place({})
             try:
-                batches = [_fed(trainer, module, b) for b in self._source]
+                batches = [feed(b) for b in self._source]
             finally:
                 for generator, state in zip(own, states, strict=True):
                     generator.set_state(state)
@@ -81,12 +82,12 @@ class Probe:
             raise CurvwatchError("the probe is empty: give at least one batch, or probe='first'")
         self._kept = [Sample(TrainingBatch(b, i), random=random) for i, b in enumerate(batches)]
 
-    def see(self, item: TrainingBatch, module: pl.LightningModule, *, needed: bool) -> None:
+    def see(self, item: TrainingBatch, module: nn.Module, *, needed: bool) -> None:
         """Let a training batch flow by, before its step.
 
         Args:
             item: the batch.
-            module: the LightningModule.
+            module: what is trained.
             needed: whether a reading is due now.
         """
         self._newest_kept = False
@@ -169,14 +170,6 @@ def _generators_of(loader: Any) -> list[torch.Generator]:
         if isinstance(g := getattr(place, "generator", None), torch.Generator)
     }
     return list(found.values())
-
-
-def _fed(trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> Any:
-    """`batch` as it reaches `training_step`: converted, through the transfer hooks, on the device."""
-    batch = trainer.precision_plugin.convert_input(clone_batch(batch))
-    # private: what the training loop calls there (read in 2.2 to 2.6)
-    batch = module._on_before_batch_transfer(batch, dataloader_idx=0)
-    return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
 
 def _is_plain(batch: Any) -> bool:

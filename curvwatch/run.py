@@ -1,0 +1,144 @@
+"""A training run as readings need to see it, whoever drives the loop."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from curvwatch.errors import CurvwatchError
+from curvwatch.measures import COST_METRICS, Measure
+from curvwatch.names import group_suffixes, optimizer_suffixes
+from curvwatch.objective import Objective, Sample
+from curvwatch.steps import trained
+
+
+class TrainingBatch(NamedTuple):
+    """What `training_step` is called with, and the `global_step` it sees; None: the present one."""
+
+    batch: Any
+    batch_idx: int
+    global_step: int | None = None
+
+
+class Run(ABC):
+    """What a reading uses of a run.
+
+    Args:
+        module: what is trained.
+        optimizers: that train it; those without weights are left out.
+        average: averages a tensor over processes; None for one process.
+        processes: how many there are.
+
+    Raises:
+        CurvwatchError: there is nothing to measure, or an optimizer cannot be watched.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizers: Sequence[Optimizer],
+        *,
+        average: Callable[[Tensor], Tensor] | None = None,
+        processes: int = 1,
+    ) -> None:
+        self.module = module
+        self.optimizers = [o for o in optimizers if any(g["params"] for g in o.param_groups)]
+        self.suffixes = optimizer_suffixes(self.optimizers)
+        self.processes = processes
+        self._average = average
+        self._refuse()
+
+    @property
+    @abstractmethod
+    def step(self) -> int:
+        """The optimizer step that is being made."""
+
+    @property
+    @abstractmethod
+    def loggers(self) -> Sequence[Any]:
+        """Where readings go."""
+
+    @property
+    @abstractmethod
+    def leads(self) -> bool:
+        """Whether this process speaks for all."""
+
+    @abstractmethod
+    def loss_of(self, index: int) -> Callable[[Any], Any]:
+        """The loss of optimizer `index` as a function of a `TrainingBatch`."""
+
+    @abstractmethod
+    def publish(self, values: Mapping[str, float]) -> None:
+        """Show `values` to others than loggers."""
+
+    @abstractmethod
+    def stop(self, reason: str) -> None:
+        """End the run after this step."""
+
+    def weighed(self, samples: Sequence[Sample]) -> list[Sample]:
+        """The batches of one step, each with the factor of its loss; by default their mean."""
+        return [replace(s, weight=1.0 / len(samples)) for s in samples]
+
+    def objective(
+        self,
+        index: int,
+        params: Sequence[Tensor],
+        samples: Sequence[Sample],
+        *,
+        train: bool | None,
+    ) -> Objective:
+        """The loss of optimizer `index` on `samples`, as a function of `params`."""
+        return Objective(
+            self.module,
+            self.loss_of(index),
+            samples,
+            params=params,
+            train=train,
+            average=self._average,
+            processes=self.processes,
+        )
+
+    def metric_names(self, measures: Sequence[Measure], *, batches: int) -> list[str]:
+        """All metrics that `measures` will log in this run, with `batches` in each process's probe."""
+        several = batches * self.processes > 1
+        names = [
+            name + suffix
+            for suffix in self.suffixes
+            for m in measures
+            for name in m.metrics + (m.sampling_metrics if several else ())
+        ]
+        if any(m.stage == "landscape" for m in measures):
+            names += [
+                f"curvature/edge{suffix}{group}"
+                for optimizer, suffix in zip(self.optimizers, self.suffixes, strict=True)
+                for group in group_suffixes(optimizer)
+            ]
+            names += COST_METRICS
+        return names
+
+    def agreed(self, seconds: float) -> float:
+        """The average of `seconds` over the processes, so that all keep the same cadence."""
+        if self._average is None:
+            return seconds
+        device = self.optimizers[0].param_groups[0]["params"][0].device
+        tensor = torch.tensor(seconds, dtype=torch.float32, device=device)
+        return float(self._average(tensor))
+
+    def _refuse(self) -> None:
+        if not self.optimizers or not any(trained(o) for o in self.optimizers):
+            raise CurvwatchError(
+                "the optimizers hold no parameter with requires_grad=True: there is nothing to measure"
+            )
+        for optimizer in self.optimizers:
+            if not hasattr(optimizer, "register_step_pre_hook"):
+                raise CurvwatchError(
+                    f"{type(optimizer).__name__} is no torch.optim.Optimizer, so its steps cannot be "
+                    "watched: return the optimizer that it wraps from configure_optimizers, or make it "
+                    "a subclass"
+                )
