@@ -8,8 +8,9 @@ from torch import Tensor
 
 from curvwatch.isolation import Memory
 from curvwatch.measures import Measure
-from curvwatch.objective import Sample
 from curvwatch.run import Run, TrainingBatch
+from curvwatch.samples import Sample
+from curvwatch.sharding import local
 from curvwatch.steps import FinishedStep
 from curvwatch.trees import clone_batch
 
@@ -43,7 +44,7 @@ class Due:
         memory = Memory.of(run.module)
         held = {id(p) for o in run.optimizers for group in o.param_groups for p in group["params"]}
         self.memory = memory.copied()
-        self.others = {id(w): w.detach().clone() for w in memory.weights if id(w) not in held}
+        self.others = {id(w): local(w.detach()).clone() for w in memory.weights if id(w) not in held}
         self.global_step = item.global_step
 
     def weights(self, finished: FinishedStep | None) -> dict[int, Tensor]:

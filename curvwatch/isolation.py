@@ -109,6 +109,11 @@ class Loan:
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
 
+    @property
+    def weights(self) -> tuple[Tensor, ...]:
+        """The module's real weights."""
+        return self._memory.weights
+
     def place(
         self,
         substitutes: Mapping[int, Tensor],

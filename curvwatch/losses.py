@@ -56,7 +56,8 @@ def refuse_once_differentiable(loss: Tensor, module: nn.Module) -> None:
         if function is not None and _is_once_differentiable(function.backward):
             raise CurvwatchError(
                 f"the loss passes through {function.__name__}, whose backward is marked "
-                "once_differentiable: it has no second derivative, and autograd would take it for zero"
+                "once_differentiable: it has no second derivative, and autograd takes it for zero; "
+                "hvp='difference' takes differences of gradients instead"
             )
     _checked.add(module)
 
@@ -71,7 +72,8 @@ def named_where_missing() -> Iterator[None]:
             raise
         raise CurvwatchError(
             f"an operation of the loss has no second derivative in torch ({error}), so its sharpness "
-            "cannot be read; StepGeometry(curvature='secant') needs first derivatives alone"
+            "cannot be read exactly: hvp='difference' takes differences of gradients instead, and "
+            "StepGeometry(curvature='secant') needs first derivatives alone"
         ) from error
 
 

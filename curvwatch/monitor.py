@@ -11,6 +11,7 @@ from curvwatch.due import Due
 from curvwatch.faults import Faults, OnError
 from curvwatch.history import History
 from curvwatch.measures import Measure, check_cadence, make_measures
+from curvwatch.objective import Products, check_products
 from curvwatch.probe import Probe, ProbeKind
 from curvwatch.reader import Reader, Readings
 from curvwatch.recorder import Recorder
@@ -42,6 +43,9 @@ class CurvatureMonitor(CallbackBase):
             random numbers); "eval" puts the module into eval mode for the landscape.
         loss_fn: `loss_fn(module, batch)` returns the loss to measure instead of `training_step`'s;
             needed for manual optimization. A list has one for each optimizer.
+        hvp: "exact": Hessian-vector products by automatic differentiation; "difference": by central
+            differences of gradients, for losses without a second derivative in torch (CTC,
+            EmbeddingBag). Sharded weights (FSDP2) are always measured so.
         rules: what to alert on; values that are not finite always are.
         on_alert: called with each `Alert`; "stop" ends the run; a list does several things.
         on_error: "warn" reports a failed reading, once for each cause, and training goes on; "raise"
@@ -66,6 +70,7 @@ class CurvatureMonitor(CallbackBase):
         probe_batches: int = 1,
         mode: Mode = "train",
         loss_fn: LossFn | Sequence[LossFn] | None = None,
+        hvp: Products = "exact",
         rules: Iterable[Rule] = DEFAULT_RULES,
         on_alert: Action | Sequence[Action] | None = None,
         on_error: OnError = "warn",
@@ -78,12 +83,14 @@ class CurvatureMonitor(CallbackBase):
             raise ValueError(f"budget={budget!r}: a share of time between 0 and 1 is needed")
         _check_word("mode", mode, get_args(Mode))
         _check_word("on_error", on_error, get_args(OnError))
+        check_products(hvp)
         self.measures = make_measures(measures)
         self.every_n_steps = every_n_steps
         self.budget = budget
         self.name = name
         self._probe_source, self._probe_batches = probe, probe_batches
         self._train = False if mode == "eval" else None
+        self._hvp: Products = hvp
         self._loss_fn = check_loss_fns(loss_fn)
         self._rules = check_rules(rules)
         self._actions = check_actions(on_alert)
@@ -122,7 +129,7 @@ class CurvatureMonitor(CallbackBase):
         self._leave()
         self._faults.forget()
         with self._faults.caught("setting up for this run"):
-            run = FitRun(trainer, pl_module, loss_fns=self._loss_fn)
+            run = FitRun(trainer, pl_module, loss_fns=self._loss_fn, hvp=self._hvp)
             if not self._resumed and run.step <= self._last_step:
                 self._reset()  # another run, from its beginning
             self._resumed = False
@@ -245,6 +252,11 @@ class CurvatureMonitor(CallbackBase):
             self._faults.tell(
                 "the Trainer has no logger, so readings are in monitor.history and in "
                 "trainer.callback_metrics only"
+            )
+        if run.sharded:
+            self._faults.tell(
+                "the weights are sharded, so Hessian-vector products are made by central differences "
+                "of gradients"
             )
         if self._probe_lost:
             self._faults.tell(

@@ -6,34 +6,20 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from curvwatch.errors import CurvwatchError
-from curvwatch.isolation import Loan, Memory, lend
-from curvwatch.losses import named_where_missing, refuse_once_differentiable, scalar_loss
-from curvwatch.randomness import RandomState
-from curvwatch.trees import batch_size, clone_batch
-from curvwatch.vectors import Layout, dot
+from curvwatch.evaluation import Aliased, Evaluation, Graph, Setting, shifted
+from curvwatch.isolation import Memory, lend
+from curvwatch.samples import Sample
+from curvwatch.trees import batch_size
+from curvwatch.vectors import Layout
 
-
-@dataclass(frozen=True)
-class Sample:
-    """One batch of an objective and what else its loss depends on.
-
-    Attributes:
-        batch: what the loss function is called with; cloned before each call.
-        weight: factor of this batch's loss in the sum.
-        random: random state the loss is computed from; None: the one at the opening.
-        memory: buffers and attributes the loss is computed from; None: those at the opening.
-    """
-
-    batch: Any
-    weight: float = 1.0
-    random: RandomState | None = None
-    memory: Memory | None = None
+# how Hessian-vector products are made
+Products = Literal["exact", "difference"]
 
 
 @dataclass
@@ -55,11 +41,15 @@ class Objective:
         samples: the batches.
         params: the weights to differentiate by, default all of `module` with requires_grad.
         train: True and False force train and eval mode, None keeps the module's own.
+        hvp: "exact": by automatic differentiation; "difference": by central differences of gradients,
+            for losses without a second derivative in torch, and always for weights that are spread
+            over processes. A difference sees kinks that the exact product does not.
         average: averages a tensor over processes; None for one process.
-        processes: how many there are.
+        processes: how many there are, each with batches of its own.
 
     Raises:
         CurvwatchError: no samples, or no parameter that could be differentiated.
+        ValueError: `hvp` is an unknown word.
 
     Example:
         >>> layer = nn.Linear(1, 1, bias=False).double()
@@ -78,9 +68,11 @@ class Objective:
         *,
         params: Sequence[Tensor] | None = None,
         train: bool | None = None,
+        hvp: Products = "exact",
         average: Callable[[Tensor], Tensor] | None = None,
         processes: int = 1,
     ) -> None:
+        check_products(hvp)
         if not samples:
             raise CurvwatchError("the objective has no batch: give at least one")
         if params is None:
@@ -91,6 +83,7 @@ class Objective:
         self.params = tuple(params)
         self.layout = Layout.of(self.params)
         self.train = train
+        self.hvp: Products = "difference" if self.layout.sharded else hvp
         self.average = average
         self.processes = processes
         self.counts = Counts()
@@ -118,7 +111,22 @@ class Objective:
                 named have their present value.
         """
         with lend(self.module) as loan:
-            yield Opened(self, loan, dict(weights or {}))
+            setting = Setting(
+                self.module,
+                self.loss_fn,
+                self.samples,
+                self.params,
+                self.layout,
+                self.train,
+                dict(weights or {}),
+                # each evaluation without a random state of its own starts from the same one
+                Memory.of(self.module).random_state(),
+            )
+            if self.layout.sharded:
+                with shifted(setting, loan) as evaluation:
+                    yield Opened(self, setting, evaluation)
+            else:
+                yield Opened(self, setting, Aliased(setting, loan))
 
 
 @dataclass
@@ -126,66 +134,63 @@ class Linearization:
     """f at one point: its loss, gradient and Hessian-vector products.
 
     Attributes:
+        layout: of the flat vectors.
         loss: f(w), a float.
         gradient: of shape (size,).
-        product: from v of shape (size,) to Hv; one backward pass through the kept graph when the
-            objective has one batch, else the graph is built again, batch by batch, so memory stays
-            that of one batch.
+        product: from v of shape (size,) to Hv. Exact: one backward pass through the kept graph when
+            the objective has one batch, else the graph is built again, batch by batch, so memory
+            stays that of one batch. By differences: two gradients.
         quotient_stderr: from a unit v to the standard error of v'Hv, from its spread over the
             batches; nan where there is one batch. It costs one product.
+        coarser: products by differences at twice the distance, whose deviation is an estimate of
+            their error; None where products are exact.
     """
 
+    layout: Layout
     loss: float
     gradient: Tensor
     product: Callable[[Tensor], Tensor] = field(repr=False)
     quotient_stderr: Callable[[Tensor], float] = field(repr=False)
+    coarser: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
 
 
 class Opened:
     """An objective whose module is on loan; made by `Objective.open`."""
 
-    def __init__(self, objective: Objective, loan: Loan, weights: dict[int, Tensor]) -> None:
+    def __init__(self, objective: Objective, setting: Setting, evaluation: Evaluation) -> None:
         self._objective = objective
-        self._loan = loan
-        self._weights = weights
-        self._placed: list[Tensor] | None = None
+        self._setting = setting
+        self._evaluation = evaluation
         self.layout = objective.layout
         self.counts = objective.counts
         self._point: Linearization | None = None
-        # each evaluation without a random state of its own starts from the same one
-        self._random = Memory.of(objective.module).random_state()
 
     @property
     def batches(self) -> int:
         """How many batches f is a mean of, those of other processes included."""
-        return len(self._samples) * self._objective.processes
+        return len(self._setting.samples) * self._objective.processes
 
     def loss(self, displacement: Tensor | None = None) -> float:
         """f(w + displacement), forward passes alone."""
-        leaves = self._leaves(displacement)
 
         def total() -> Tensor:
-            # with gradients on: training_step may take some itself (a penalty on them, a PINN)
-            return torch.stack([self._evaluate(s, leaves).detach() for s in self._samples]).sum()
+            return torch.stack(list(self._evaluation.losses(displacement))).sum()
 
         self.counts.forwards += 1
         return float(self._averaged(self._agreed(total)))
 
     def gradient(self, displacement: Tensor | None = None) -> tuple[float, Tensor]:
         """f(w + displacement) and its gradient of shape (size,)."""
-        leaves = self._leaves(displacement)
 
         def total() -> Tensor:
             loss, gradient = self._zero(), self._zero(self.layout.size)
-            for sample in self._samples:
-                value = self._evaluate(sample, leaves)
-                gradient += self.layout.flatten(self._differentiate(value, leaves))
-                loss += value.detach()
+            for one_loss, one_gradient in self._evaluation.gradients(displacement):
+                loss += one_loss
+                gradient += one_gradient
             return torch.cat([loss[None], gradient])
 
         self.counts.gradients += 1
-        result = self._averaged(self._agreed(total))
-        return float(result[0]), result[1:]
+        return self._shared(self._agreed(total))
 
     def linearize(self) -> Linearization:
         """f, its gradient and its Hessian-vector products at w; built once, however often asked for.
@@ -195,136 +200,112 @@ class Opened:
                 `once_differentiable` is in the graph), or it is no scalar.
         """
         if self._point is None:
-            self._point = self._linearized()
+            by_graph = self._objective.hvp == "exact" and isinstance(self._evaluation, Aliased)
+            self._point = self._by_graph() if by_graph else self._by_differences()
         return self._point
 
-    def _linearized(self) -> Linearization:
-        leaves = self._leaves(None)
-        kept: list[tuple[Tensor | None, ...]] = []
+    def _by_graph(self) -> Linearization:
+        evaluation = self._evaluation
+        assert isinstance(evaluation, Aliased)
+        kept: list[Graph] = []
 
         def total() -> Tensor:
             loss, gradient = self._zero(), self._zero(self.layout.size)
-            for sample in self._samples:
-                value = self._evaluate(sample, leaves)
-                refuse_once_differentiable(value, self._objective.module)
-                grads = self._differentiate(value, leaves, create_graph=True)
-                gradient += self.layout.flatten(grads)
-                loss += value.detach()
-                if len(self._samples) == 1:
-                    kept.append(grads)
+            for graph in evaluation.graphs():
+                gradient += self.layout.flatten(graph.gradient)
+                loss += graph.loss
+                if len(self._setting.samples) == 1:
+                    kept.append(graph)
             return torch.cat([loss[None], gradient])
 
         self.counts.gradients += 1
-        result = self._averaged(self._agreed(total))
+        loss, gradient = self._shared(self._agreed(total))
 
         def product(v: Tensor) -> Tensor:
             self.counts.products += 1
-            parts = self.layout.split(v)
             if kept:
-                # a checkpointed block runs again during this backward pass: with these leaves
-                if self._placed is not leaves:
-                    self._place(self._samples[0], leaves)
-                one = kept[0]
-                return self._averaged(self._agreed(lambda: self._product(one, leaves, parts)))
+                return self._averaged(self._agreed(lambda: kept[0].product(v)))
             self.counts.gradients += 1
 
             def total() -> Tensor:
                 hv = self._zero(self.layout.size)
-                for part in products_of_each(parts):
-                    hv += part
+                for graph in evaluation.graphs():
+                    hv += graph.product(v)
                 return hv
 
             return self._averaged(self._agreed(total))
 
-        def products_of_each(parts: list[Tensor]) -> Iterator[Tensor]:
-            for sample in self._samples:
-                value = self._evaluate(sample, leaves)
-                grads = self._differentiate(value, leaves, create_graph=True)
-                yield self._product(grads, leaves, parts)
-
-        def quotient_stderr(v: Tensor) -> float:
-            count = self.batches
-            if count == 1:
-                return math.nan
+        def quotients(v: Tensor) -> list[float]:
             self.counts.products += 1
             self.counts.gradients += 1
+            return [self.layout.dot(v, graph.product(v)) for graph in evaluation.graphs()]
 
-            # w_i q_i: what each batch adds to the quotient of the mean
-            def shares() -> Tensor:
-                parts = products_of_each(self.layout.split(v))
-                quotients = [dot(v, hv) for hv in parts]
-                return torch.tensor(quotients, dtype=self.layout.dtype, device=self.layout.device)
+        return Linearization(
+            self.layout, loss, gradient, product, lambda v: self._stderr(lambda: quotients(v))
+        )
 
-            each = self._agreed(shares)
-            mean = self._averaged(each.sum())
-            weights = each.new_tensor([s.weight for s in self._samples])
-            spread = float(self._averaged((each - weights * mean).square().sum()))
-            spread /= self._objective.processes
-            return math.sqrt(spread * count / (count - 1))
+    def _by_differences(self) -> Linearization:
+        loss, gradient = self.gradient()
+        distance = self._difference_distance()
 
-        return Linearization(float(result[0]), result[1:], product, quotient_stderr)
+        def product_at(v: Tensor, distance: float) -> Tensor:
+            self.counts.products += 1
+            norm = math.sqrt(self.layout.dot(v, v))
+            if norm == 0.0:
+                return torch.zeros_like(v)
+            shift = v * (distance / norm)
+            up, down = self.gradient(shift)[1], self.gradient(-shift)[1]
+            return (up - down) * (norm / (2 * distance))
 
-    @property
-    def _samples(self) -> tuple[Sample, ...]:
-        return self._objective.samples
+        def quotients(v: Tensor) -> list[float]:
+            self.counts.products += 1
+            self.counts.gradients += 2
+            up, down = (
+                [self.layout.dot(v, g) for _, g in self._evaluation.gradients(sign * distance * v)]
+                for sign in (1.0, -1.0)
+            )
+            return [(a - b) / (2 * distance) for a, b in zip(up, down, strict=True)]
+
+        return Linearization(
+            self.layout,
+            loss,
+            gradient,
+            lambda v: product_at(v, distance),
+            lambda v: self._stderr(lambda: quotients(v)),
+            coarser=lambda v: product_at(v, 2 * distance),
+        )
+
+    def _difference_distance(self) -> float:
+        """How far gradients are taken from w: 2 sqrt(eps) (1 + |w|) (Andrei 2009, section 3)."""
+        eps = max(torch.finfo(dtype).eps for dtype in self.layout.dtypes)
+        weights = self.layout.flatten(
+            [self._setting.weights.get(id(p), p) for p in self._setting.params]
+        )
+        return 2 * math.sqrt(eps) * (1 + math.sqrt(self.layout.dot(weights, weights)))
+
+    def _stderr(self, quotients: Callable[[], list[float]]) -> float:
+        """Of the mean of `quotients`, one a batch, each times the batch's weight."""
+        count = self.batches
+        if count == 1:
+            return math.nan
+        each = self._agreed(
+            lambda: torch.tensor(quotients(), dtype=self.layout.dtype, device=self.layout.device)
+        )
+        mean = self._averaged(each.sum())
+        weights = each.new_tensor([s.weight for s in self._setting.samples])
+        spread = float(self._averaged((each - weights * mean).square().sum()))
+        spread /= self._objective.processes
+        return math.sqrt(spread * count / (count - 1))
 
     def _zero(self, *shape: int) -> Tensor:
         return torch.zeros(shape, dtype=self.layout.dtype, device=self.layout.device)
 
-    def _leaves(self, displacement: Tensor | None) -> list[Tensor]:
-        # copies: training_step may write to a weight
-        base = [self._weights.get(id(p), p).detach().clone() for p in self._objective.params]
-        if displacement is not None:
-            parts = self.layout.split(displacement)
-            base = [w + d for w, d in zip(base, parts, strict=True)]
-        return [w.requires_grad_() for w in base]
-
-    def _place(self, sample: Sample, leaves: list[Tensor]) -> None:
-        objective = self._objective
-        substitutes = {id(p): leaf for p, leaf in zip(objective.params, leaves, strict=True)}
-        for key, weight in self._weights.items():
-            if key not in substitutes:  # a copy: training_step may write to it
-                substitutes[key] = weight.clone()
-        self._loan.place(
-            substitutes,
-            memory=sample.memory,
-            train=objective.train,
-            random=sample.random or self._random,
-        )
-        self._placed = leaves
-
-    def _evaluate(self, sample: Sample, leaves: list[Tensor]) -> Tensor:
-        self._place(sample, leaves)
-        with torch.inference_mode(False), torch.enable_grad():
-            loss = scalar_loss(self._objective.loss_fn(clone_batch(sample.batch)))
-        return loss.to(device=self.layout.device, dtype=self.layout.dtype) * sample.weight
-
-    def _differentiate(
-        self, loss: Tensor, leaves: list[Tensor], *, create_graph: bool = False
-    ) -> tuple[Tensor | None, ...]:
-        if not loss.requires_grad:
-            raise CurvwatchError(
-                "the loss does not depend on any parameter that is trained: it was detached, "
-                "computed under torch.no_grad, or uses other parameters than the optimizer's"
-            )
-        with named_where_missing():
-            grads = torch.autograd.grad(loss, leaves, create_graph=create_graph, allow_unused=True)
-        if all(g is None for g in grads):
-            raise CurvwatchError(
-                f"the loss does not depend on any of the optimizer's {len(leaves)} parameters"
-            )
-        return grads
-
-    def _product(
-        self, grads: tuple[Tensor | None, ...], leaves: list[Tensor], parts: list[Tensor]
-    ) -> Tensor:
-        pairs = [(g, v) for g, v in zip(grads, parts, strict=True) if g is not None and g.requires_grad]
-        if not pairs:  # linear in every parameter
-            return self._zero(self.layout.size)
-        outputs, vectors = zip(*pairs, strict=True)
-        with named_where_missing():
-            hv = torch.autograd.grad(outputs, leaves, vectors, retain_graph=True, allow_unused=True)
-        return self.layout.flatten(hv)
+    def _shared(self, result: Tensor) -> tuple[float, Tensor]:
+        """Loss and gradient, joined in `result`, averaged over processes."""
+        if self._evaluation.is_averaged:
+            return float(self._averaged(result[0])), result[1:]
+        result = self._averaged(result)
+        return float(result[0]), result[1:]
 
     def _agreed(self, compute: Callable[[], Tensor]) -> Tensor:
         """Run `compute`; when it fails on one process it fails on all, so none waits for ever."""
@@ -346,3 +327,11 @@ class Opened:
     def _averaged(self, value: Tensor) -> Tensor:
         average = self._objective.average
         return value if average is None else average(value)
+
+
+def check_products(hvp: object) -> None:
+    """Raise a ValueError unless `hvp` is a way to make Hessian-vector products."""
+    if hvp not in get_args(Products):
+        raise ValueError(
+            f"hvp={hvp!r}: 'exact', or 'difference' for central differences of gradients, is needed"
+        )

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from curvwatch.errors import CurvwatchError
 from curvwatch.isolation import Memory, lend
-from curvwatch.objective import Sample
 from curvwatch.randomness import RandomState
 from curvwatch.run import TrainingBatch
+from curvwatch.samples import Sample
 from curvwatch.trees import batch_size, clone_batch, map_containers, tensors_in
 
 ProbeKind = Literal["first", "current"]
@@ -82,13 +82,21 @@ class Probe:
             raise CurvwatchError("the probe is empty: give at least one batch, or probe='first'")
         self._kept = [Sample(TrainingBatch(b, i), random=random) for i, b in enumerate(batches)]
 
-    def see(self, item: TrainingBatch, module: nn.Module, *, needed: bool) -> None:
+    def see(
+        self,
+        item: TrainingBatch,
+        module: nn.Module,
+        *,
+        needed: bool,
+        random: RandomState | None = None,
+    ) -> None:
         """Let a training batch flow by, before its step.
 
         Args:
             item: the batch.
             module: what is trained.
             needed: whether a reading is due now.
+            random: the random state of its step; None: the present one.
         """
         self._newest_kept = False
         if self._source == "current":
@@ -97,7 +105,8 @@ class Probe:
             self._source == "current" and needed
         ):
             copy = TrainingBatch(clone_batch(item.batch), item.batch_idx)
-            self._kept.append(Sample(copy, random=Memory.of(module).random_state()))
+            random = random or Memory.of(module).random_state()
+            self._kept.append(Sample(copy, random=random))
             self._newest_kept = True
 
     def discard_newest(self) -> None:

@@ -23,8 +23,9 @@ from curvwatch.measures import (
     StepMeasure,
 )
 from curvwatch.names import group_suffixes
-from curvwatch.objective import Opened, Sample
+from curvwatch.objective import Opened
 from curvwatch.run import Run
+from curvwatch.samples import Sample
 from curvwatch.steps import FinishedStep, Settings
 
 
@@ -136,7 +137,7 @@ class Reader:
                 for measure in due.landscape:
                     assert isinstance(measure, LandscapeMeasure)
                     memory = self._memory.setdefault(f"{measure.name}{suffix}", {})
-                    generator = torch.Generator().manual_seed(run.step)
+                    generator = run.generator()
                     with self._read(measure, suffix, into):
                         at = Landscape(opened, settings.rates, settings.law, memory, generator)
                         into.add(measure.read(at), measure.name, suffix)
@@ -174,4 +175,4 @@ def _as_step(taken: FinishedStep, opened: Opened) -> Step:
     before = layout.flatten([taken.before[k] for k in keys])
     after = layout.flatten([taken.after[k] for k in keys])
     gradient = layout.flatten([taken.gradient.get(k) for k in keys]) if taken.gradient else None
-    return Step(opened, after.sub_(before), float(before.norm()), gradient)
+    return Step(opened, after.sub_(before), math.sqrt(layout.dot(before, before)), gradient)

@@ -14,7 +14,9 @@ from torch.optim import Optimizer
 from curvwatch.errors import CurvwatchError
 from curvwatch.measures import COST_METRICS, Measure
 from curvwatch.names import group_suffixes, optimizer_suffixes
-from curvwatch.objective import Objective, Sample
+from curvwatch.objective import Objective, Products
+from curvwatch.samples import Sample
+from curvwatch.sharding import is_sharded
 from curvwatch.steps import trained
 
 
@@ -34,6 +36,8 @@ class Run(ABC):
         optimizers: that train it; those without weights are left out.
         average: averages a tensor over processes; None for one process.
         processes: how many there are.
+        rank: which of them this is.
+        hvp: how Hessian-vector products are made, see `Objective`.
 
     Raises:
         CurvwatchError: there is nothing to measure, or an optimizer cannot be watched.
@@ -46,12 +50,18 @@ class Run(ABC):
         *,
         average: Callable[[Tensor], Tensor] | None = None,
         processes: int = 1,
+        rank: int = 0,
+        hvp: Products = "exact",
     ) -> None:
         self.module = module
         self.optimizers = [o for o in optimizers if any(g["params"] for g in o.param_groups)]
         self.suffixes = optimizer_suffixes(self.optimizers)
-        self.processes = processes
+        self.sharded = any(is_sharded(p) for o in self.optimizers for p in trained(o))
+        # of a sharded model a batch's loss is already the mean over processes
+        self.processes = 1 if self.sharded else processes
+        self._rank = rank
         self._average = average
+        self._hvp: Products = hvp
         self._refuse()
 
     @property
@@ -100,6 +110,7 @@ class Run(ABC):
             samples,
             params=params,
             train=train,
+            hvp=self._hvp,
             average=self._average,
             processes=self.processes,
         )
@@ -121,6 +132,11 @@ class Run(ABC):
             ]
             names += COST_METRICS
         return names
+
+    def generator(self) -> torch.Generator:
+        """Of random vectors: the same at the same step of every run; each shard has its own."""
+        shard = self._rank if self.sharded else 0
+        return torch.Generator().manual_seed(self.step + (shard << 40))
 
     def agreed(self, seconds: float) -> float:
         """The average of `seconds` over the processes, so that all keep the same cadence."""

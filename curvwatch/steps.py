@@ -13,8 +13,9 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from curvwatch.faults import Faults
+from curvwatch.sharding import is_sharded, local, summed
 from curvwatch.stability import StabilityLaw, stability_law
-from curvwatch.vectors import dot
+from curvwatch.vectors import local_dot
 
 # two gradients that differ by less than this, of each parameter's, are one up to a factor: rounding in
 # bfloat16 stays under it
@@ -47,9 +48,11 @@ class Settings:
         """The present ones; `gradient_scale` is what clipping left of the gradient, None by value."""
         rates = {id(p): _rate(group) for group in optimizer.param_groups for p in group["params"]}
         params = trained(optimizer)
+        law = stability_law(optimizer, params, gradient_scale=gradient_scale)
+        parts = tuple(P if P is None else local(P) for P in law.preconditioner)
         return cls(
             params=tuple(params),
-            law=stability_law(optimizer, params, gradient_scale=gradient_scale),
+            law=replace(law, preconditioner=parts),
             rates=tuple(rates[id(p)] for p in params),
             group_rates=tuple(map(_rate, optimizer.param_groups)),
         )
@@ -60,7 +63,8 @@ class FinishedStep:
     """One step that an optimizer took.
 
     Attributes:
-        before: from `id(parameter)` to its value before the step, all optimizers' parameters.
+        before: from `id(parameter)` to its value before the step, all optimizers' parameters; of a
+            sharded one the part of this process, here and below.
         after: the same for the parameters of this optimizer, after the step.
         gradient: the same of their gradients, before they were clipped; empty where they are not of
             this step (LBFGS looks at several points).
@@ -151,7 +155,8 @@ class StepWatch:
             return
         optimizer = self.optimizers[index]
         gradient = self._gradients.pop(index, {})
-        scale = _scaled_by(gradient, _gradient(optimizer))
+        sharded = any(map(is_sharded, trained(optimizer)))
+        scale = _scaled_by(gradient, _gradient(optimizer), sharded=sharded)
         settings = Settings.of(optimizer, gradient_scale=None if self._clips_by_value else scale)
         if scale is None and not self._clips_by_value and settings.law.reason is not None:
             settings = replace(settings, law=replace(settings.law, reason=_TURNED))
@@ -160,10 +165,14 @@ class StepWatch:
         self.finished[index] = FinishedStep(before, _copies([optimizer]), gradient, settings)
 
 
-def _scaled_by(before: dict[int, Tensor], after: dict[int, Tensor]) -> float | None:
+def _scaled_by(before: dict[int, Tensor], after: dict[int, Tensor], *, sharded: bool) -> float | None:
     """The factor between two gradients, None if they differ by more than one for all parameters."""
     pairs = [(before[key].reshape(-1), after[key].reshape(-1)) for key in before if key in after]
-    products = [(dot(a, a), dot(a, b), dot(b, b)) for a, b in pairs]
+    if not pairs:
+        return 1.0
+    each = [torch.stack([local_dot(x, y) for x, y in ((a, a), (a, b), (b, b))]) for a, b in pairs]
+    stacked = torch.stack([t.to(each[0].device) for t in each])
+    products: list[list[float]] = (summed(stacked) if sharded else stacked).tolist()
     old = sum(aa for aa, _, _ in products)
     if not 0.0 < old < math.inf:
         return 1.0  # nothing to compare, and no step either
@@ -207,9 +216,9 @@ def trained(optimizer: Optimizer) -> list[Tensor]:
 
 
 def _gradient(optimizer: Optimizer) -> dict[int, Tensor]:
-    return {id(p): p.grad.detach().clone() for p in trained(optimizer) if p.grad is not None}
+    return {id(p): local(p.grad).detach().clone() for p in trained(optimizer) if p.grad is not None}
 
 
 def _copies(optimizers: Sequence[Optimizer]) -> dict[int, Tensor]:
     weights = {id(p): p for o in optimizers for g in o.param_groups for p in g["params"]}
-    return {key: p.detach().clone() for key, p in weights.items()}
+    return {key: local(p.detach()).clone() for key, p in weights.items()}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from curvwatch.errors import CurvwatchError
+from curvwatch.sharding import holders, is_sharded, local, summed
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,11 @@ class Layout:
     """Where each parameter lies in a flat vector of length `size`.
 
     The flat dtype is the widest of the parameters', and float32 at least: inner products of
-    half-precision vectors are worth little.
+    half-precision vectors are worth little. Of weights that are spread over processes a flat vector
+    holds the part of this process, and inner products sum over all.
+
+    Attributes:
+        holders: how many processes hold the same part, of each parameter; None: all are whole.
     """
 
     shapes: tuple[torch.Size, ...]
@@ -24,13 +30,15 @@ class Layout:
     devices: tuple[torch.device, ...]
     dtype: torch.dtype
     device: torch.device
+    holders: tuple[int, ...] | None = None
 
     @classmethod
     def of(cls, tensors: Sequence[Tensor]) -> Layout:
         """Lay out `tensors` in their order.
 
         Raises:
-            CurvwatchError: there is no tensor, or one is complex or sparse.
+            CurvwatchError: there is no tensor, one is complex or sparse, or some are spread over
+                processes and others are not.
         """
         if not tensors:
             raise CurvwatchError(
@@ -46,8 +54,16 @@ class Layout:
         dtype = torch.float32
         for t in tensors:
             dtype = torch.promote_types(dtype, t.dtype)
+        spread = [is_sharded(t) for t in tensors]
+        if any(spread) and not all(spread):
+            raise CurvwatchError(
+                f"parameter {spread.index(False)} of shape {tuple(tensors[spread.index(False)].shape)} "
+                "is whole on each process and others are sharded: apply fully_shard to the module "
+                "that holds it, too"
+            )
         return cls(
-            shapes=tuple(t.shape for t in tensors),
+            holders=tuple(map(holders, tensors)) if any(spread) else None,
+            shapes=tuple(local(t).shape for t in tensors),
             dtypes=tuple(t.dtype for t in tensors),
             devices=tuple(t.device for t in tensors),
             dtype=dtype,
@@ -61,15 +77,53 @@ class Layout:
 
     @property
     def size(self) -> int:
-        """Length of the flat vector."""
+        """Length of the flat vector, on this process."""
         return sum(self.sizes)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the weights are spread over processes."""
+        return self.holders is not None
+
+    @cached_property
+    def total(self) -> int:
+        """Number of weights, on all processes together."""
+        if self.holders is None:
+            return self.size
+        parts = sum(n / h for n, h in zip(self.sizes, self.holders, strict=True))
+        count = torch.tensor(parts, dtype=torch.float32, device=self.device)
+        return round(float(summed(count)))
+
+    def inner(self, rows: Tensor, v: Tensor) -> Tensor:
+        """Inner products of `rows` (k, size) with `v` (size,), in float64: shape (k,)."""
+        if self.holders is None:
+            return torch.mv(rows, v).double()
+        return summed(torch.mv(rows, v if self._shares is None else v * self._shares).double())
+
+    def dot(self, a: Tensor, b: Tensor) -> float:
+        """Inner product of two flat vectors, summed in float64."""
+        if self.holders is None:
+            return float(local_dot(a, b))
+        return float(summed(local_dot(a, b if self._shares is None else b * self._shares)))
+
+    @cached_property
+    def _shares(self) -> Tensor | None:
+        """What each entry counts in a sum over processes, None where it is 1 everywhere."""
+        if self.holders is None or set(self.holders) == {1}:
+            return None
+        return torch.cat(
+            [
+                torch.full((n,), 1.0 / h, dtype=self.dtype, device=self.device)
+                for n, h in zip(self.sizes, self.holders, strict=True)
+            ]
+        )
 
     def flatten(self, tensors: Sequence[Tensor | None]) -> Tensor:
         """Join `tensors` into one vector of shape (size,); None counts as zeros."""
         parts = [
             torch.zeros(n, dtype=self.dtype, device=self.device)
             if t is None
-            else t.detach().reshape(-1).to(device=self.device, dtype=self.dtype)
+            else local(t.detach()).reshape(-1).to(device=self.device, dtype=self.dtype)
             for t, n in zip(tensors, self.sizes, strict=True)
         ]
         return torch.cat(parts)
@@ -84,9 +138,9 @@ class Layout:
         ]
 
 
-def dot(a: Tensor, b: Tensor) -> float:
-    """Inner product of two flat vectors, summed in float64."""
+def local_dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner product of two flat vectors of this process, summed in float64: a tensor of shape ()."""
     total = torch.zeros((), dtype=torch.float64, device=a.device)
     for x, y in zip(a.split(1 << 22), b.split(1 << 22), strict=True):
         total += torch.dot(x.double(), y.double())
-    return float(total)
+    return total

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from curvwatch.measures.base import Landscape, LandscapeMeasure, Reading
-from curvwatch.operators import Scaled, SymmetricOperator, hessian
+from curvwatch.objective import Linearization
+from curvwatch.operators import Scaled, SymmetricOperator, hessian, unit
 from curvwatch.solvers import Eigenpairs, lanczos
 from curvwatch.stability import StabilityLaw
 from curvwatch.vectors import Layout
@@ -98,9 +99,8 @@ probe; where the probe has several |
             note = f"on the probe the loss is {point.loss} or its gradient is not finite"
             return Reading(values, (note,), broken=("curvature/loss",))
 
-        solves = _Solves(self, at)
-        H = hessian(point)
-        plain = solves.largest(H, "plain", "curvature/sharpness")
+        solves = _Solves(self, at, point)
+        plain = solves.largest(_itself, "plain", "curvature/sharpness")
         sharpness = values["curvature/sharpness"] = float(plain.values[0])
         if not math.isfinite(sharpness):
             # loss and gradient are finite: no matter for an alert
@@ -117,7 +117,7 @@ probe; where the probe has several |
             solves.follows("curvature/sharpness_x_lr", "curvature/sharpness")
         else:
             scale = _expanded(at.objective.layout, at.learning_rates).sqrt()
-            scaled = solves.largest(Scaled(H, scale), "scaled", "curvature/sharpness_x_lr")
+            scaled = solves.largest(lambda H: Scaled(H, scale), "scaled", "curvature/sharpness_x_lr")
             values["curvature/sharpness_x_lr"] = float(scaled.values[0])
 
         effective = "curvature/effective_sharpness"
@@ -128,8 +128,8 @@ probe; where the probe has several |
                 values[effective] = sharpness
                 solves.follows(effective, "curvature/sharpness")
             else:
-                operator = _preconditioned(H, at.law, at.objective.layout)
-                values[effective] = float(solves.largest(operator, "effective", effective).values[0])
+                seen = partial(_preconditioned, law=at.law, layout=at.objective.layout)
+                values[effective] = float(solves.largest(seen, "effective", effective).values[0])
             values["curvature/stability_ratio"] = values[effective] / at.law.edge
             solves.follows("curvature/stability_ratio", effective)
         if at.law.note is not None:
@@ -141,15 +141,19 @@ probe; where the probe has several |
 class _Solves:
     """The eigenvalue problems of one reading, and which of its values are doubtful."""
 
-    def __init__(self, measure: Sharpness, at: Landscape) -> None:
+    def __init__(self, measure: Sharpness, at: Landscape, point: Linearization) -> None:
         self._measure = measure
         self._at = at
+        self._point = point
         self.residual = 0.0
         self.doubtful: list[str] = []
         self.doubts: list[str] = []
 
-    def largest(self, operator: SymmetricOperator, which: str, metric: str) -> Eigenpairs:
-        """The leading pair of `operator`, from the vectors kept in memory as `which`."""
+    def largest(
+        self, seen: Callable[[SymmetricOperator], SymmetricOperator], which: str, metric: str
+    ) -> Eigenpairs:
+        """The leading pair of the Hessian as `seen`, from the vectors kept in memory as `which`."""
+        operator = seen(hessian(self._point))
         memory, generator = self._at.memory, self._at.generator
         start = _warm_start(memory, which, operator, generator)
         pairs = lanczos(
@@ -164,12 +168,20 @@ class _Solves:
             weights = torch.tensor(_NEIGHBOURS[: len(pairs.vectors)], dtype=operator.dtype)
             memory[which] = weights.to(operator.device) @ pairs.vectors
         relative = _relative(float(pairs.residuals[0]), float(pairs.values[0]))
+        by_difference = self._error_of_differences(seen, pairs)
+        relative = max(relative, by_difference)
         self.residual = max(self.residual, relative)
         if pairs.asymmetry > _ASYMMETRIC:
             self.doubtful.append(metric)
             self.doubts.append(
                 f"{metric} is not to be trusted: Hessian-vector products are not symmetric (off by "
                 f"{pairs.asymmetry:.1%}), so an operation in the loss has a wrong second derivative"
+            )
+        elif by_difference > _COARSEST:
+            self.doubtful.append(metric)
+            self.doubts.append(
+                f"{metric} is not to be trusted: at twice the distance differences of gradients give "
+                f"a value that is off by {by_difference:.1%}, for the gradient has kinks or is rounded"
             )
         elif pairs.converged and relative > max(self._measure.rtol, _COARSEST):
             self.doubtful.append(metric)
@@ -185,6 +197,17 @@ class _Solves:
             )
         return pairs
 
+    def _error_of_differences(
+        self, seen: Callable[[SymmetricOperator], SymmetricOperator], pairs: Eigenpairs
+    ) -> float:
+        """By how much the leading value differs at twice the distance; 0 where products are exact."""
+        coarser = self._point.coarser
+        if coarser is None or not math.isfinite(pairs.values[0]):
+            return 0.0
+        operator, v = seen(hessian(self._point, product=coarser)), pairs.vectors[0]
+        value = float(pairs.values[0])
+        return _relative(abs(float(operator.inner(v[None], operator.matvec(v))[0]) - value), value)
+
     def follows(self, metric: str, source: str) -> None:
         """`metric` is computed from `source`, and is as good."""
         if source in self.doubtful:
@@ -198,12 +221,16 @@ def _warm_start(
     generator: torch.Generator,
 ) -> Tensor | None:
     last: Tensor | None = memory.get(which)
-    if last is None or last.shape != (operator.size,):
+    if last is None or last.shape != (operator.length,):
         return None
     last = last.to(operator.device, operator.dtype)
-    noise = torch.randn(operator.size, generator=generator, dtype=operator.dtype)
+    noise = torch.randn(operator.length, generator=generator, dtype=operator.dtype)
     noise = noise.to(operator.device)
-    return normalize(last, dim=0) + _RANDOM_PART * normalize(noise, dim=0)
+    return unit(operator, last) + _RANDOM_PART * unit(operator, noise)
+
+
+def _itself(H: SymmetricOperator) -> SymmetricOperator:
+    return H
 
 
 def _preconditioned(H: SymmetricOperator, law: StabilityLaw, layout: Layout) -> Scaled:

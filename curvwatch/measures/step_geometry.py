@@ -8,11 +8,22 @@ from typing import ClassVar, Literal, get_args
 from torch import Tensor
 
 from curvwatch.measures.base import Reading, Step, StepMeasure
-from curvwatch.vectors import dot
+from curvwatch.vectors import Layout
 
 Curvature = Literal["exact", "secant"]
 # other kernels for attention, in bfloat16, stay under this
 _REPEATABLE = 0.05
+# a difference of gradients with a larger relative error is none
+_COARSEST = 0.01
+_ROUGH = (
+    "step/directional_sharpness is not to be trusted: differences of gradients give {:.3g} +- {:.2g}, "
+    "for the gradient has kinks or is rounded"
+)
+_OF_CURVATURE = (
+    "step/directional_sharpness",
+    "step/predicted_loss_change",
+    "step/stability_ratio",
+)
 _OTHER_LOSS = (
     "training_step is not repeatable: run again on the same batch, with the same random numbers, its "
     "gradient is off by {:.0%} from the one that made the step, so the values of the step are of "
@@ -74,6 +85,8 @@ uphill, or along negative curvature |
         """Read the geometry of `step`; nan with a note where it did not move the weights."""
         values = dict.fromkeys(self.metrics, math.nan)
         d = step.update
+        layout = step.objective.layout
+        dot = layout.dot
         length = math.sqrt(dot(d, d))
         values["step/update_norm"] = length
         values["step/relative_update"] = _ratio(length, step.weight_norm)
@@ -83,12 +96,16 @@ uphill, or along negative curvature |
         if length == 0.0:
             return Reading(values, ("the step did not move the weights",))
 
+        error, rough = 0.0, False
         if self.curvature == "exact":
             point = step.objective.linearize()
             before, g = point.loss, point.gradient
             # along the unit vector: d itself may be so short that products underflow
             unit = d / length
             curvature = dot(unit, point.product(unit))
+            if point.coarser is not None:
+                error = abs(dot(unit, point.coarser(unit)) - curvature)
+                rough = error > _COARSEST * abs(curvature)
             after = step.objective.loss(d)
         else:
             before, g = step.objective.gradient()
@@ -107,7 +124,10 @@ uphill, or along negative curvature |
         if not math.isfinite(curvature):
             # the losses are finite: no matter for an alert
             return Reading(values, ("the Hessian-vector product along the step is not finite",))
-        across, along = _compared(g, step.gradient)
+        if rough:
+            doubt = _ROUGH.format(curvature, error)
+            return Reading(values, doubtful=_OF_CURVATURE, doubts=(doubt,))
+        across, along = _compared(layout, g, step.gradient)
         if across > _REPEATABLE:
             return Reading(values, doubtful=self.metrics, doubts=(_OTHER_LOSS.format(across),))
         if abs(along - 1.0) > _REPEATABLE:
@@ -115,11 +135,11 @@ uphill, or along negative curvature |
         return Reading(values)
 
 
-def _compared(g: Tensor, made: Tensor | None) -> tuple[float, float]:
+def _compared(layout: Layout, g: Tensor, made: Tensor | None) -> tuple[float, float]:
     """How far `made` is off the line of g, relative to its length, and its part along g."""
     if made is None:
         return 0.0, 1.0
-    gg, mm, gm = dot(g, g), dot(made, made), dot(g, made)
+    gg, mm, gm = layout.dot(g, g), layout.dot(made, made), layout.dot(g, made)
     if not (0.0 < gg < math.inf and 0.0 < mm < math.inf):
         return 0.0, 1.0
     return math.sqrt(max(0.0, 1.0 - gm**2 / (gg * mm))), gm / gg

@@ -17,6 +17,10 @@ class SymmetricOperator(Protocol):
         """Number of rows."""
 
     @property
+    def length(self) -> int:
+        """Entries of a vector on this process: `size`, but where it is spread over processes."""
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of the vectors."""
 
@@ -25,10 +29,17 @@ class SymmetricOperator(Protocol):
         """Of the vectors."""
 
     def matvec(self, v: Tensor) -> Tensor:
-        """A v, from shape (size,) to shape (size,)."""
+        """A v, from shape (length,) to shape (length,)."""
 
     def inner(self, rows: Tensor, v: Tensor) -> Tensor:
-        """Inner products of `rows` (k, size) with `v` (size,), in float64: shape (k,)."""
+        """Inner products of `rows` (k, length) with `v` (length,), in float64: shape (k,)."""
+
+
+def unit(operator: SymmetricOperator, v: Tensor) -> Tensor:
+    """`v` (length,) divided by its length; zero stays zero."""
+    norm = operator.inner(v[None], v)[0].clamp(min=0.0).sqrt().to(v.dtype)
+    # not by a product with 1 / norm: of a tiny vector that is inf
+    return v / norm if bool(norm > 0) else v
 
 
 class FunctionOperator:
@@ -39,6 +50,8 @@ class FunctionOperator:
         size: number of rows.
         dtype: of the vectors.
         device: of the vectors.
+        length: entries of a vector on this process, where it is spread over several.
+        inner: inner products of rows with a vector there.
 
     Example:
         >>> diagonal = torch.tensor([3.0, 1.0])
@@ -53,9 +66,13 @@ class FunctionOperator:
         size: int,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        length: int | None = None,
+        inner: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         self._matvec = matvec
         self._size = size
+        self._length = size if length is None else length
+        self._inner = inner
         self._dtype = dtype
         self._device = torch.device(device)
 
@@ -63,6 +80,11 @@ class FunctionOperator:
     def size(self) -> int:
         """Number of rows."""
         return self._size
+
+    @property
+    def length(self) -> int:
+        """Entries of a vector on this process."""
+        return self._length
 
     @property
     def dtype(self) -> torch.dtype:
@@ -79,5 +101,5 @@ class FunctionOperator:
         return self._matvec(v)
 
     def inner(self, rows: Tensor, v: Tensor) -> Tensor:
-        """Inner products of `rows` (k, size) with `v` (size,), in float64: shape (k,)."""
-        return torch.mv(rows, v).double()
+        """Inner products of `rows` (k, length) with `v` (length,), in float64: shape (k,)."""
+        return torch.mv(rows, v).double() if self._inner is None else self._inner(rows, v)

@@ -15,8 +15,8 @@ class Scaled:
 
     Args:
         operator: A.
-        scale: the diagonal of S, shape (size,).
-        shift: the diagonal of C, shape (size,), or None for zero.
+        scale: the diagonal of S, shape (length,).
+        shift: the diagonal of C, shape (length,), or None for zero.
         sign: 1, or -1 for -A.
     """
 
@@ -37,6 +37,11 @@ class Scaled:
     def size(self) -> int:
         """Number of rows."""
         return self._operator.size
+
+    @property
+    def length(self) -> int:
+        """Entries of a vector on this process."""
+        return self._operator.length
 
     @property
     def dtype(self) -> torch.dtype:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from curvwatch.operators.base import SymmetricOperator
+from curvwatch.operators.base import SymmetricOperator, unit
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Eigenpairs:
 
     Attributes:
         values: (m,) float64, leading first.
-        vectors: (m, size), unit rows.
+        vectors: (m, length), unit rows.
         residuals: (m,) float64, |A v - value v|; an eigenvalue lies within it of the value.
         errors: (m,) float64, estimate of |value - eigenvalue|: residual^2 / gap to the other Ritz
             values where that is sharper than the residual (Parlett 1998, theorem 11.7.1).
@@ -61,13 +61,13 @@ def lanczos(
         k: number of eigenpairs that must converge.
         also: number of further Ritz pairs to return, converged or not.
         largest: the largest end of the spectrum, else the smallest.
-        start: (size,) first vector; None: a random one. An eigenvector that is orthogonal to it
+        start: (length,) first vector; None: a random one. An eigenvector that is orthogonal to it
             cannot be found, so add a random part to an old solution.
         rtol: residual of each pair relative to the size of its value. With a gap to the next
             eigenvalue the value's own error is about the square of it; but before close eigenvalues
             part, one may pass for another, so a tolerance over 1e-3 is for good starts.
         max_products: the most products to spend.
-        basis: the most vectors to keep; `basis` + 1 vectors of length `size` are stored.
+        basis: the most vectors to keep; `basis` + 1 vectors are stored.
         generator: of the random vectors, on the CPU.
 
     Raises:
@@ -84,9 +84,9 @@ def lanczos(
     sign = 1.0 if largest else -1.0
     eps = torch.finfo(operator.dtype).eps
 
-    V = torch.empty(room + 1, n, dtype=operator.dtype, device=operator.device)
+    V = torch.empty(room + 1, operator.length, dtype=operator.dtype, device=operator.device)
     T = np.zeros((room, room))
-    V[0] = _unit(_random(operator, generator) if start is None else start)
+    V[0] = unit(operator, _random(operator, generator) if start is None else start)
     j = products = 0
     first = 0  # rows from here on are coupled to their neighbours alone
     asymmetry = norm = 0.0
@@ -160,15 +160,11 @@ def _combined(rows: Tensor, coefficients: np.ndarray) -> Tensor:
 
 
 def _random(operator: SymmetricOperator, generator: torch.Generator | None) -> Tensor:
-    v = torch.randn(operator.size, generator=generator, dtype=operator.dtype)
+    v = torch.randn(operator.length, generator=generator, dtype=operator.dtype)
     return v.to(operator.device)
-
-
-def _unit(v: Tensor) -> Tensor:
-    return torch.nn.functional.normalize(v, dim=0)
 
 
 def _failed(operator: SymmetricOperator, m: int, products: int) -> Eigenpairs:
     nan = np.full(m, np.nan)
-    vectors = torch.full((m, operator.size), torch.nan, dtype=operator.dtype)
+    vectors = torch.full((m, operator.length), torch.nan, dtype=operator.dtype)
     return Eigenpairs(nan, vectors.to(operator.device), nan, nan, math.nan, False, products)

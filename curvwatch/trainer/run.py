@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from curvwatch.errors import CurvwatchError
-from curvwatch.objective import Sample
+from curvwatch.objective import Products
 from curvwatch.run import Run
+from curvwatch.samples import Sample
 from curvwatch.trainer.processes import averager
 from curvwatch.trainer.rerun import LossFn, StepLoss
 from curvwatch.trees import clone_batch
@@ -24,7 +25,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("curvwatch")
 
-_SHARDING = ("DeepSpeed", "FSDP", "ModelParallel", "XLA")
+# strategies, by a part of their names, and why not
+_REFUSED = {
+    "DeepSpeed": "takes its steps in an engine of its own, where neither weights nor gradients can be "
+    "seen, so nothing is measured; DDP, and ModelParallelStrategy with fully_shard, can be",
+    "FSDP": "flattens weights so that their gradients cannot be had outside of training, so nothing is "
+    "measured; ModelParallelStrategy with torch's fully_shard in configure_model can be",
+    "XLA": "compiles the step, which a reading cannot take apart, so nothing is measured; DDP, and "
+    "ModelParallelStrategy with fully_shard, can be",
+}
 
 
 class FitRun(Run):
@@ -34,6 +43,7 @@ class FitRun(Run):
         trainer: in the midst of `fit`.
         module: the LightningModule.
         loss_fns: for each optimizer a loss to use instead of `training_step`, or None.
+        hvp: how Hessian-vector products are made.
 
     Raises:
         CurvwatchError: this run cannot be measured; the message says why and what would help.
@@ -45,6 +55,7 @@ class FitRun(Run):
         module: pl.LightningModule,
         *,
         loss_fns: LossFn | Sequence[LossFn] | None,
+        hvp: Products = "exact",
     ) -> None:
         self.trainer = trainer
         self.module: pl.LightningModule
@@ -55,6 +66,8 @@ class FitRun(Run):
             trainer.optimizers,
             average=average,
             processes=1 if average is None else trainer.world_size,
+            rank=trainer.global_rank,
+            hvp=hvp,
         )
         self._loss_fns = self._one_each(loss_fns)
         self._refuse_unread_losses()
@@ -153,11 +166,9 @@ class FitRun(Run):
 
     def _refuse(self) -> None:
         strategy = type(self.trainer.strategy).__name__
-        if any(word in strategy for word in _SHARDING):
-            raise CurvwatchError(
-                f"{strategy} spreads or hides the weights and gradients, which is not supported; "
-                "DDP and single-device strategies are"
-            )
+        for word, why in _REFUSED.items():
+            if word in strategy:
+                raise CurvwatchError(f"{strategy} {why}")
         super()._refuse()
 
     def _refuse_unread_losses(self) -> None:

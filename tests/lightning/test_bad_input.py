@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 
 from curvwatch import CurvatureMonitor, CurvwatchError, Sharpness, StepGeometry
@@ -485,18 +486,16 @@ def test_each_run_is_told_of_its_own_faults() -> None:
         assert len(warnings) == 1
 
 
-def test_a_strategy_that_spreads_the_weights_is_refused() -> None:
-    from lightning.pytorch.strategies import SingleDeviceStrategy
-
-    class FSDPLike(SingleDeviceStrategy):
-        pass
-
+@pytest.mark.parametrize("name", ["FSDPStrategy", "DeepSpeedStrategy", "SingleDeviceXLAStrategy"])
+def test_a_strategy_that_hides_the_weights_is_refused_with_what_works(name: str) -> None:
+    strategy = type(name, (SingleDeviceStrategy,), {})(torch.device("cpu"))
     monitor = CurvatureMonitor()
     with told() as warnings:
-        fit(Classifier(), monitor, strategy=FSDPLike(torch.device("cpu")), accelerator="auto")
+        fit(Classifier(), monitor, strategy=strategy, accelerator="auto")
     (warning,) = warnings
-    assert "FSDPLike spreads or hides the weights" in warning
-    assert "DDP and single-device strategies are" in warning
+    assert f"{name} " in warning
+    assert "ModelParallelStrategy with" in warning
+    assert monitor.history.to_dict() == {}
 
 
 def test_a_loader_without_a_length_and_a_batch_that_is_a_dict() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from curvwatch import CurvwatchError, Objective
-from curvwatch.objective import Sample
+from curvwatch.samples import Sample
 from tests.numerics.cases import CASES, dense, flat
 
 

@@ -1,0 +1,275 @@
+"""Two ways to have the loss at other weights than the present ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from curvwatch.errors import CurvwatchError
+from curvwatch.isolation import Loan
+from curvwatch.losses import named_where_missing, refuse_once_differentiable, scalar_loss
+from curvwatch.randomness import RandomState
+from curvwatch.samples import Sample
+from curvwatch.sharding import local
+from curvwatch.trees import clone_batch
+from curvwatch.vectors import Layout
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is evaluated.
+
+    Attributes:
+        module: on loan.
+        loss_fn: from a sample's batch to a scalar loss.
+        samples: the batches.
+        params: the weights that are moved.
+        layout: of a flat displacement of them.
+        train: force train or eval mode; None keeps the module's own.
+        weights: from `id(weight)` to the value that it has in this reading, where that is not the
+            present one.
+        random: the random state of samples that have none of their own.
+    """
+
+    module: nn.Module
+    loss_fn: Callable[[Any], Any]
+    samples: Sequence[Sample]
+    params: Sequence[Tensor]
+    layout: Layout
+    train: bool | None
+    weights: Mapping[int, Tensor]
+    random: RandomState
+
+
+class Evaluation(Protocol):
+    """The losses and gradients of the samples, each times its weight, at displaced weights.
+
+    Attributes:
+        is_averaged: whether gradients are averaged over processes already.
+    """
+
+    is_averaged: bool
+
+    def losses(self, displacement: Tensor | None) -> Iterator[Tensor]:
+        """The loss of each sample, shape ()."""
+
+    def gradients(self, displacement: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Loss and gradient, of shapes () and (size,), of each sample."""
+
+
+class Aliased:
+    """Weights are replaced by leaves, so hooks on the real ones do not fire.
+
+    Args:
+        setting: what is evaluated.
+        loan: of its module.
+    """
+
+    is_averaged = False
+
+    def __init__(self, setting: Setting, loan: Loan) -> None:
+        self._setting = setting
+        self._loan = loan
+        self._placed: list[Tensor] | None = None
+
+    def losses(self, displacement: Tensor | None) -> Iterator[Tensor]:
+        """The loss of each sample, shape ()."""
+        leaves = self._leaves(displacement)
+        for sample in self._setting.samples:
+            # with gradients on: training_step may take some itself (a penalty on them, a PINN)
+            yield self._loss(sample, leaves).detach()
+
+    def gradients(self, displacement: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Loss and gradient, of shapes () and (size,), of each sample."""
+        leaves = self._leaves(displacement)
+        for sample in self._setting.samples:
+            loss = self._loss(sample, leaves)
+            yield loss.detach(), self._setting.layout.flatten(_differentiated(loss, leaves))
+
+    def graphs(self) -> Iterator[Graph]:
+        """The graph of each sample at w, to differentiate once more.
+
+        Raises:
+            CurvwatchError: a function in it is marked `once_differentiable`.
+        """
+        leaves = self._leaves(None)
+        for sample in self._setting.samples:
+            loss = self._loss(sample, leaves)
+            refuse_once_differentiable(loss, self._setting.module)
+            gradient = _differentiated(loss, leaves, create_graph=True)
+            yield Graph(self, sample, loss.detach(), gradient, leaves)
+
+    def product(self, graph: Graph, v: Tensor) -> Tensor:
+        """The Hessian of `graph` times `v`, shape (size,)."""
+        layout = self._setting.layout
+        # a checkpointed block runs again during this backward pass: with these leaves
+        if self._placed is not graph.leaves:
+            self._place(graph.sample, graph.leaves)
+        pairs = [
+            (g, part)
+            for g, part in zip(graph.gradient, layout.split(v), strict=True)
+            if g is not None and g.requires_grad
+        ]
+        if not pairs:  # linear in every parameter
+            return torch.zeros_like(v)
+        outputs, vectors = zip(*pairs, strict=True)
+        with named_where_missing():
+            hv = torch.autograd.grad(
+                outputs, graph.leaves, vectors, retain_graph=True, allow_unused=True
+            )
+        return layout.flatten(hv)
+
+    def _leaves(self, displacement: Tensor | None) -> list[Tensor]:
+        # copies: training_step may write to a weight
+        base = [self._setting.weights.get(id(p), p).detach().clone() for p in self._setting.params]
+        if displacement is not None:
+            parts = self._setting.layout.split(displacement)
+            base = [w + d for w, d in zip(base, parts, strict=True)]
+        return [w.requires_grad_() for w in base]
+
+    def _place(self, sample: Sample, leaves: list[Tensor]) -> None:
+        setting = self._setting
+        substitutes = {id(p): leaf for p, leaf in zip(setting.params, leaves, strict=True)}
+        for key, weight in setting.weights.items():
+            if key not in substitutes:  # a copy: training_step may write to it
+                substitutes[key] = weight.clone()
+        _place(self._loan, setting, sample, substitutes)
+        self._placed = leaves
+
+    def _loss(self, sample: Sample, leaves: list[Tensor]) -> Tensor:
+        self._place(sample, leaves)
+        return _weighted_loss(self._setting, sample)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The kept graph of one sample's gradient; made by `Aliased.graphs`.
+
+    Attributes:
+        loss: of shape ().
+        gradient: of each leaf; None for one that takes no part.
+    """
+
+    _evaluation: Aliased
+    sample: Sample
+    loss: Tensor
+    gradient: tuple[Tensor | None, ...]
+    leaves: list[Tensor]
+
+    def product(self, v: Tensor) -> Tensor:
+        """Hessian-vector product, of shape (size,)."""
+        return self._evaluation.product(self, v)
+
+
+class Shifted:
+    """Real weights are moved, and gradients taken by `.backward()`: the only way that FSDP2 sees.
+
+    Made by `shifted`, which puts weights and gradients back.
+    """
+
+    is_averaged = True
+
+    def __init__(self, setting: Setting, loan: Loan) -> None:
+        self._setting = setting
+        self._loan = loan
+        params = setting.params
+        self._base = [setting.weights.get(id(p), local(p.detach())).clone() for p in params]
+
+    def losses(self, displacement: Tensor | None) -> Iterator[Tensor]:
+        """The loss of each sample, shape ()."""
+        self._move(displacement)
+        for sample in self._setting.samples:
+            yield self._loss(sample).detach()
+            _reshard(self._setting.module)
+
+    def gradients(self, displacement: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Loss and gradient, of shapes () and (size,), of each sample."""
+        self._move(displacement)
+        for sample in self._setting.samples:
+            for weight in self._loan.weights:
+                weight.grad = None
+            loss = self._loss(sample)
+            loss.backward()
+            _reshard(self._setting.module)
+            gradient = self._setting.layout.flatten([p.grad for p in self._setting.params])
+            yield loss.detach(), gradient
+
+    def _loss(self, sample: Sample) -> Tensor:
+        _place(self._loan, self._setting, sample, {id(w): w for w in self._loan.weights})
+        loss = _weighted_loss(self._setting, sample)
+        _refuse_detached(loss)
+        return loss
+
+    @torch.no_grad()
+    def _move(self, displacement: Tensor | None) -> None:
+        parts: list[Any] = [0.0] * len(self._base)
+        if displacement is not None:
+            parts = self._setting.layout.split(displacement)
+        for p, base, part in zip(self._setting.params, self._base, parts, strict=True):
+            local(p).copy_(base + part)
+
+
+@contextmanager
+def shifted(setting: Setting, loan: Loan) -> Iterator[Shifted]:
+    """Lend the real weights for shifts; they and their gradients are put back bit for bit."""
+    kept = [(w, local(w.detach()).clone(), w.grad) for w in loan.weights]
+    try:
+        with torch.no_grad():
+            for w in loan.weights:
+                if id(w) in setting.weights:
+                    local(w).copy_(setting.weights[id(w)])
+        yield Shifted(setting, loan)
+    finally:
+        with torch.no_grad():
+            for w, value, gradient in kept:
+                local(w).copy_(value)
+                w.grad = gradient
+
+
+def _place(loan: Loan, setting: Setting, sample: Sample, substitutes: Mapping[int, Tensor]) -> None:
+    loan.place(
+        substitutes,
+        memory=sample.memory,
+        train=setting.train,
+        random=sample.random or setting.random,
+    )
+
+
+def _weighted_loss(setting: Setting, sample: Sample) -> Tensor:
+    with torch.inference_mode(False), torch.enable_grad():
+        loss = scalar_loss(setting.loss_fn(clone_batch(sample.batch)))
+    return loss.to(device=setting.layout.device, dtype=setting.layout.dtype) * sample.weight
+
+
+def _differentiated(
+    loss: Tensor, leaves: Sequence[Tensor], *, create_graph: bool = False
+) -> tuple[Tensor | None, ...]:
+    _refuse_detached(loss)
+    with named_where_missing():
+        grads = torch.autograd.grad(loss, leaves, create_graph=create_graph, allow_unused=True)
+    if all(g is None for g in grads):
+        raise CurvwatchError(
+            f"the loss does not depend on any of the optimizer's {len(leaves)} parameters"
+        )
+    return grads
+
+
+def _refuse_detached(loss: Tensor) -> None:
+    if not loss.requires_grad:
+        raise CurvwatchError(
+            "the loss does not depend on any parameter that is trained: it was detached, "
+            "computed under torch.no_grad, or uses other parameters than the optimizer's"
+        )
+
+
+def _reshard(module: nn.Module) -> None:
+    """Free the gathered weights: after a forward pass alone FSDP2 keeps some, and would use them."""
+    part: Any
+    for part in module.modules():
+        if callable(getattr(part, "reshard", None)) and callable(getattr(part, "unshard", None)):
+            part.reshard()
