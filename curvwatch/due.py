@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from curvwatch.isolation import Memory
@@ -27,6 +29,8 @@ class Due:
             average moves in `training_step`.
         samples: the batches of the step.
         global_step: Lightning's, at w(t).
+        losses: of the batches of the step, as training had them; None where one is unknown.
+        ready: whether all of this could be had.
     """
 
     landscape: list[Measure] = field(default_factory=list)
@@ -35,6 +39,8 @@ class Due:
     others: dict[int, Tensor] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
     global_step: int | None = None
+    losses: list[Tensor] | None = field(default_factory=list)
+    ready: bool = True
 
     def __bool__(self) -> bool:
         return bool(self.landscape or self.step)
@@ -46,6 +52,20 @@ class Due:
         self.memory = memory.copied()
         self.others = {id(w): local(w.detach()).clone() for w in memory.weights if id(w) not in held}
         self.global_step = item.global_step
+
+    def see_loss(self, loss: Tensor | None) -> None:
+        """Take the loss of one batch as training had it, times its weight in the step."""
+        if loss is None:
+            self.losses = None
+        elif self.losses is not None:
+            self.losses.append(loss)
+
+    @property
+    def trained_loss(self) -> float:
+        """Of the whole step; nan where it is unknown."""
+        if not self.losses or len(self.losses) != len(self.samples):
+            return math.nan
+        return float(torch.stack([loss.float() for loss in self.losses]).sum())
 
     def weights(self, finished: FinishedStep | None) -> dict[int, Tensor]:
         """All weights before the step `finished`; None: the optimizers' are the present ones."""

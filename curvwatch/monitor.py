@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -15,15 +16,15 @@ from curvwatch.objective import Products, check_products
 from curvwatch.probe import Probe, ProbeKind
 from curvwatch.reader import Reader, Readings
 from curvwatch.recorder import Recorder
-from curvwatch.run import TrainingBatch
 from curvwatch.schedule import Schedule
-from curvwatch.steps import StepWatch
+from curvwatch.steps import FinishedStep, StepWatch
 from curvwatch.trainer.callback import CallbackBase
 from curvwatch.trainer.rerun import LossFn, check_loss_fns
 from curvwatch.trainer.run import FitRun
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
+    from torch import Tensor
 
 Mode = Literal["train", "eval"]
 
@@ -96,6 +97,7 @@ class CurvatureMonitor(CallbackBase):
         self._actions = check_actions(on_alert)
         self._faults = Faults(on_error)
         self._run: FitRun | None = None
+        self._backwards = 0
         self._resumed = False
         self._probe_lost = False
         self._reset()
@@ -140,26 +142,18 @@ class CurvatureMonitor(CallbackBase):
             )
             self._pending = Due()
             self._owed: list[Measure] = []
+            self._probe_loss = math.nan
+            self._before_step = run.call_before_step(self._get_ready)
             self._run = run
         if self._run is not None:
             self._tell_what_is_missing(self._run)
         self._schedule.clock.start()
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    def on_before_backward(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor
     ) -> None:
-        """Get ready for what is due at this step."""
-        run = self._run
-        if run is None:
-            return
-        item = TrainingBatch(batch, batch_idx, trainer.global_step)
-        due, self._pending = self._pending, Due()  # nothing is due if this fails
-        with self._schedule.clock.reading(), self._faults.caught("getting ready for a reading"):
-            if run.begins_step(batch_idx):
-                due = self._what_is_due(run, item, last=due)
-            if due.step:
-                due.keep(run, item)
-            self._pending = due
+        """Count how often the loss of a batch is computed."""
+        self._backwards += 1
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any
@@ -182,21 +176,28 @@ class CurvatureMonitor(CallbackBase):
         if run is None:
             return
         self._schedule.step_made()
+        run.end_fetches()
         with self._schedule.clock.reading():
             self._last_step = run.step
             due, readings = self._pending, Readings()
+            self._see_loss(run, due, run.batch_loss(outputs), batch_idx)
             if due and run.made_step:
                 finished = self._watch.disarm()
+                landscape, finished = self._agreed(run, due, finished)
+                run.finished = finished
                 with self._faults.caught("the reading of the landscape"):
-                    if due.landscape:
+                    if landscape:
                         with self._schedule.timed(run, due.landscape) as seconds:
-                            samples = self._probe.samples()
-                            self._reader.landscape(run, due, samples, finished, readings)
+                            samples, trained = self._probe.samples(), self._probe_loss
+                            self._reader.landscape(
+                                run, due, samples, finished, readings, trained=trained
+                            )
                         readings.cost(seconds[0], self._schedule.clock.share)
                 with self._faults.caught("the reading of the step"):
                     if due.step and finished:
                         with self._schedule.timed(run, due.step):
                             self._reader.step(run, due, finished, readings)
+                run.finished = {}
                 if finished or run.module.automatic_optimization:
                     self._pending = Due()
                 if not outputs and run.module.automatic_optimization:
@@ -266,25 +267,70 @@ class CurvatureMonitor(CallbackBase):
             )
             self._probe_lost = False
 
-    def _what_is_due(self, run: FitRun, item: TrainingBatch, *, last: Due) -> Due:
-        landscape = self._schedule.due("landscape", run.step)
-        self._probe.see(item, run.module, needed=bool(landscape))
-        due = Due(landscape if self._probe.complete else [])
+    def _get_ready(self, batch: Any, batch_idx: int) -> None:
+        """Right before `training_step`: keep what a reading of this step will need."""
+        run = self._run
+        if run is None:
+            return
+        item = run.item(batch, batch_idx)
+        begins = run.begins_step(batch_idx)
+        self._backwards = 0
+        with self._schedule.clock.reading():
+            if begins:
+                self._pending = self._what_is_due(run, last=self._pending)
+            due = self._pending
+            ready, due.ready = due.ready, False
+            with self._faults.caught("getting ready for a reading"):
+                if begins:
+                    self._probe_loss = math.nan
+                    self._probe.see(item, run.module, needed=bool(due.landscape))
+                    if due.step or (due.landscape and self._probe.complete):
+                        due.look(run, item)
+                        self._watch.arm()
+                if due.step:
+                    due.keep(run, item)
+                run.begin_fetches()
+                due.ready = ready
+
+    def _what_is_due(self, run: FitRun, *, last: Due) -> Due:
+        """What the cadences ask for: the same on every process, whatever each is ready for."""
+        self._watch.disarm()
+        due = Due(self._schedule.due("landscape", run.step))
         self._owed = self._schedule.due("step", run.step) or self._owed
-        if last.samples:  # under manual optimization the step goes on over several batches
+        by_hand = not run.module.automatic_optimization
+        if by_hand and last.samples:  # the step goes on over several batches
             due.step, due.samples = last.step, last.samples
-        elif run.module.automatic_optimization or self._watch.stepped:
+        elif not by_hand or self._watch.stepped:
             due.step, self._owed = self._owed, []
         self._watch.stepped = False
-        self._watch.disarm()
-        if due:
-            due.look(run, item)
-            self._watch.arm()
         return due
+
+    def _see_loss(self, run: FitRun, due: Due, loss: Tensor | None, batch_idx: int) -> None:
+        """Keep the loss of a batch, to compare it with that of the re-run."""
+        if self._backwards != 1:  # LBFGS, SAM: it is of another point
+            loss = None
+        if due.step:
+            due.see_loss(loss)
+        probed = self._probe.is_newest and run.begins_step(batch_idx)
+        if due.landscape and probed and loss is not None:
+            self._probe_loss = float(loss) / run.batch_weight
+
+    def _agreed(
+        self, run: FitRun, due: Due, finished: dict[int, FinishedStep]
+    ) -> tuple[bool, dict[int, FinishedStep]]:
+        """Whether the landscape can be read, and of which optimizers the step: on all processes."""
+        landscape = bool(due.landscape) and due.ready and self._probe.complete
+        here = [landscape, *(due.ready and i in finished for i in range(len(run.optimizers)))]
+        everywhere = run.ready_everywhere(here)
+        if here != everywhere:
+            self._faults.tell("there is no reading, for another process was not ready for it")
+        return everywhere[0], {i: step for i, step in finished.items() if everywhere[i + 1]}
 
     def _leave(self) -> None:
         if self._run is not None:
+            self._run.end_fetches()
             self._run = None
+            self._before_step.remove()
             self._watch.remove()
             self._pending = Due()
             self._schedule.clock.stop()

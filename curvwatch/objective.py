@@ -155,7 +155,13 @@ class Linearization:
 
 
 class Opened:
-    """An objective whose module is on loan; made by `Objective.open`."""
+    """An objective whose module is on loan; made by `Objective.open`.
+
+    Attributes:
+        layout: of flat vectors.
+        counts: what was spent so far.
+        known_loss: f(w) once it was computed with its gradient.
+    """
 
     def __init__(self, objective: Objective, setting: Setting, evaluation: Evaluation) -> None:
         self._objective = objective
@@ -163,6 +169,7 @@ class Opened:
         self._evaluation = evaluation
         self.layout = objective.layout
         self.counts = objective.counts
+        self.known_loss: float | None = None
         self._point: Linearization | None = None
 
     @property
@@ -190,7 +197,10 @@ class Opened:
             return torch.cat([loss[None], gradient])
 
         self.counts.gradients += 1
-        return self._shared(self._agreed(total))
+        result = self._shared(self._agreed(total))
+        if displacement is None:
+            self.known_loss = result[0]
+        return result
 
     def linearize(self) -> Linearization:
         """f, its gradient and its Hessian-vector products at w; built once, however often asked for.
@@ -220,6 +230,7 @@ class Opened:
 
         self.counts.gradients += 1
         loss, gradient = self._shared(self._agreed(total))
+        self.known_loss = loss
 
         def product(v: Tensor) -> Tensor:
             self.counts.products += 1

@@ -109,6 +109,11 @@ class Probe:
             self._kept.append(Sample(copy, random=random))
             self._newest_kept = True
 
+    @property
+    def is_newest(self) -> bool:
+        """Whether it is the batch that was seen last, and no other."""
+        return self._newest_kept and len(self._kept) == 1
+
     def discard_newest(self) -> None:
         """Forget the batch that was seen last, if it was kept: it makes no step."""
         if self._newest_kept:

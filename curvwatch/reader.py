@@ -24,9 +24,13 @@ from curvwatch.measures import (
 )
 from curvwatch.names import group_suffixes
 from curvwatch.objective import Opened
+from curvwatch.repeatable import doubted, is_of_loss, loss_doubt
 from curvwatch.run import Run
 from curvwatch.samples import Sample
 from curvwatch.steps import FinishedStep, Settings
+
+# where a measure's memory keeps why all of its readings are doubtful
+_DOUBT = "doubt"
 
 
 @dataclass
@@ -65,7 +69,11 @@ class Readings:
         self.values.update({name + suffix: value for name, value in reading.values.items()})
         self.notes += [named(text) for text in (*reading.notes, *reading.doubts)]
         self.doubtful |= {name + suffix for name in reading.doubtful}
-        self.doubts += [(measure + suffix, named(text)) for text in reading.doubts]
+        # a step that is not repeatable is one cause, whatever was measured of it
+        self.doubts += [
+            ("training_step" if is_of_loss(text) else measure + suffix, named(text))
+            for text in reading.doubts
+        ]
         self.broken += [(name + suffix, reading.values[name]) for name in reading.broken]
 
     def cost(self, seconds: float, share: float) -> None:
@@ -115,6 +123,8 @@ class Reader:
         probe: Sequence[Sample],
         finished: Mapping[int, FinishedStep],
         into: Readings,
+        *,
+        trained: float = math.nan,
     ) -> None:
         """Read the landscape measures that are due, at the weights before the step.
 
@@ -124,7 +134,9 @@ class Reader:
             probe: the batches to read on.
             finished: the steps that were taken, by optimizer index.
             into: where values go.
+            trained: the loss on the probe as training had it at this step; nan where it is unknown.
         """
+        trained = run.agreed(trained)
         samples = [
             replace(s, batch=s.batch._replace(global_step=due.global_step), memory=due.memory)
             for s in probe
@@ -133,6 +145,7 @@ class Reader:
             step = finished.get(index)
             settings = step.settings if step else Settings.of(optimizer)
             objective = run.objective(index, settings.params, samples, train=self._train)
+            known = run.retells(index) and self._train is None
             with objective.open(due.weights(step)) as opened:
                 for measure in due.landscape:
                     assert isinstance(measure, LandscapeMeasure)
@@ -140,7 +153,11 @@ class Reader:
                     generator = run.generator()
                     with self._read(measure, suffix, into):
                         at = Landscape(opened, settings.rates, settings.law, memory, generator)
-                        into.add(measure.read(at), measure.name, suffix)
+                        reading = measure.read(at)
+                        if known and math.isfinite(trained):
+                            memory[_DOUBT] = loss_doubt(opened.known_loss, trained, half=run.half)
+                        # once the probe's loss was another one, so are all readings on it
+                        into.add(doubted(reading, memory.get(_DOUBT)), measure.name, suffix)
             for rate, group in zip(settings.group_rates, group_suffixes(optimizer), strict=False):
                 into.values[f"curvature/edge{suffix}{group}"] = 2 / rate if rate > 0 else math.nan
             into.products += objective.counts.products
@@ -148,6 +165,7 @@ class Reader:
     def step(self, run: Run, due: Due, finished: Mapping[int, FinishedStep], into: Readings) -> None:
         """Read the step measures that are due, of the steps that were taken."""
         samples = run.weighed(due.samples)
+        trained = run.agreed(due.trained_loss)
         for index, taken in sorted(finished.items()):
             suffix, params = run.suffixes[index], taken.settings.params
             objective = run.objective(index, params, samples, train=None)
@@ -156,7 +174,10 @@ class Reader:
                 for measure in due.step:
                     assert isinstance(measure, StepMeasure)
                     with self._read(measure, suffix, into):
-                        into.add(measure.read(step), measure.name, suffix)
+                        reading = measure.read(step)
+                        expected = trained if run.retells(index) else math.nan
+                        doubt = loss_doubt(opened.known_loss, expected, half=run.half)
+                        into.add(doubted(reading, doubt), measure.name, suffix)
 
     @contextmanager
     def _read(self, measure: Measure, suffix: str, into: Readings) -> Iterator[None]:

@@ -19,6 +19,8 @@ from curvwatch.samples import Sample
 from curvwatch.sharding import is_sharded
 from curvwatch.steps import trained
 
+_HALF = (torch.float16, torch.bfloat16)
+
 
 class TrainingBatch(NamedTuple):
     """What `training_step` is called with, and the `global_step` it sees; None: the present one."""
@@ -83,6 +85,10 @@ class Run(ABC):
     def loss_of(self, index: int) -> Callable[[Any], Any]:
         """The loss of optimizer `index` as a function of a `TrainingBatch`."""
 
+    def retells(self, index: int) -> bool:
+        """Whether the loss that is measured for optimizer `index` is the one that training tells."""
+        return False
+
     @abstractmethod
     def publish(self, values: Mapping[str, float]) -> None:
         """Show `values` to others than loggers."""
@@ -138,13 +144,27 @@ class Run(ABC):
         shard = self._rank if self.sharded else 0
         return torch.Generator().manual_seed(self.step + (shard << 40))
 
-    def agreed(self, seconds: float) -> float:
-        """The average of `seconds` over the processes, so that all keep the same cadence."""
+    @property
+    def half(self) -> bool:
+        """Whether training computes in half precision."""
+        return any(p.dtype in _HALF for o in self.optimizers for p in trained(o))
+
+    def agreed(self, value: float) -> float:
+        """The average of `value` over the processes, so that all act alike."""
+        return self._over_processes([value])[0]
+
+    def ready_everywhere(self, ready: Sequence[bool]) -> list[bool]:
+        """For each of `ready` whether it holds on all processes: else one would wait for ever."""
+        return [share == 1.0 for share in self._over_processes([float(r) for r in ready])]
+
+    def _over_processes(self, values: Sequence[float]) -> list[float]:
         if self._average is None:
-            return seconds
+            return list(values)
         device = self.optimizers[0].param_groups[0]["params"][0].device
-        tensor = torch.tensor(seconds, dtype=torch.float32, device=device)
-        return float(self._average(tensor))
+        averages: list[float] = self._average(
+            torch.tensor(values, dtype=torch.float32, device=device)
+        ).tolist()
+        return averages
 
     def _refuse(self) -> None:
         if not self.optimizers or not any(trained(o) for o in self.optimizers):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,23 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from curvwatch import CurvatureMonitor, Rule, StepGeometry, register_law
 from curvwatch.stability import LAWS, Law
-from tests.modules import Classifier, ListLogger, Validated, adam, batches, examples, fit, mlp, told
+from tests.lightning.trace import assert_same
+from tests.modules import (
+    TIMES,
+    Classifier,
+    ListLogger,
+    Validated,
+    adam,
+    batches,
+    examples,
+    fit,
+    mlp,
+    told,
+)
 
 
 def weights(module: nn.Module) -> list[Tensor]:
@@ -71,24 +84,80 @@ class ScalesItsBatch(Classifier):
         batch[0].mul_(1 + batch_idx)
 
 
-def test_a_batch_that_the_module_changes_after_the_callbacks_is_noticed() -> None:
-    monitor = CurvatureMonitor(every_n_steps=1)
+def test_a_batch_that_the_module_changes_after_the_callbacks_is_read_as_it_was_trained() -> None:
+    x, y = examples().tensors
+    scaled = TensorDataset(x * torch.arange(1, 7).repeat_interleave(4)[:, None], y)
+    monitors = []
+    for module, data in ((ScalesItsBatch, examples()), (Classifier, scaled)):
+        torch.manual_seed(0)
+        monitors.append(CurvatureMonitor(every_n_steps=1, probe="current"))
+        fit(module(), monitors[-1], data=DataLoader(data, batch_size=4))
+    ours, twin = (monitor.history for monitor in monitors)
+    for name in set(twin) - TIMES:
+        assert_same(list(ours[name].values), list(twin[name].values), name)
+
+
+def test_monitors_take_their_wrapper_off_the_strategy_in_any_order() -> None:
+    trainer = fit(Classifier(), CurvatureMonitor(name="a"), CurvatureMonitor(name="b"))
+    assert "on_train_batch_start" not in vars(trainer.strategy)
+
+
+DRAWN = random.Random(0)
+
+
+class DrawsElsewhere(Classifier):
+    """From a generator that is not the module's; in all steps but the first."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self.loss(batch) * (1 + DRAWN.random() if batch_idx else 1.0)
+
+
+@pytest.mark.parametrize("measure", ["sharpness", "step_geometry"])
+def test_a_step_that_is_not_repeatable_is_told_once_and_its_readings_are_marked(measure: str) -> None:
+    monitor = CurvatureMonitor([measure], every_n_steps=1, probe="current")
     with told() as warnings:
-        fit(ScalesItsBatch(), monitor)
+        fit(DrawsElsewhere(), monitor)
     (warning,) = warnings
     assert "training_step is not repeatable" in warning
-    doubtful = [n.step for n in monitor.history.notes if "not repeatable" in n.text]
-    assert 0 not in doubtful  # times 1
-    assert len(doubtful) == 5
+    assert "its loss is" in warning
+    marked = [n.step for n in monitor.history.notes if "not repeatable" in n.text]
+    assert marked == [1, 2, 3, 4, 5]
+
+
+def test_a_probe_that_is_not_repeatable_stays_marked() -> None:
+    class FromTheStart(DrawsElsewhere):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return super().training_step(batch, batch_idx + 1)
+
+    monitor = CurvatureMonitor(["sharpness"], every_n_steps=2)
+    with told() as warnings:
+        fit(FromTheStart(), monitor)
+    assert len(warnings) == 1
+    assert [n.step for n in monitor.history.notes] == [0, 2, 4]
+
+
+@pytest.mark.parametrize("options", [{}, {"accumulate_grad_batches": 2}, {"precision": "bf16-mixed"}])
+def test_a_step_that_is_repeatable_is_not_told_to_be_another(options: Any) -> None:
+    monitor = CurvatureMonitor(every_n_steps=1)
+    fit(Classifier(mlp(dropout=0.4)), monitor, **options)  # a warning would be an error
+    assert not monitor.history.notes
+
+
+def test_a_loss_that_an_optimizer_computes_at_several_points_is_not_compared() -> None:
+    monitor = CurvatureMonitor(["sharpness"], every_n_steps=1)
+    fit(Classifier(optimizer=lambda ps: torch.optim.LBFGS(ps, max_iter=4)), monitor)
+    assert not any("repeatable" in n.text for n in monitor.history.notes)
 
 
 def test_values_that_are_doubtful_raise_no_alert() -> None:
-    always = Rule("always", "step/update_norm", above=-1.0, for_readings=1, meaning="")
-    monitor = CurvatureMonitor(every_n_steps=1, rules=[always])
-    with told():
-        fit(ScalesItsBatch(), monitor, data=batches(4))
-    assert len(monitor.alerts) == 1  # of step 0, whose batch is as it was
-    assert monitor.alerts[0].step == 0
+    always = Rule("always", "step/update_norm", above=-1.0, for_readings=2, meaning="")
+    alerts = {}
+    for module in (Classifier, DrawsElsewhere):
+        monitor = CurvatureMonitor(every_n_steps=1, rules=[always])
+        with told():
+            fit(module(), monitor)
+        alerts[module] = len(monitor.alerts)
+    assert alerts == {Classifier: 1, DrawsElsewhere: 0}
 
 
 class Cusp(Classifier):
