@@ -171,17 +171,17 @@ class _Solves:
         by_difference = self._error_of_differences(seen, pairs)
         relative = max(relative, by_difference)
         self.residual = max(self.residual, relative)
-        if pairs.asymmetry > _ASYMMETRIC:
-            self.doubtful.append(metric)
-            self.doubts.append(
-                f"{metric} is not to be trusted: Hessian-vector products are not symmetric (off by "
-                f"{pairs.asymmetry:.1%}), so an operation in the loss has a wrong second derivative"
-            )
-        elif by_difference > _COARSEST:
+        if by_difference > _COARSEST:
             self.doubtful.append(metric)
             self.doubts.append(
                 f"{metric} is not to be trusted: at twice the distance differences of gradients give "
                 f"a value that is off by {by_difference:.1%}, for the gradient has kinks or is rounded"
+            )
+        elif pairs.asymmetry > _ASYMMETRIC:
+            self.doubtful.append(metric)
+            self.doubts.append(
+                f"{metric} is not to be trusted: Hessian-vector products are not symmetric (off by "
+                f"{pairs.asymmetry:.1%}), so an operation in the loss has a wrong second derivative"
             )
         elif pairs.converged and relative > max(self._measure.rtol, _COARSEST):
             self.doubtful.append(metric)
