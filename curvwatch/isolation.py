@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from io import IOBase
 from random import Random
 from types import (
@@ -49,6 +49,7 @@ _OPAQUE = frozenset(sys.stdlib_module_names) | {
 }
 _SKIPPED_ATTRIBUTES = frozenset({"_trainer", "_fabric"})
 _GENERATORS = (torch.Generator, Random, np.random.Generator, np.random.RandomState)
+_MUTABLE = (MutableMapping, list, deque, set, Tensor, np.ndarray)
 _ATOMS = (str, bytes, int, float, complex, type(None), type, ModuleType)
 
 
@@ -81,6 +82,7 @@ class Memory:
     def copied(self, substitutes: Mapping[int, Tensor] | None = None) -> Memory:
         """A copy that does not change; weights named by `id` in `substitutes` are replaced."""
         copies: dict[int, Any] = {}
+        containers: dict[int, Any] = {}
         substitutes = substitutes or {}
 
         def leaf(value: Any) -> Any:
@@ -95,7 +97,11 @@ class Memory:
             return _Still(value) if _is_iterator(value) else value
 
         return replace(
-            self, states=tuple((owner, _copied_state(state, leaf)) for owner, state in self.states)
+            self,
+            states=tuple(
+                (owner, _copied_state(_shared_state(owner) | state, leaf, containers))
+                for owner, state in self.states
+            ),
         )
 
     def random_state(self) -> RandomState:
@@ -137,6 +143,7 @@ class Loan:
         for owner, state in memory.copied({**others, **substitutes}).states:
             if isinstance(owner, nn.Module):
                 _suspend_backward_hooks(state)
+                _suspend_observers(state)
                 if train is not None:
                     state["training"] = train
             give_state(owner, state)
@@ -198,15 +205,29 @@ class _Walk:
         elif isinstance(value, MethodType):  # a hook may be the only one to know its object
             self._visit(value.__self__)
         elif isinstance(value, FunctionType):
-            for cell in value.__closure__ or ():
-                self._visit(_content(cell))
-        elif isinstance(value, partial):
-            self._visit([value.func, value.args, value.keywords])
-        elif _has_memory(value):
-            self.owners.append(value)
-            for name, v in list(state_of(value).items()):
-                if name not in _SKIPPED_ATTRIBUTES:
-                    self._visit(v)
+            cells = value.__closure__ or ()
+            # not by its __module__: a decorator's wrapper has that of what it wraps
+            if _is_opaque(value.__globals__.get("__name__", "")):
+                for cell in cells:
+                    self._visit_state(cell)
+            else:
+                for part in (value, *cells):
+                    self._own(part)
+        elif isinstance(value, partial) or _has_memory(value):
+            self._own(value)
+
+    def _own(self, owner: Any) -> None:
+        if isinstance(owner, CellType):  # of several functions
+            if id(owner) in self._seen:
+                return
+            self._seen.add(id(owner))
+        self.owners.append(owner)
+        self._visit_state(owner)
+
+    def _visit_state(self, owner: Any) -> None:
+        for name, v in [*state_of(owner).items(), *_shared_state(owner).items()]:
+            if name not in _SKIPPED_ATTRIBUTES:
+                self._visit(v)
 
 
 def _is_weight(t: Tensor) -> bool:
@@ -218,14 +239,29 @@ def _has_memory(value: Any) -> bool:
         return True
     if not hasattr(value, "__dict__") and not slots(type(value)):
         return False
-    return type(value).__module__.partition(".")[0] not in _OPAQUE
+    return not _is_opaque(type(value).__module__)
 
 
-def _content(cell: CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # not filled yet
-        return None
+def _shared_state(owner: Any) -> dict[str, Any]:
+    """What the classes of `owner` hold that could change: a copy in its own `__dict__` hides it."""
+    return {
+        name: value
+        for cls in _own_classes(type(owner))  # type: ignore[arg-type]  # a class is hashable
+        for name, value in vars(cls).items()
+        if isinstance(value, _MUTABLE) and not name.startswith("__")
+    }
+
+
+@lru_cache(maxsize=4096)
+def _own_classes(cls: type) -> tuple[type, ...]:
+    """The user's classes that `cls` inherits from, the last one first."""
+    if not cls.__dictoffset__:  # its objects have nothing to hide in
+        return ()
+    return tuple(base for base in reversed(cls.__mro__) if not _is_opaque(base.__module__))
+
+
+def _is_opaque(module: str) -> bool:
+    return module.partition(".")[0] in _OPAQUE
 
 
 def _is_iterator(value: Any) -> bool:
@@ -252,9 +288,11 @@ class _Still:
         )
 
 
-def _copied_state(state: Mapping[str, Any], leaf: Callable[[Any], Any]) -> dict[str, Any]:
+def _copied_state(
+    state: Mapping[str, Any], leaf: Callable[[Any], Any], containers: dict[int, Any]
+) -> dict[str, Any]:
     return {
-        name: value if name in _SKIPPED_ATTRIBUTES else map_containers(value, leaf)
+        name: value if name in _SKIPPED_ATTRIBUTES else map_containers(value, leaf, containers)
         for name, value in state.items()
     }
 
@@ -264,3 +302,17 @@ def _suspend_backward_hooks(state: dict[str, Any]) -> None:
     for name in ("_backward_hooks", "_backward_pre_hooks"):
         if name in state:
             state[name] = OrderedDict()
+
+
+def _suspend_observers(state: dict[str, Any]) -> None:
+    # W&B's watch counts forward passes and logs the weights in some
+    for name in ("_forward_hooks", "_forward_pre_hooks"):
+        hooks = state.get(name, {})
+        for key, hook in list(hooks.items()):
+            if _is_of(hook, "wandb"):
+                del hooks[key]
+
+
+def _is_of(function: Any, package: str) -> bool:
+    module: str = getattr(function, "__module__", None) or ""
+    return module.partition(".")[0] == package

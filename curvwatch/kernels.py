@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,8 +19,8 @@ def twice_differentiable() -> Iterator[None]:
     """Keep torch to operations with a right second derivative.
 
     Attention is computed by its formula, RNNs without cuDNN, compiled functions run eagerly, the weight
-    norm is written out, reentrant checkpoints are none. Backward passes belong inside, too: the other
-    kind of checkpoint runs code again in them.
+    norm is written out, embeddings have dense gradients, reentrant checkpoints are none. Backward
+    passes belong inside, too: the other kind of checkpoint runs code again in them.
     """
     with ExitStack() as stack:
         for context in _contexts():
@@ -34,6 +35,7 @@ def _contexts() -> Iterator[AbstractContextManager[Any]]:
     if hasattr(torch.compiler, "set_stance"):  # torch >= 2.6
         yield torch.compiler.set_stance("force_eager")
     yield _weight_norm_written_out()
+    yield _embeddings_with_dense_gradients()
     yield _checkpoints_run_directly()
 
 
@@ -54,6 +56,28 @@ def _weight_norm_written_out() -> Iterator[None]:
     finally:
         for module in places:
             module._weight_norm = fused
+
+
+@contextmanager
+def _embeddings_with_dense_gradients() -> Iterator[None]:
+    """A sparse gradient has no second derivative, and no place in a flat vector."""
+    # where `sparse` is among the arguments that torch.nn.functional gives, all by position
+    places = {"embedding": 4, "embedding_bag": 5}
+    originals = {name: getattr(torch, name) for name in places}
+
+    def dense(name: str, *args: Any, **kwargs: Any) -> Any:
+        arguments, place = list(args), places[name]
+        arguments[place : place + 1] = [False] * (len(args) > place)
+        kwargs.pop("sparse", None)
+        return originals[name](*arguments, **kwargs)
+
+    try:
+        for name in places:
+            setattr(torch, name, partial(dense, name))
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(torch, name, original)
 
 
 class _Direct:

@@ -319,8 +319,9 @@ class CurvatureMonitor(CallbackBase):
         self, run: FitRun, due: Due, finished: dict[int, FinishedStep]
     ) -> tuple[bool, dict[int, FinishedStep]]:
         """Whether the landscape can be read, and of which optimizers the step: on all processes."""
-        landscape = bool(due.landscape) and due.ready and self._probe.complete
-        here = [landscape, *(due.ready and i in finished for i in range(len(run.optimizers)))]
+        ready = due.ready and not self._watch.failed  # else the weights before the step are lost
+        landscape = bool(due.landscape) and ready and self._probe.complete
+        here = [landscape, *(ready and i in finished for i in range(len(run.optimizers)))]
         everywhere = run.ready_everywhere(here)
         if here != everywhere:
             self._faults.tell("there is no reading, for another process was not ready for it")

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from types import MemberDescriptorType, SimpleNamespace
+from functools import partial
+from types import CellType, FunctionType, MemberDescriptorType, SimpleNamespace
 from typing import Any
 
 from torch import nn
 
+_OF_FUNCTIONS = ("__defaults__", "__kwdefaults__", "__dict__")
+# as `partial.__setstate__` takes them
+_OF_PARTIALS = ("func", "args", "keywords", "__dict__")
+
 
 def state_of(owner: Any) -> dict[str, Any]:
-    """The `__dict__` of `owner` itself; of an object with slots a dict that holds the same values."""
+    """The `__dict__` of `owner` itself; of an object without one a dict that holds its values.
+
+    Such are objects with slots, functions, `partial`s, and the variables (cells) of a closure.
+    """
     if _has_own_dict(owner):
         state: dict[str, Any] = vars(owner)
         return state
+    if isinstance(owner, FunctionType):
+        return {name: getattr(owner, name) for name in _OF_FUNCTIONS}
+    if isinstance(owner, partial):
+        return dict(zip(_OF_PARTIALS, owner.__reduce__()[2], strict=True))
+    if isinstance(owner, CellType):
+        try:
+            return {"cell_contents": owner.cell_contents}
+        except ValueError:  # not filled yet
+            return {}
     return {
         name: getattr(owner, name)
         for name in (*slots(type(owner)), *getattr(owner, "__dict__", ()))
@@ -25,6 +42,9 @@ def give_state(owner: Any, state: dict[str, Any]) -> None:
     if _has_own_dict(owner):
         object.__setattr__(owner, "__dict__", state)
         return
+    if isinstance(owner, partial):
+        owner.__setstate__(tuple(state.values()))  # type: ignore[attr-defined]
+        return
     for name in state_of(owner).keys() - state.keys():
         object.__delattr__(owner, name)
     for name, value in state.items():
@@ -33,7 +53,7 @@ def give_state(owner: Any, state: dict[str, Any]) -> None:
 
 def _has_own_dict(owner: Any) -> bool:
     """Whether all state is in a `__dict__` that can be replaced."""
-    if isinstance(owner, SimpleNamespace) or not hasattr(owner, "__dict__"):
+    if isinstance(owner, (SimpleNamespace, FunctionType, partial)) or not hasattr(owner, "__dict__"):
         return False
     return isinstance(owner, nn.Module) or not slots(type(owner))
 

@@ -90,6 +90,7 @@ class StepWatch:
 
     Attributes:
         stepped: whether an optimizer made a step since this was last set to False.
+        failed: whether a step could not be watched since it was armed.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class StepWatch:
         self.optimizers = list(optimizers)
         self.finished: dict[int, FinishedStep] = {}
         self.stepped = True
+        self.failed = False
         self._faults = faults
         self._clips_by_value = clips_by_value
         self._armed = False
@@ -115,6 +117,7 @@ class StepWatch:
         """Keep the first step of each optimizer from now on."""
         self.disarm()
         self._armed = True
+        self.failed = False
 
     def disarm(self) -> dict[int, FinishedStep]:
         """Stop, forget, and give what was finished, by optimizer index."""
@@ -138,8 +141,10 @@ class StepWatch:
 
     def _guarded(self, do: Callable[[int], None], index: int) -> Callable[..., None]:
         def hook(*_: object) -> None:
+            failed, self.failed = self.failed, True
             with self._faults.caught("watching a step of the optimizer"):
                 do(index)
+                self.failed = failed
 
         return hook
 
@@ -216,7 +221,12 @@ def trained(optimizer: Optimizer) -> list[Tensor]:
 
 
 def _gradient(optimizer: Optimizer) -> dict[int, Tensor]:
-    return {id(p): local(p.grad).detach().clone() for p in trained(optimizer) if p.grad is not None}
+    # dense: that of an embedding may be sparse
+    return {
+        id(p): local(p.grad).detach().to_dense().clone()
+        for p in trained(optimizer)
+        if p.grad is not None
+    }
 
 
 def _copies(optimizers: Sequence[Optimizer]) -> dict[int, Tensor]:

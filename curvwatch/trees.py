@@ -10,35 +10,43 @@ from typing import Any
 
 from torch import Tensor
 
+_LEAVES = (Tensor, str, int, float)
 
-def map_containers(value: Any, leaf: Callable[[Any], Any]) -> Any:
+
+def map_containers(value: Any, leaf: Callable[[Any], Any], copies: dict[int, Any] | None = None) -> Any:
     """Copy nested containers of `value`, each leaf replaced by `leaf(it)`.
 
     Containers are dict-likes, lists, tuples, namedtuples, deques and sets, subclasses included; their
-    types, and what else they hold, are kept. A tuple whose leaves stay the same is not copied.
+    types, and what else they hold, are kept. A tuple whose leaves stay the same is not copied. One
+    container in several places has one copy, also over several calls with the same `copies`, from `id`
+    to copy.
     """
+    if value is None or isinstance(value, _LEAVES):  # most are: look no further
+        return leaf(value)
+    copies = {} if copies is None else copies
+    if id(value) in copies:
+        return copies[id(value)]
     if isinstance(value, MutableMapping):  # UserDict too, so Hugging Face's BatchEncoding
-        items = {k: map_containers(v, leaf) for k, v in value.items()}
-        if type(value) is dict:
-            return items
-        mapping = copy.copy(value)
+        mapping: MutableMapping[Any, Any] = {} if type(value) is dict else copy.copy(value)
         if isinstance(getattr(mapping, "data", None), dict):  # copies of a UserDict share its data
             mapping.data = dict(mapping.data)  # type: ignore[attr-defined]
-        for k, v in items.items():
-            mapping[k] = v
+        copies[id(value)] = mapping
+        for k, v in value.items():
+            mapping[k] = map_containers(v, leaf, copies)
         return mapping
     if isinstance(value, (list, deque)):
-        sequence = copy.copy(value)
+        sequence = copies[id(value)] = copy.copy(value)
         for i, v in enumerate(value):
-            sequence[i] = map_containers(v, leaf)
+            sequence[i] = map_containers(v, leaf, copies)
         return sequence
     if isinstance(value, tuple):
-        parts = [map_containers(v, leaf) for v in value]
+        parts = [map_containers(v, leaf, copies) for v in value]
         if all(a is b for a, b in zip(parts, value, strict=True)):
             return value
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     if isinstance(value, set):
-        return copy.copy(value)
+        copies[id(value)] = copy.copy(value)
+        return copies[id(value)]
     return leaf(value)
 
 
