@@ -152,7 +152,8 @@ class Probe:
         """The batches for a checkpoint, None where they are too large or no plain containers."""
         if self._source == "current" or not self._kept:
             return None
-        batches = [s.batch.batch for s in self._kept]
+        kept = [s.batch.batch for s in self._kept]
+        batches = [b.to_plain() if hasattr(b, "to_plain") else b for b in kept]
         if not all(_is_plain(b) for b in batches):
             return None
         if sum(t.numel() * t.element_size() for t in tensors_in(batches)) > _LARGEST_SAVED:

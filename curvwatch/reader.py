@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from curvwatch.due import Due
+from curvwatch.errors import CurvwatchError
 from curvwatch.faults import Faults
 from curvwatch.measures import (
     COST_METRICS,
@@ -23,7 +25,7 @@ from curvwatch.measures import (
     StepMeasure,
 )
 from curvwatch.names import group_suffixes
-from curvwatch.objective import Opened
+from curvwatch.objective import Objective, Opened
 from curvwatch.repeatable import doubted, is_of_loss, loss_doubt
 from curvwatch.run import Run
 from curvwatch.samples import Sample
@@ -144,9 +146,9 @@ class Reader:
         for index, (optimizer, suffix) in enumerate(zip(run.optimizers, run.suffixes, strict=True)):
             step = finished.get(index)
             settings = step.settings if step else Settings.of(optimizer)
-            objective = run.objective(index, settings.params, samples, train=self._train)
             known = run.retells(index) and self._train is None
-            with objective.open(due.weights(step)) as opened:
+            make = partial(run.objective, index, settings.params, samples, train=self._train)
+            with _opened(run, make, due.weights(step)) as opened:
                 for measure in due.landscape:
                     assert isinstance(measure, LandscapeMeasure)
                     memory = self._memory.setdefault(f"{measure.name}{suffix}", {})
@@ -160,7 +162,7 @@ class Reader:
                         into.add(doubted(reading, memory.get(_DOUBT)), measure.name, suffix)
             for rate, group in zip(settings.group_rates, group_suffixes(optimizer), strict=False):
                 into.values[f"curvature/edge{suffix}{group}"] = 2 / rate if rate > 0 else math.nan
-            into.products += objective.counts.products
+            into.products += opened.counts.products
 
     def step(self, run: Run, due: Due, finished: Mapping[int, FinishedStep], into: Readings) -> None:
         """Read the step measures that are due, of the steps that were taken."""
@@ -168,8 +170,8 @@ class Reader:
         trained = run.agreed(due.trained_loss)
         for index, taken in sorted(finished.items()):
             suffix, params = run.suffixes[index], taken.settings.params
-            objective = run.objective(index, params, samples, train=None)
-            with objective.open(due.weights(taken)) as opened:
+            make = partial(run.objective, index, params, samples, train=None)
+            with _opened(run, make, due.weights(taken)) as opened:
                 step = _as_step(taken, opened)
                 for measure in due.step:
                     assert isinstance(measure, StepMeasure)
@@ -189,6 +191,20 @@ class Reader:
             except Exception as error:
                 into.notes.append(f"the reading of {measure.name} failed: {error}")
                 raise
+
+
+@contextmanager
+def _opened(run: Run, make: Callable[[], Objective], weights: Mapping[int, Tensor]) -> Iterator[Opened]:
+    """Open an objective on all processes, or on none: else the others would wait for ever."""
+    with ExitStack() as stack:
+        failure = None
+        try:
+            opened = stack.enter_context(make().open(weights))
+        except Exception as error:
+            failure = error
+        if not run.ready_everywhere([failure is None])[0]:
+            raise failure or CurvwatchError("the reading failed on another process, see its log")
+        yield opened
 
 
 def _as_step(taken: FinishedStep, opened: Opened) -> Step:

@@ -28,8 +28,8 @@ _OTHER_LOSS = (
     "training_step is not repeatable: run again on the same batch, with the same random numbers, its "
     "gradient is off by {:.0%} from the one that made the step, so the values of the step are of "
     "another loss, and raise no alert. Perhaps a hook changes the gradient, or the batch or the module "
-    "between the callbacks' on_train_batch_start and the step, or parameters outside the module take "
-    "part"
+    "while it is made, or parameters outside the module take part; under manual optimization "
+    "loss_fn=lambda module, batch: ... tells the loss that is meant"
 )
 _SCALED = (
     "the gradient of the step is {:.3g} times that of its loss when on_before_optimizer_step is "

@@ -7,7 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
+from torch import Tensor
+from torch.optim import Optimizer
+
 from curvwatch.run import TrainingBatch
+from curvwatch.trainer.fetching import FetchAgain, Fetched
+from curvwatch.trainer.optimizers import LentOptimizers, OnStep
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -37,7 +42,7 @@ class StepLoss:
 
     Args:
         trainer: in the midst of `fit`.
-        module: whose `training_step` is run.
+        module: whose `training_step` is run; not on loan yet.
         loss_fn: `loss_fn(module, batch)` to use instead, for manual optimization.
     """
 
@@ -47,20 +52,52 @@ class StepLoss:
         self._trainer = trainer
         self._module = module
         self._loss_fn = loss_fn
+        self._lent = LentOptimizers(trainer, module)
 
     def __call__(self, item: TrainingBatch) -> Any:
         """The loss, or whatever `training_step` returned instead."""
-        precision = self._trainer.precision_plugin
-        with _silence(self._trainer, self._module, item), precision.train_step_context():
+        with self._silent(item, on_step=_run_closure, on_clear=_clear):
             if self._loss_fn is not None:
                 return self._loss_fn(self._module, item.batch)
-            # whether training_step takes a batch_idx is found out there (read in 2.2 to 2.6)
-            arguments = self._trainer.fit_loop.epoch_loop._build_kwargs(
-                OrderedDict(), item.batch, item.batch_idx
-            )
-            # not strategy.training_step: that one passes through DDP's wrapper, which would
-            # wait for gradients
-            return self._module.training_step(*arguments.values())
+            return self._training_step(item)
+
+    @contextmanager
+    def _silent(
+        self,
+        item: TrainingBatch,
+        *,
+        on_step: OnStep,
+        on_clear: Callable[[Sequence[Tensor]], None],
+    ) -> Iterator[None]:
+        with (
+            _silence(self._trainer, self._module, item),
+            self._lent.lent(on_step, on_clear),
+            self._trainer.precision_plugin.train_step_context(),
+        ):
+            yield
+
+    def _training_step(self, item: TrainingBatch) -> Any:
+        # not strategy.training_step: that one passes through DDP's wrapper, which would
+        # wait for gradients
+        return self._module.training_step(*self._arguments(item))
+
+    def _arguments(self, item: TrainingBatch) -> Sequence[Any]:
+        # private (2.2 to 2.6): the fetcher holds the iterator, where training_step takes one
+        iterator = getattr(self._trainer.fit_loop._data_fetcher, "iterator_wrapper", None)
+        if iterator is not None:
+            return [FetchAgain(item.batch, self._module, iterator)]
+        # whether training_step takes a batch_idx is found out there (read in 2.2 to 2.6)
+        loop = self._trainer.fit_loop.epoch_loop
+        return list(loop._build_kwargs(OrderedDict(), item.batch, item.batch_idx).values())
+
+
+def _run_closure(_: Optimizer, closure: Callable[[], Any] | None, __: bool) -> Any:
+    return None if closure is None else closure()
+
+
+def _clear(weights: Sequence[Tensor]) -> None:
+    for weight in weights:
+        weight.grad = None
 
 
 @contextmanager
@@ -76,12 +113,11 @@ def _silence(trainer: pl.Trainer, module: pl.LightningModule, item: TrainingBatc
     connector = trainer._logger_connector
     results, loggers, stop = loop._results, trainer.loggers, trainer.should_stop
     connector_state = vars(connector)
-    progress = _steps_taken(loop, module)
+    progress = steps_taken(trainer, module)
     completed = progress.completed
-    # a learning rate may be set by hand, `self.optimizers().param_groups[0]["lr"] *= 0.99`
-    groups = [(g, dict(g)) for optimizer in trainer.optimizers for g in optimizer.param_groups]
     silent = type(results)(training=True)
-    silent.batch = item.batch  # `self.log` reads the batch size from it
+    # `self.log` reads the batch size from it
+    silent.batch = item.batch[0].batch if isinstance(item.batch, Fetched) and item.batch else item.batch
     try:
         loop._results = silent
         connector.__dict__ = {
@@ -98,13 +134,11 @@ def _silence(trainer: pl.Trainer, module: pl.LightningModule, item: TrainingBatc
         trainer.loggers = loggers
         trainer.should_stop = stop
         progress.completed = completed
-        for group, settings in groups:
-            group.clear()
-            group.update(settings)
 
 
-def _steps_taken(loop: Any, module: pl.LightningModule) -> Any:
+def steps_taken(trainer: pl.Trainer, module: pl.LightningModule) -> Any:
     """Where the loop counts `global_step`."""
+    loop = trainer.fit_loop.epoch_loop
     if module.automatic_optimization:
         return loop.automatic_optimization.optim_progress.optimizer.step.total
     return loop.manual_optimization.optim_step_progress.total

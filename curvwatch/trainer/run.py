@@ -14,10 +14,16 @@ from torch import Tensor
 
 from curvwatch.errors import CurvwatchError
 from curvwatch.objective import Products
-from curvwatch.run import Run
+from curvwatch.run import Run, TrainingBatch
 from curvwatch.samples import Sample
+from curvwatch.steps import FinishedStep
+from curvwatch.trainer.before_step import BeforeStep
+from curvwatch.trainer.fetching import Fetch, Fetched, FetchRecorder
+from curvwatch.trainer.hearing import GIVE_ONE
 from curvwatch.trainer.processes import averager
 from curvwatch.trainer.rerun import LossFn, StepLoss
+from curvwatch.trainer.suffixes import monitor_suffixes
+from curvwatch.trainer.told import Knowledge, StepBatch, ToldLoss
 from curvwatch.trees import clone_batch
 
 if TYPE_CHECKING:
@@ -69,7 +75,14 @@ class FitRun(Run):
             rank=trainer.global_rank,
             hvp=hvp,
         )
+        self.suffixes = monitor_suffixes(trainer, self.optimizers)
+        self.finished: Mapping[int, FinishedStep] = {}
         self._loss_fns = self._one_each(loss_fns)
+        self._knowledge = [Knowledge() for _ in self.optimizers]
+        self._batch_idx = 0
+        parameters = inspect.signature(module.training_step).parameters
+        fetches = "dataloader_iter" in parameters
+        self._fetches = FetchRecorder(trainer, module) if fetches else None
         self._refuse_unread_losses()
 
     @property
@@ -79,13 +92,38 @@ class FitRun(Run):
 
     def begins_step(self, batch_idx: int) -> bool:
         """Whether this batch is the first, with accumulation, of an optimizer step."""
+        # so Lightning clears gradients, also where it has the batch_idx before (dataloader_iter)
         return batch_idx % self.trainer.accumulate_grad_batches == 0
+
+    def item(self, batch: Any, batch_idx: int) -> TrainingBatch:
+        """What `training_step` is about to be called with."""
+        self._batch_idx = batch_idx
+        if self._fetches:
+            batch = self._fetches.expect()
+        return TrainingBatch(batch, batch_idx, self.trainer.global_step)
+
+    def begin_fetches(self) -> None:
+        """Where `training_step` fetches its batches, record those of an item that was kept."""
+        if self._fetches:
+            self._fetches.begin()
+
+    def end_fetches(self) -> None:
+        """The step is over."""
+        if self._fetches:
+            self._fetches.end()
+
+    @property
+    def batch_weight(self) -> float:
+        """What a batch's loss is multiplied by before it is sent backward."""
+        return 1.0 / self.trainer.accumulate_grad_batches
 
     def weighed(self, samples: Sequence[Sample]) -> list[Sample]:
         """Each with the factor of its loss: Lightning divides also where the last group is short."""
-        if not self.module.automatic_optimization:
-            return super().weighed(samples)
-        return [replace(s, weight=1.0 / self.trainer.accumulate_grad_batches) for s in samples]
+        if self.module.automatic_optimization:
+            return [replace(s, weight=self.batch_weight) for s in samples]
+        if self._tells:  # what is sent backward adds up
+            return [replace(s, batch=StepBatch(*s.batch)) for s in samples]
+        return super().weighed(samples)
 
     @property
     def made_step(self) -> bool:
@@ -111,10 +149,32 @@ class FitRun(Run):
 
     def loss_of(self, index: int) -> Callable[[Any], Any]:
         """`training_step` run again, or the user's loss function."""
-        return StepLoss(self.trainer, self.module, loss_fn=self._loss_fns[index])
+        if not self._tells:
+            return StepLoss(self.trainer, self.module, loss_fn=self._loss_fns[index])
+        return ToldLoss(
+            self.trainer,
+            self.module,
+            optimizers=self.optimizers,
+            index=index,
+            name=self.suffixes[index][1:] or type(self.optimizers[index]).__name__,
+            knowledge=self._knowledge[index],
+            batch_idx=self._batch_idx,
+            finished=self.finished,
+        )
+
+    @property
+    def half(self) -> bool:
+        """Whether training computes in half precision."""
+        return "16" in str(self.trainer.precision)
+
+    def call_before_step(self, call: Callable[[Any, int], None]) -> BeforeStep:
+        """Call `call(batch, batch_idx)` right before each training step, until it is removed."""
+        return BeforeStep(self.trainer.strategy, call)
 
     def fed(self, batch: Any) -> Any:
         """`batch` as it reaches `training_step`: converted, through the hooks, on the device."""
+        if self._fetches:
+            return Fetched([Fetch(clone_batch(batch), 0, 0, None)])
         batch = self.trainer.precision_plugin.convert_input(clone_batch(batch))
         # private: what the training loop calls there (read in 2.2 to 2.6)
         batch = self.module._on_before_batch_transfer(batch, dataloader_idx=0)
@@ -133,19 +193,28 @@ class FitRun(Run):
                     self.trainer.progress_bar_metrics[f"stability_ratio{suffix}"] = float(ratio)
                     break
 
+    def batch_loss(self, outputs: Any) -> Tensor | None:
+        """The loss in `outputs` of `on_train_batch_end`, as it was sent backward; None if unknown."""
+        if isinstance(outputs, Mapping):
+            outputs = outputs.get("loss")
+        return outputs.detach() if isinstance(outputs, Tensor) and outputs.numel() == 1 else None
+
     def training_loss(self, outputs: Any, *, read_now: bool) -> Tensor | None:
-        """The loss in `outputs` of `on_train_batch_end`, averaged over processes.
+        """The loss in `outputs`, averaged over processes.
 
         On an accelerator a look at it makes the host wait, and several processes have to talk, so
         there it is None except in steps with a reading; those are the same on every process.
         """
-        if isinstance(outputs, Mapping):
-            outputs = outputs.get("loss")
-        if not isinstance(outputs, Tensor):
+        loss = self.batch_loss(outputs)
+        if loss is None:
             return None
         if self._average is None:
-            return outputs.detach() if read_now or outputs.device.type == "cpu" else None
-        return self._average(outputs.detach().float()) if read_now else None
+            return loss if read_now or loss.device.type == "cpu" else None
+        return self._average(loss.float()) if read_now else None
+
+    def retells(self, index: int) -> bool:
+        """Whether what is measured is the loss in `outputs`."""
+        return self.module.automatic_optimization and self._loss_fns[index] is None
 
     def stop(self, reason: str) -> None:
         """End the run after this batch, on every process: all have the same readings."""
@@ -172,15 +241,18 @@ class FitRun(Run):
         super()._refuse()
 
     def _refuse_unread_losses(self) -> None:
-        if "dataloader_iter" in inspect.signature(self.module.training_step).parameters:
+        if self._tells and self.sharded:
             raise CurvwatchError(
-                "training_step(dataloader_iter) fetches its own batches, which a reading cannot have: "
-                "write it as training_step(batch)"
+                f"{type(self.module).__name__} optimizes by hand (automatic_optimization=False), and "
+                f"its weights are sharded, so the losses of its steps cannot be told: {GIVE_ONE}"
             )
-        if not self.module.automatic_optimization and None in self._loss_fns:
+        if self._fetches and self._loss_fns != [None] * len(self._loss_fns):
             raise CurvwatchError(
-                f"{type(self.module).__name__} optimizes by hand (automatic_optimization=False), so "
-                "its training_step returns no loss that belongs to a step: give "
-                "CurvatureMonitor(loss_fn=lambda module, batch: ...), or a list with one for each "
-                "optimizer"
+                "training_step(dataloader_iter) may fetch any number of batches, so a loss_fn(module, "
+                "batch) does not know its batch: leave it out, or write training_step(batch)"
             )
+
+    @property
+    def _tells(self) -> bool:
+        """Whether losses are told by what `training_step` sends backward."""
+        return not self.module.automatic_optimization and None in self._loss_fns

@@ -223,25 +223,12 @@ class ByHand(Classifier):
         self.log("train_loss", loss)
 
 
-def test_manual_optimization_needs_a_loss_function() -> None:
-    monitor, warnings, logger = watched(ByHand())
-    (warning,) = warnings
-    assert "ByHand optimizes by hand (automatic_optimization=False)" in warning
-    assert "give CurvatureMonitor(loss_fn=lambda module, batch: ...)" in warning
-    assert logger.steps("train_loss") == list(range(6))
-    assert len(monitor.history) == 0
-
-
-def test_manual_optimization_without_one_raises_on_request() -> None:
-    with pytest.raises(CurvwatchError, match="ByHand optimizes by hand"):
-        fit(ByHand(), CurvatureMonitor(on_error="raise"))
-
-
-def test_manual_optimization_with_one_reads_as_automatic_does() -> None:
+@pytest.mark.parametrize("loss_fn", [None, lambda m, b: m.loss(b)])
+def test_manual_optimization_reads_as_automatic_does(loss_fn: Any) -> None:
     histories, weights = [], []
-    for module, loss_fn in ((Classifier(), None), (ByHand(), lambda m, b: m.loss(b))):
+    for module, given in ((Classifier(), None), (ByHand(), loss_fn)):
         module.load_state_dict(Classifier.state_dict(seeded()))
-        monitor, warnings, _ = watched(module, loss_fn=loss_fn)
+        monitor, warnings, _ = watched(module, loss_fn=given)
         assert warnings == []
         histories.append({k: v for k, v in monitor.history.to_dict().items() if "cost" not in k})
         weights.append(module.state_dict())

@@ -280,19 +280,3 @@ def test_an_operation_without_a_second_derivative_is_named() -> None:
     secant = CurvatureMonitor([StepGeometry(curvature="secant")], every_n_steps=1, on_error="raise")
     fit(Bags(), secant)
     assert np.isfinite(secant.history["step/directional_sharpness"].values).all()
-
-
-# Lightning's own
-@pytest.mark.filterwarnings("ignore:You are using the `dataloader_iter` step flavor")
-@pytest.mark.filterwarnings("ignore:Found `dataloader_iter` argument")
-def test_a_step_that_fetches_its_own_batches_is_refused_in_words() -> None:
-    class Fetches(Classifier):
-        def training_step(self, dataloader_iter: Any) -> Any:
-            batch, _, _ = next(dataloader_iter)
-            return self.loss(batch)
-
-    with told() as warnings:
-        trainer = fit(Fetches(), CurvatureMonitor(every_n_steps=1))
-    assert trainer.global_step == 6
-    assert len(warnings) == 1
-    assert "write it as training_step(batch)" in warnings[0]
