@@ -12,6 +12,7 @@ from curvwatch.history import History
 from curvwatch.measures import Measure, Sharpness, StepGeometry
 from curvwatch.objective import Objective
 from curvwatch.stability import StabilityLaw, register_law, stability_law
+from curvwatch.watch import Watch
 
 if TYPE_CHECKING:
     from curvwatch.monitor import CurvatureMonitor
@@ -30,6 +31,7 @@ __all__ = [
     "Sharpness",
     "StabilityLaw",
     "StepGeometry",
+    "Watch",
     "register_law",
     "stability_law",
 ]

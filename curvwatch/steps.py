@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.optimizer import _default_to_fused_or_foreach
 from torch.utils.hooks import RemovableHandle
 
 from curvwatch.faults import Faults
@@ -161,7 +162,7 @@ class StepWatch:
         optimizer = self.optimizers[index]
         gradient = self._gradients.pop(index, {})
         sharded = any(map(is_sharded, trained(optimizer)))
-        scale = _scaled_by(gradient, _gradient(optimizer), sharded=sharded)
+        scale = _scaled_by(gradient, _gradient_used(optimizer), sharded=sharded)
         settings = Settings.of(optimizer, gradient_scale=None if self._clips_by_value else scale)
         if scale is None and not self._clips_by_value and settings.law.reason is not None:
             settings = replace(settings, law=replace(settings.law, reason=_TURNED))
@@ -227,6 +228,31 @@ def _gradient(optimizer: Optimizer) -> dict[int, Tensor]:
         for p in trained(optimizer)
         if p.grad is not None
     }
+
+
+def _gradient_used(optimizer: Optimizer) -> dict[int, Tensor]:
+    """The gradient that the last step was made with."""
+    used = _gradient(optimizer)
+    if not isinstance(optimizer, torch.optim.SGD):
+        return used
+    # SGD's foreach step with Nesterov momentum, the default on CUDA, adds the momentum to .grad
+    for group in optimizer.param_groups:
+        if group["nesterov"] and _by_foreach(group):
+            for p in group["params"]:
+                buffer = optimizer.state[p].get("momentum_buffer")
+                if id(p) in used and buffer is not None:
+                    used[id(p)] -= group["momentum"] * local(buffer)
+    return used
+
+
+def _by_foreach(group: dict[str, Any]) -> bool:
+    """Whether torch steps this group of SGD's by its foreach functions (read in 2.4 to 2.13)."""
+    if group.get("fused") or group["differentiable"]:
+        return False
+    if group["foreach"] is not None:
+        return bool(group["foreach"])
+    _, foreach = _default_to_fused_or_foreach(group["params"], False, use_fused=False)
+    return bool(foreach)
 
 
 def _copies(optimizers: Sequence[Optimizer]) -> dict[int, Tensor]:

@@ -98,6 +98,25 @@ def test_wandb_digits(tmp_path: Path) -> None:
     assert [row["trainer/global_step"] for row in rows if "step/loss_change" in row] == [0, 20, 40]
 
 
+def test_plain(tmp_path: Path) -> None:
+    printed = run("plain.py", 301, tmp_path)
+    # the probe is complete from the fourth step on
+    read = re.findall(r"^step (\d+): sharpness (\S+)$", printed, re.M)
+    assert [int(step) for step, _ in read] == [100, 200, 300]
+    assert all(0 < float(value) < 50 for _, value in read)
+
+
+def test_fabric(tmp_path: Path) -> None:
+    printed = run("fabric.py", 201, tmp_path)
+    read = re.findall(r"^step (\d+): stability ratio (\S+)$", printed, re.M)
+    assert [step for step, _ in read] == ["0", "100", "200"]
+    (log,) = (tmp_path / "runs" / "fabric").glob("version_0/metrics.csv")
+    header, *rows = log.read_text().splitlines()
+    column = header.split(",").index("curvature/stability_ratio")
+    logged = [float(row.split(",")[column]) for row in rows]
+    assert [f"{value:.2f}" for value in logged] == [value for _, value in read]
+
+
 class Small(pl.LightningModule):
     """What the documentation calls `model`."""
 

@@ -181,7 +181,8 @@ class _Solves:
             self.doubtful.append(metric)
             self.doubts.append(
                 f"{metric} is not to be trusted: Hessian-vector products are not symmetric (off by "
-                f"{pairs.asymmetry:.1%}), so an operation in the loss has a wrong second derivative"
+                f"{pairs.asymmetry:.1%}), so an operation of the loss has a wrong second derivative or "
+                "is rounded in half precision"
             )
         elif pairs.converged and relative > max(self._measure.rtol, _COARSEST):
             self.doubtful.append(metric)

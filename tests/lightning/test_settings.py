@@ -90,6 +90,18 @@ class ClipsInItsHook(Classifier):
         self.clip_gradients(optimizer, gradient_clip_val=0.3, gradient_clip_algorithm="norm")
 
 
+@pytest.mark.parametrize("foreach", [False, True])
+def test_momentum_that_a_step_adds_to_the_gradient_is_no_clipping(foreach: bool) -> None:
+    monitor = CurvatureMonitor(["sharpness"], every_n_steps=1)
+
+    def nesterov(params: Any) -> torch.optim.Optimizer:
+        return torch.optim.SGD(params, lr=0.1, momentum=0.9, nesterov=True, foreach=foreach)
+
+    fit(Classifier(optimizer=nesterov), monitor)
+    edges = monitor.history["curvature/effective_edge"].values
+    assert edges == pytest.approx([2 * 1.9 / (2.8 * 0.1)] * 6, rel=1e-6)
+
+
 def test_clipping_in_the_modules_own_hook_is_measured() -> None:
     history, norms = read(ClipsInItsHook(), gradient_norm, data=batches(24))
     scale = np.minimum(1, 0.3 / (norms + 1e-6))

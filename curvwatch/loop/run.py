@@ -1,0 +1,105 @@
+"""A loop of the user's own as a run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from curvwatch.errors import CurvwatchError
+from curvwatch.loop.wrappers import ddp_inside, take_off_inside, without_wrappers
+from curvwatch.objective import Products
+from curvwatch.processes import average_over
+from curvwatch.run import Run, TrainingBatch
+from curvwatch.sharding import is_sharded
+
+log = logging.getLogger("curvwatch")
+
+LossFn = Callable[[Any, Any], Any]
+
+
+class LoopRun(Run):
+    """The steps of a loop.
+
+    Args:
+        model: as the loop calls it, in DDP or Fabric's wrapper.
+        optimizers: torch's own.
+        loss_fns: for each optimizer a function of the model, without DDP, and a batch.
+        loggers: where readings go.
+        hvp: how Hessian-vector products are made.
+
+    Attributes:
+        step: the optimizer step that is being made, counted from 0.
+        stopped: whether an alert asked for the end of the run.
+
+    Raises:
+        CurvwatchError: this loop cannot be measured; the message says why.
+    """
+
+    step: int = 0  # the base has an abstract property
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: Sequence[Optimizer],
+        loss_fns: Sequence[LossFn],
+        *,
+        loggers: Sequence[Any],
+        hvp: Products = "exact",
+    ) -> None:
+        ddp = ddp_inside(model)
+        group = None if ddp is None else ddp.process_group
+        spread = ddp is not None or any(map(is_sharded, model.parameters()))
+        average = average_over(group) if spread else None
+        several = average is not None
+        super().__init__(
+            without_wrappers(model),
+            optimizers,
+            average=average,
+            processes=torch.distributed.get_world_size(group) if several else 1,
+            rank=torch.distributed.get_rank() if several else 0,
+            hvp=hvp,
+        )
+        if len(self.optimizers) != len(loss_fns):
+            raise CurvwatchError("an optimizer without weights cannot be watched: leave it out")
+        self._loss_fns = loss_fns
+        self._loggers = loggers
+        self.stopped = False
+
+    @property
+    def loggers(self) -> Sequence[Any]:
+        """The user's, on one process of several."""
+        return self._loggers if self.leads else []
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the first process."""
+        return self._rank == 0
+
+    def loss_of(self, index: int) -> Callable[[Any], Any]:
+        """The user's loss function."""
+
+        def loss(item: TrainingBatch) -> Any:
+            take_off_inside(self.module)
+            return self._loss_fns[index](self.module, item.batch)
+
+        return loss
+
+    def publish(self, values: Mapping[str, float]) -> None:
+        """Nobody but loggers is told: `Watch.step` returns `values`."""
+
+    def stop(self, reason: str) -> None:
+        """Ask the loop to end: `Watch.stopped`."""
+        if self.leads:
+            log.warning("the run is asked to stop: %s", reason)
+        self.stopped = True
+
+    def training_loss(self, loss: Tensor, *, read_now: bool) -> Tensor | None:
+        """`loss` averaged over processes; None where a look at it would make the host wait."""
+        if self._average is None:
+            return loss.detach() if read_now or loss.device.type == "cpu" else None
+        return self._average(loss.detach().float()) if read_now else None

@@ -1,0 +1,369 @@
+"""Watch: the readings of CurvatureMonitor in a loop of the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, get_args
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from curvwatch.actions import Action, check_actions
+from curvwatch.alerts import DEFAULT_RULES, Alert, Rule, check_rules
+from curvwatch.arguments import Mode, check_budget, check_word
+from curvwatch.due import Due
+from curvwatch.faults import Faults, OnError
+from curvwatch.history import History
+from curvwatch.loop.beginnings import Beginnings
+from curvwatch.loop.checks import check_loss_fns, check_optimizers
+from curvwatch.loop.comparison import Comparison
+from curvwatch.loop.gradients import StepGradients
+from curvwatch.loop.loggers import as_loggers
+from curvwatch.loop.run import LoopRun, LossFn
+from curvwatch.loop.texts import PROBE_LOST, SHARDED, WRONG_ORDER
+from curvwatch.loop.wrappers import called_module
+from curvwatch.measures import Measure, check_cadence, make_measures
+from curvwatch.objective import Products, check_products
+from curvwatch.probe import Probe, ProbeKind
+from curvwatch.reader import Reader, Readings
+from curvwatch.recorder import Recorder
+from curvwatch.run import TrainingBatch
+from curvwatch.samples import Sample
+from curvwatch.schedule import Schedule
+from curvwatch.steps import FinishedStep, StepWatch, trained
+from curvwatch.trees import clone_batch
+
+# a GradScaler skips some steps while it looks for its scale
+_SKIPPED_AT_FIRST = 10
+
+
+class Watch:
+    """What `CurvatureMonitor` reads, in a plain PyTorch loop or one of Lightning Fabric.
+
+    `step` is called once for each step, after `optimizer.step()`. What the loss was computed from is
+    taken meanwhile by torch's hooks on the optimizer and on the model, so a reading is of w(t), with
+    the random numbers and buffers of the step. It leaves no trace.
+
+    The gradient is seen as the optimizer sees it. What was done to it after the backward pass
+    (clipping by norm or by value, losses that are added up) is found by one gradient more in each
+    reading, and the stability ratio is that of the gradient so scaled.
+
+    Args:
+        model: as the loop calls it: bare, compiled, in DDP, or as `fabric.setup` returns it. In DDP,
+            readings are averaged over processes, and every process calls `step`.
+        optimizer: that makes the steps, or a list.
+        loss_fn: `loss_fn(model, batch)` returns the scalar loss; it uses the model it is given, which
+            comes without DDP. A list has one for each optimizer.
+        measures: what to measure: names, classes or instances of measures; default: `Sharpness` and
+            `StepGeometry`.
+        every_n_steps: read every n steps; None: as often as the budget allows.
+        budget: the share of the training time that readings may take, where `every_n_steps` is None.
+        probe: on what the landscape is read: "first", the first training batches, kept for the whole
+            run; "current", the first batch of each step that is read; or batches of your own.
+        probe_batches: how many batches "first" keeps, one of each step.
+        mode: "train" measures the loss as it is trained; "eval" puts the model into eval mode for the
+            landscape.
+        hvp: "exact" or "difference", see `CurvatureMonitor`.
+        rules: what to alert on; values that are not finite always are.
+        on_alert: called with each `Alert`; "stop" sets `stopped`; a list does several things.
+        on_error: "warn" reports a failed reading, once for each cause; "raise" raises.
+        logger: where readings go: objects with `log_metrics(dict, step=)` such as Lightning's and
+            Fabric's loggers, a SummaryWriter, a W&B run, or a list of these.
+
+    Raises:
+        ValueError: an argument is out of range; the message says what would work.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Linear(2, 1)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> loss_fn = lambda model, batch: model(batch).square().mean()
+        >>> with Watch(model, optimizer, loss_fn, every_n_steps=10) as watch:
+        ...     for batch in torch.ones(20, 4, 2):
+        ...         loss_fn(model, batch).backward()
+        ...         optimizer.step()
+        ...         optimizer.zero_grad()
+        ...         readings = watch.step(batch)
+        >>> watch.history["curvature/sharpness"].steps
+        array([ 0, 10])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer | Sequence[Optimizer],
+        loss_fn: LossFn | Sequence[LossFn],
+        measures: Iterable[str | Measure | type[Measure]] | None = None,
+        *,
+        every_n_steps: int | None = None,
+        budget: float = 0.05,
+        probe: ProbeKind | Iterable[Any] = "first",
+        probe_batches: int = 1,
+        mode: Mode = "train",
+        hvp: Products = "exact",
+        rules: Iterable[Rule] = DEFAULT_RULES,
+        on_alert: Action | Sequence[Action] | None = None,
+        on_error: OnError = "warn",
+        logger: Any = None,
+    ) -> None:
+        if every_n_steps is not None:
+            check_cadence(every_n_steps)
+        check_budget(budget)
+        check_word("mode", mode, get_args(Mode))
+        check_word("on_error", on_error, get_args(OnError))
+        check_products(hvp)
+        optimizers = check_optimizers(model, optimizer)
+        self._model = model
+        self._loss_fns = check_loss_fns(loss_fn, len(optimizers))
+        self.measures = make_measures(measures)
+        self._faults = Faults(on_error)
+        self._probe_source, self._probe_batches = probe, probe_batches
+        self._probe = Probe(probe, batches=probe_batches)
+        self._recorder = Recorder(
+            self._faults, rules=check_rules(rules), actions=check_actions(on_alert)
+        )
+        self._reader = Reader(self._faults, train=False if mode == "eval" else None)
+        self._schedule = Schedule(self.measures, every_n_steps=every_n_steps, budget=budget)
+        loggers = as_loggers(logger)
+        self._due = Due()
+        self._loss_called = False
+        self._has_stepped = False
+        self._calls_without_step = 0
+        self._run: LoopRun | None = None
+        with self._faults.caught("setting up for this run"):
+            run = LoopRun(model, optimizers, self._loss_fns, loggers=loggers, hvp=hvp)
+            self._start_probe(run)
+            self._recorder.start(run, run.metric_names(self.measures, batches=self._probe.batches))
+            if run.sharded:
+                self._faults.tell(SHARDED)
+            self._beginnings = Beginnings(run, called_module(model), self._before_the_step)
+            self._gradients = StepGradients(run.optimizers, faults=self._faults)
+            self._steps = StepWatch(run.optimizers, faults=self._faults)
+            self._run = run
+            self._open = True
+            self._schedule.clock.start()
+            self._get_ready(run)
+
+    def step(self, *batches: Any, loss: Tensor | None = None) -> dict[str, float]:
+        """Read what is due of the step that was just made.
+
+        Args:
+            batches: those that it was made of, as `loss_fn` takes them; with accumulation all of them,
+                in order: the loss of the step is their mean, each counted alike. None: those that
+                `Watch.loss` was called with.
+            loss: the training loss, for an alert as soon as it is not finite.
+
+        Returns:
+            The values that were read, by name; empty where nothing was due.
+
+        Raises:
+            ValueError: there is no batch.
+        """
+        if not batches and not self._loss_called:
+            raise ValueError(
+                "Watch.step() got no batch: give it those that the step was made of, step(batch), or "
+                "compute the loss with Watch.loss(batch)"
+            )
+        self._loss_called = False
+        run = self._run
+        if run is None or not self._open:
+            return {}
+        self._schedule.step_made()
+        readings = Readings()
+        with self._schedule.clock.reading():
+            wanted, self._due = self._due, Due()
+            finished, due = self._steps.disarm(), Due()
+            with self._faults.caught("getting ready for a reading"):
+                self._tell_of_wrong_order(run)
+                due = self._what_is_due(run, wanted, batches)
+            if wanted:
+                self._read(run, *self._agreed(run, due, finished), readings)
+            with self._faults.caught("looking at the training loss"):
+                seen = None if loss is None else run.training_loss(loss, read_now=bool(readings.values))
+                if seen is not None:
+                    readings.look_at("training loss", seen)
+            self._recorder.record(run, run.step, readings)
+            run.step += 1
+            self._get_ready(run)
+        return readings.values
+
+    def loss(self, batch: Any, index: int = 0) -> Any:
+        """`loss_fn(model, batch)`, with a look at what it begins from.
+
+        To be used where `loss_fn` draws random numbers before it calls the model, or changes its batch
+        in place; `step()` needs no batch then.
+
+        Args:
+            batch: what the loss function is called with.
+            index: of the optimizer whose loss it is; the batches of `step()` are those of the first.
+        """
+        if self._run is not None and index == 0:
+            self._loss_called = True
+            self._beginnings.see(batch)
+        return self._loss_fns[index](self._model, batch)
+
+    @property
+    def history(self) -> History:
+        """All readings of the run."""
+        return self._recorder.history
+
+    @property
+    def alerts(self) -> list[Alert]:
+        """All alerts of the run, in order."""
+        return self._recorder.alerts
+
+    @property
+    def stopped(self) -> bool:
+        """Whether an alert asked for the end of the run (`on_alert="stop"`): the loop is to look."""
+        return self._run is not None and self._run.stopped
+
+    def close(self) -> None:
+        """End the run and take all hooks off; `step` reads no more."""
+        if self._run is None or not self._open:
+            return
+        self._open = False
+        self._beginnings.disarm()
+        self._gradients.remove()
+        self._steps.remove()
+        self._schedule.clock.stop()
+        shortage = self._probe.shortage
+        if shortage and any(m.stage == "landscape" for m in self.measures):
+            self._faults.tell(shortage)
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to go on as one run in one piece: tensors and plain Python."""
+        return {
+            "last_step": -1 if self._run is None else self._run.step - 1,
+            **self._recorder.state_dict(),
+            **self._schedule.state_dict(),
+            "memory": self._reader.state_dict(),
+            "probe": self._probe.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from `state_dict()`, of this class or of a `CurvatureMonitor`."""
+        state = dict(state_dict)
+        self._recorder.load_state_dict(state)
+        self._schedule.load_state_dict(state)
+        self._reader.load_state_dict(state["memory"])
+        self._probe = Probe(self._probe_source, batches=self._probe_batches)
+        self._probe.load_state_dict(state["probe"])
+        run = self._run
+        if run is None:
+            return
+        run.step = state["last_step"] + 1
+        with self._faults.caught("setting up for this run"):
+            self._start_probe(run)
+            if state["probe"] is None and self._probe_source == "first" and run.step:
+                self._faults.tell(PROBE_LOST)
+            self._get_ready(run)
+
+    def _start_probe(self, run: LoopRun) -> None:
+        device = run.optimizers[0].param_groups[0]["params"][0].device
+        self._probe.start(run.module, clone_batch, device=device)
+
+    def _get_ready(self, run: LoopRun) -> None:
+        """Look ahead to the coming step."""
+        self._due = due = Due(
+            self._schedule.due("landscape", run.step), self._schedule.due("step", run.step)
+        )
+        self._steps.disarm()
+        self._steps.stepped = False
+        self._gradients.disarm()
+        if due:
+            self._steps.arm()
+            self._gradients.arm()
+        with self._faults.caught("getting ready for a reading"):
+            self._beginnings.disarm()
+            if due or not self._probe.complete:
+                self._beginnings.arm()
+
+    def _before_the_step(self, look: Callable[[], None]) -> None:
+        """Take a look at what a forward pass begins from, unless the step was made already."""
+        if not self._steps.stepped:
+            with self._schedule.clock.reading(), self._faults.caught("getting ready for a reading"):
+                look()
+
+    def _what_is_due(self, run: LoopRun, wanted: Due, batches: Sequence[Any]) -> Due:
+        """What can be read of the step, with all that its loss depends on."""
+        kept = self._beginnings.disarm()
+        if batches:
+            samples = _of_batches(kept.samples, batches)
+        else:
+            samples = [s for s in kept.samples if s.batch.batch is not None]
+        if not samples:
+            return Due()
+        first = samples[0]
+        self._probe.see(first.batch, run.module, needed=bool(wanted.landscape), random=first.random)
+        landscape = wanted.landscape if self._probe.complete else []
+        return replace(kept, landscape=landscape, step=wanted.step, samples=samples)
+
+    def _agreed(
+        self, run: LoopRun, due: Due, finished: dict[int, FinishedStep]
+    ) -> tuple[Due, dict[int, FinishedStep]]:
+        """What all processes are ready to read: one alone would wait for ever."""
+        # a fused optimizer may have been told by a GradScaler to skip
+        made = [i in finished and i not in self._gradients.skipped for i in range(len(run.optimizers))]
+        landscape, step, *made = run.ready_everywhere([bool(due.landscape), bool(due.step), *made])
+        due = replace(due, landscape=due.landscape if landscape else [], step=due.step if step else [])
+        return due, {i: finished[i] for i, everywhere in enumerate(made) if everywhere}
+
+    def _read(
+        self, run: LoopRun, due: Due, finished: dict[int, FinishedStep], readings: Readings
+    ) -> None:
+        if due.landscape:
+            with self._schedule.timed(run, due.landscape) as seconds:
+                finished = self._corrected(run, due, finished, readings)
+                with self._faults.caught("the reading of the landscape"):
+                    self._reader.landscape(run, due, self._probe.samples(), finished, readings)
+            readings.cost(seconds[0], self._schedule.clock.share)
+        if due.step and finished:
+            with self._schedule.timed(run, due.step):
+                if not due.landscape:
+                    finished = self._corrected(run, due, finished, readings)
+                with self._faults.caught("the reading of the step"):
+                    self._reader.step(run, due, finished, readings)
+
+    def _corrected(
+        self, run: LoopRun, due: Due, finished: dict[int, FinishedStep], readings: Readings
+    ) -> dict[int, FinishedStep]:
+        """`finished`, with the laws of stability for what was done to the gradients."""
+        corrected = dict(finished)
+        for index, step in finished.items():
+            made = self._gradients.of_step.get(index)
+            with self._faults.caught("the comparison of gradients"):
+                if made:
+                    seen = Comparison.of_step(run, due, index, step, made)
+                    corrected[index] = seen.corrected(step)
+                    seen.doubt(readings, self.measures, run.suffixes[index])
+        return corrected
+
+    def _tell_of_wrong_order(self, run: LoopRun) -> None:
+        """Say it where no step was ever made; a GradScaler may skip the first ones."""
+        self._has_stepped |= self._steps.stepped
+        if self._has_stepped:
+            return
+        self._calls_without_step += 1
+        gradients = [p.grad for o in run.optimizers for p in trained(o) if p.grad is not None]
+        waiting = bool(gradients) and all(bool(g.isfinite().all()) for g in gradients)
+        if waiting or self._calls_without_step == _SKIPPED_AT_FIRST:
+            self._faults.tell(WRONG_ORDER)
+
+
+def _of_batches(kept: Sequence[Sample], batches: Sequence[Any]) -> list[Sample]:
+    """`batches`, each with what its forward pass began from.
+
+    A loss may call the model several times for each batch.
+    """
+    return [
+        replace(kept[i * len(kept) // len(batches)], batch=TrainingBatch(batch, i))
+        for i, batch in enumerate(batches)
+        if kept
+    ]
