@@ -1,13 +1,14 @@
 # `make demo` and `make test` need Python 3.10 to 3.13 and make; they set up .venv once and re-use it.
-PYTHON ?= python3
-VENV   := .venv
-BIN    := $(VENV)/bin
-READY  := $(VENV)/.ready
-RUNS   ?= runs/demo
+PYTHON  ?= python3
+VENV    := .venv
+BIN     := $(VENV)/bin
+READY   := $(VENV)/.ready
+MODULES := .venv-modules
+RUNS    ?= runs/demo
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint fast clean constraints images
+.PHONY: demo test lint fast test-property test-modules clean constraints images
 
 demo: $(READY)
 	$(BIN)/curvwatch demo --dir $(RUNS)
@@ -24,25 +25,36 @@ test: lint
 fast: lint
 	$(BIN)/python -m pytest -m "not slow"
 
+# 200 random runs instead of the 25 of `make test`, some 2 minutes
+test-property: $(READY)
+	CURVWATCH_DRAWS=200 $(BIN)/python -m pytest tests/property
+
+# modules of transformers and pytorch-forecasting, in an environment of their own; nothing is downloaded
+test-modules: $(MODULES)/.ready
+	HF_HUB_OFFLINE=1 $(MODULES)/bin/python -m pytest tests/real_modules
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-$(READY): pyproject.toml constraints.txt
+$(READY): GROUPS = dev
+$(MODULES)/.ready: GROUPS = dev modules
+
+$(READY) $(MODULES)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 13) else f"curvwatch needs Python 3.10 to 3.13, {sys.executable} is {v[0]}.{v[1]}: make PYTHON=python3.12")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt pip hatchling editables
-	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e '.[all]' --group dev
-	touch $(READY)
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install -q -c constraints.txt pip hatchling editables
+	$(@D)/bin/python -m pip install -c constraints.txt --no-build-isolation -e '.[all]' $(GROUPS:%=--group %)
+	touch $@
 
 # needs uv; keeps torch where it is pinned
 constraints:
 	echo "torch==2.13.0" > .constraints.in
-	{ echo '# Every version that `make demo` and `make test` install, on Python 3.10 to 3.13. Made by `make constraints`.'; \
-	  uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.10 \
+	{ echo '# Every version that the Makefile installs, on Python 3.10 to 3.13. Made by `make constraints`.'; \
+	  uv pip compile pyproject.toml --all-extras --group dev --group modules --universal --python-version 3.10 \
 	    --no-annotate --no-header -c .constraints.in; } > constraints.txt
 	rm .constraints.in
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(MODULES) .mypy_cache .ruff_cache .pytest_cache

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from curvwatch.alerts import Alert
 
-Action = Callable[[Alert], object] | Literal["stop"]
+# "stop" first: LightningCLI saves a configuration by the first type that fits
+Action = Literal["stop"] | Callable[[Alert], object]
 
 
 def check_actions(on_alert: Action | Sequence[Action] | None) -> tuple[Action, ...]:

@@ -176,14 +176,14 @@ class AlertEngine:
         }
 
 
-def check_rules(rules: Iterable[Rule]) -> tuple[Rule, ...]:
-    """`rules` as a tuple.
+def check_rules(rules: Iterable[Rule] | None) -> tuple[Rule, ...]:
+    """`rules` as a tuple; None: the default ones.
 
     Raises:
         ValueError: one of them is no Rule, or two have the same name.
     """
     if rules is None:
-        raise ValueError("rules=None: a list of Rules is needed, [] for none")
+        return DEFAULT_RULES
     rules = (rules,) if isinstance(rules, Rule) else tuple(rules)
     for rule in rules:
         if not isinstance(rule, Rule):

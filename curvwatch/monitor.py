@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from curvwatch.actions import Action, check_actions
-from curvwatch.alerts import DEFAULT_RULES, Alert, Rule, check_rules
+from curvwatch.alerts import Alert, Rule, check_rules
 from curvwatch.due import Due
 from curvwatch.faults import Faults, OnError
 from curvwatch.history import History
@@ -48,7 +48,8 @@ class CurvatureMonitor(CallbackBase):
         hvp: "exact": Hessian-vector products by automatic differentiation; "difference": by central
             differences of gradients, for losses without a second derivative in torch (CTC,
             EmbeddingBag). Sharded weights (FSDP2) are always measured so.
-        rules: what to alert on; values that are not finite always are.
+        rules: what to alert on, [] for nothing; default: steps that overshoot. Values that are not
+            finite always are.
         on_alert: called with each `Alert`; "stop" ends the run; a list does several things.
         on_error: "warn" reports a failed reading, once for each cause, and training goes on; "raise"
             raises.
@@ -73,7 +74,7 @@ class CurvatureMonitor(CallbackBase):
         mode: Mode = "train",
         loss_fn: LossFn | Sequence[LossFn] | None = None,
         hvp: Products = "exact",
-        rules: Iterable[Rule] = DEFAULT_RULES,
+        rules: Iterable[Rule] | None = None,
         on_alert: Action | Sequence[Action] | None = None,
         on_error: OnError = "warn",
         name: str = "",
@@ -228,24 +229,29 @@ class CurvatureMonitor(CallbackBase):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to go on as one run in one piece: tensors and plain Python."""
-        return {
-            "last_step": self._last_step,
-            **self._recorder.state_dict(),
-            **self._schedule.state_dict(),
-            "memory": self._reader.state_dict(),
-            "probe": self._probe.state_dict(),
-        }
+        with self._faults.caught("saving the state of the monitor"):
+            return {
+                "last_step": self._last_step,
+                **self._recorder.state_dict(),
+                **self._schedule.state_dict(),
+                "memory": self._reader.state_dict(),
+                "probe": self._probe.state_dict(),
+            }
+        return {}  # a run that is resumed from this begins its readings anew
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from `state_dict()`."""
         self._reset()
-        self._resumed = True
-        self._last_step = state_dict["last_step"]
-        self._recorder.load_state_dict(state_dict)
-        self._schedule.load_state_dict(state_dict)
-        self._reader.load_state_dict(state_dict["memory"])
-        self._probe.load_state_dict(state_dict["probe"])
-        self._probe_lost = state_dict["probe"] is None and self._probe_source == "first"
+        with self._faults.caught("loading the state of the monitor"):
+            self._resumed = True
+            self._last_step = state_dict["last_step"]
+            self._recorder.load_state_dict(state_dict)
+            self._schedule.load_state_dict(state_dict)
+            self._reader.load_state_dict(state_dict["memory"])
+            self._probe.load_state_dict(state_dict["probe"])
+            self._probe_lost = state_dict["probe"] is None and self._probe_source == "first"
+            return
+        self._reset()
 
     # what the hooks do
 

@@ -68,7 +68,7 @@ class Readings:
         def named(text: str) -> str:
             return f"{text} ({suffix[1:]})" if suffix else text
 
-        self.values.update({name + suffix: value for name, value in reading.values.items()})
+        self.values.update({name + suffix: float(value) for name, value in reading.values.items()})
         self.notes += [named(text) for text in (*reading.notes, *reading.doubts)]
         self.doubtful |= {name + suffix for name in reading.doubtful}
         # a step that is not repeatable is one cause, whatever was measured of it

@@ -29,7 +29,7 @@ def picture(value: Any, seen: dict[int, Any] | None = None) -> Any:
         return "seen"
     seen[id(value)] = value  # kept alive, or another object could get its id
     if isinstance(value, Tensor):
-        grad = None if value.grad is None else value.grad.clone()
+        grad = value.grad.clone() if value.is_leaf and value.grad is not None else None
         flags = (value.requires_grad, value.is_leaf, type(value).__name__)
         return {"data": value.detach().clone(), "grad": grad, "flags": flags}
     if isinstance(value, np.ndarray):
@@ -50,7 +50,8 @@ def picture(value: Any, seen: dict[int, Any] | None = None) -> Any:
         names = [*getattr(value, "__dict__", ()), *getattr(value, "__slots__", ())]
         state = {name: getattr(value, name) for name in names if name not in SKIPPED}
         for name in names:
-            if name.endswith("_hooks"):  # keyed by a number that goes on from run to run
+            if name.endswith("_hooks") and isinstance(state[name], Mapping):
+                # keyed by a number that goes on from run to run
                 state[name] = list(state[name].values())
         return {name: picture(v, seen) for name, v in state.items()}
     return type(value).__name__
