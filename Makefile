@@ -18,8 +18,10 @@ images: $(READY)
 	$(BIN)/python docs/images/make.py $(RUNS)
 	$(BIN)/python docs/images/edges.py
 
+# on two cores; tests that start processes of their own come last, one after the other
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not processes"
+	$(BIN)/python -m pytest -m processes
 
 # everything but the runs that take over 30 s
 fast: lint

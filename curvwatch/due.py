@@ -41,6 +41,7 @@ class Due:
     global_step: int | None = None
     losses: list[Tensor] | None = field(default_factory=list)
     ready: bool = True
+    _lossless: list[Sample] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return bool(self.landscape or self.step)
@@ -60,10 +61,19 @@ class Due:
         elif self.losses is not None:
             self.losses.append(loss)
 
+    def forget_newest(self) -> None:
+        """The newest batch made no loss, and is no part of the step; unless no batch made one."""
+        self._lossless += self.samples[-1:]
+
+    @property
+    def step_samples(self) -> list[Sample]:
+        """The batches that the step was made of."""
+        return [s for s in self.samples if all(s is not x for x in self._lossless)] or self.samples
+
     @property
     def trained_loss(self) -> float:
         """Of the whole step; nan where it is unknown."""
-        if not self.losses or len(self.losses) != len(self.samples):
+        if not self.losses or len(self.losses) != len(self.step_samples):
             return math.nan
         return float(torch.stack([loss.float() for loss in self.losses]).sum())
 

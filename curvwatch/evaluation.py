@@ -100,7 +100,7 @@ class Aliased:
         leaves = self._leaves(None)
         for sample in self._setting.samples:
             loss = self._loss(sample, leaves)
-            refuse_once_differentiable(loss, self._setting.module)
+            refuse_once_differentiable(loss)
             gradient = _differentiated(loss, leaves, create_graph=True)
             yield Graph(self, sample, loss.detach(), gradient, leaves)
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
-from weakref import WeakSet
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from curvwatch.errors import CurvwatchError
-
-_checked: WeakSet[nn.Module] = WeakSet()
 
 
 def scalar_loss(output: Any) -> Tensor:
@@ -41,16 +38,14 @@ def scalar_loss(output: Any) -> Tensor:
     return output.reshape(())
 
 
-def refuse_once_differentiable(loss: Tensor, module: nn.Module) -> None:
-    """Raise if the graph of `loss` has a function without a second derivative; once a module.
+def refuse_once_differentiable(loss: Tensor) -> None:
+    """Raise if the graph of `loss` has a function without a second derivative.
 
     Autograd returns zeros for it, without a word.
 
     Raises:
         CurvwatchError: there is one; the message names it.
     """
-    if module in _checked:
-        return
     for node in _graph(loss):
         function = getattr(node, "_forward_cls", None)
         if function is not None and _is_once_differentiable(function.backward):
@@ -59,7 +54,6 @@ def refuse_once_differentiable(loss: Tensor, module: nn.Module) -> None:
                 "once_differentiable: it has no second derivative, and autograd takes it for zero; "
                 "hvp='difference' takes differences of gradients instead"
             )
-    _checked.add(module)
 
 
 @contextmanager

@@ -133,15 +133,13 @@ class CurvatureMonitor(CallbackBase):
         self._leave()
         self._faults.forget()
         with self._faults.caught("setting up for this run"):
-            run = FitRun(trainer, pl_module, loss_fns=self._loss_fn, hvp=self._hvp)
+            run = self._new_run(trainer, pl_module)
             if not self._resumed and run.step <= self._last_step:
                 self._reset()  # another run, from its beginning
             self._resumed = False
             self._probe.start(pl_module, run.fed, device=pl_module.device)
             self._recorder.start(run, run.metric_names(self.measures, batches=self._probe.batches))
-            self._watch = StepWatch(
-                run.optimizers, faults=self._faults, clips_by_value=run.clips_by_value
-            )
+            self._watch = self._new_watch(run)
             self._pending = Due()
             self._owed: list[Measure] = []
             self._probe_loss = math.nan
@@ -182,7 +180,11 @@ class CurvatureMonitor(CallbackBase):
         with self._schedule.clock.reading():
             self._last_step = run.step
             due, readings = self._pending, Readings()
-            self._see_loss(run, due, run.batch_loss(outputs), batch_idx)
+            lossless = not outputs and run.module.automatic_optimization
+            if lossless:
+                due.forget_newest()
+            else:
+                self._see_loss(run, due, run.batch_loss(outputs), batch_idx)
             if due and run.made_step:
                 finished = self._watch.disarm()
                 landscape, finished = self._agreed(run, due, finished)
@@ -192,7 +194,13 @@ class CurvatureMonitor(CallbackBase):
                         with self._schedule.timed(run, due.landscape) as seconds:
                             samples, trained = self._probe.samples(), self._probe_loss
                             self._reader.landscape(
-                                run, due, samples, finished, readings, trained=trained
+                                run,
+                                due,
+                                samples,
+                                finished,
+                                readings,
+                                trained=trained,
+                                is_step=run.batch_weight == 1.0,
                             )
                         readings.cost(seconds[0], self._schedule.clock.share)
                 with self._faults.caught("the reading of the step"):
@@ -202,8 +210,8 @@ class CurvatureMonitor(CallbackBase):
                 run.finished = {}
                 if finished or run.module.automatic_optimization:
                     self._pending = Due()
-                if not outputs and run.module.automatic_optimization:
-                    self._probe.discard_newest()  # training_step returned None
+            if lossless and run.begins_step(batch_idx):
+                self._probe.discard_newest()
             with self._faults.caught("looking at the training loss"):
                 loss = run.training_loss(outputs, read_now=bool(due))
                 if loss is not None:
@@ -249,7 +257,8 @@ class CurvatureMonitor(CallbackBase):
             self._schedule.load_state_dict(state_dict)
             self._reader.load_state_dict(state_dict["memory"])
             self._probe.load_state_dict(state_dict["probe"])
-            self._probe_lost = state_dict["probe"] is None and self._probe_source == "first"
+            seen = self._last_step >= 0
+            self._probe_lost = seen and state_dict["probe"] is None and self._probe_source == "first"
             return
         self._reset()
 
@@ -279,8 +288,12 @@ class CurvatureMonitor(CallbackBase):
         run = self._run
         if run is None:
             return
-        item = run.item(batch, batch_idx)
         begins = run.begins_step(batch_idx)
+        if begins and not run.is_of(run.trainer.optimizers):
+            run = self._follow_new_optimizers(run)
+            if run is None:
+                return
+        item = run.item(batch, batch_idx)
         self._backwards = 0
         with self._schedule.clock.reading():
             if begins:
@@ -299,13 +312,32 @@ class CurvatureMonitor(CallbackBase):
                 run.begin_fetches()
                 due.ready = ready
 
+    def _new_run(self, trainer: pl.Trainer, module: pl.LightningModule) -> FitRun:
+        return FitRun(trainer, module, loss_fns=self._loss_fn, hvp=self._hvp)
+
+    def _new_watch(self, run: FitRun) -> StepWatch:
+        return StepWatch(run.optimizers, faults=self._faults, clips_by_value=run.clips_by_value)
+
+    def _follow_new_optimizers(self, run: FitRun) -> FitRun | None:
+        """The optimizers were replaced in mid-run: go on with the new ones, or stand aside."""
+        with self._faults.caught("setting up for other optimizers"):
+            other = self._new_run(run.trainer, run.module)
+            self._watch.remove()
+            self._watch = self._new_watch(other)
+            self._pending, self._run = Due(), other
+            return other
+        self._leave()
+        return None
+
     def _what_is_due(self, run: FitRun, *, last: Due) -> Due:
         """What the cadences ask for: the same on every process, whatever each is ready for."""
         self._watch.disarm()
         due = Due(self._schedule.due("landscape", run.step))
         self._owed = self._schedule.due("step", run.step) or self._owed
         by_hand = not run.module.automatic_optimization
-        if by_hand and last.samples:  # the step goes on over several batches
+        if (
+            by_hand and last.samples and not run.gradients_are_clear
+        ):  # the step goes on over several batches
             due.step, due.samples = last.step, last.samples
         elif not by_hand or self._watch.stepped:
             due.step, self._owed = self._owed, []

@@ -160,7 +160,8 @@ class Opened:
     Attributes:
         layout: of flat vectors.
         counts: what was spent so far.
-        known_loss: f(w) once it was computed with its gradient.
+        known_loss: f(w), once it was computed with its gradient.
+        known_gradient: that gradient, shape (size,).
     """
 
     def __init__(self, objective: Objective, setting: Setting, evaluation: Evaluation) -> None:
@@ -170,6 +171,7 @@ class Opened:
         self.layout = objective.layout
         self.counts = objective.counts
         self.known_loss: float | None = None
+        self.known_gradient: Tensor | None = None
         self._point: Linearization | None = None
 
     @property
@@ -199,7 +201,7 @@ class Opened:
         self.counts.gradients += 1
         result = self._shared(self._agreed(total))
         if displacement is None:
-            self.known_loss = result[0]
+            self.known_loss, self.known_gradient = result
         return result
 
     def linearize(self) -> Linearization:
@@ -230,7 +232,7 @@ class Opened:
 
         self.counts.gradients += 1
         loss, gradient = self._shared(self._agreed(total))
-        self.known_loss = loss
+        self.known_loss, self.known_gradient = loss, gradient
 
         def product(v: Tensor) -> Tensor:
             self.counts.products += 1

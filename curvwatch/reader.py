@@ -26,10 +26,11 @@ from curvwatch.measures import (
 )
 from curvwatch.names import group_suffixes
 from curvwatch.objective import Objective, Opened
-from curvwatch.repeatable import doubted, is_of_loss, loss_doubt
+from curvwatch.repeatable import doubted, gradient_doubt, is_of_loss, loss_doubt
 from curvwatch.run import Run
 from curvwatch.samples import Sample
 from curvwatch.steps import FinishedStep, Settings
+from curvwatch.vectors import Layout
 
 # where a measure's memory keeps why all of its readings are doubtful
 _DOUBT = "doubt"
@@ -127,6 +128,7 @@ class Reader:
         into: Readings,
         *,
         trained: float = math.nan,
+        is_step: bool = False,
     ) -> None:
         """Read the landscape measures that are due, at the weights before the step.
 
@@ -137,6 +139,7 @@ class Reader:
             finished: the steps that were taken, by optimizer index.
             into: where values go.
             trained: the loss on the probe as training had it at this step; nan where it is unknown.
+            is_step: whether the probe is all that the step was made of.
         """
         trained = run.agreed(trained)
         samples = [
@@ -158,6 +161,11 @@ class Reader:
                         reading = measure.read(at)
                         if known and math.isfinite(trained):
                             memory[_DOUBT] = loss_doubt(opened.known_loss, trained, half=run.half)
+                            if is_step and step and memory[_DOUBT] is None:
+                                made = _flat(opened.layout, step.gradient, settings)
+                                memory[_DOUBT] = gradient_doubt(
+                                    opened.layout, opened.known_gradient, made
+                                )
                         # once the probe's loss was another one, so are all readings on it
                         into.add(doubted(reading, memory.get(_DOUBT)), measure.name, suffix)
             for rate, group in zip(settings.group_rates, group_suffixes(optimizer), strict=False):
@@ -166,7 +174,7 @@ class Reader:
 
     def step(self, run: Run, due: Due, finished: Mapping[int, FinishedStep], into: Readings) -> None:
         """Read the step measures that are due, of the steps that were taken."""
-        samples = run.weighed(due.samples)
+        samples = run.weighed(due.step_samples)
         trained = run.agreed(due.trained_loss)
         for index, taken in sorted(finished.items()):
             suffix, params = run.suffixes[index], taken.settings.params
@@ -211,5 +219,10 @@ def _as_step(taken: FinishedStep, opened: Opened) -> Step:
     layout, keys = opened.layout, [id(p) for p in taken.settings.params]
     before = layout.flatten([taken.before[k] for k in keys])
     after = layout.flatten([taken.after[k] for k in keys])
-    gradient = layout.flatten([taken.gradient.get(k) for k in keys]) if taken.gradient else None
+    gradient = _flat(layout, taken.gradient, taken.settings)
     return Step(opened, after.sub_(before), math.sqrt(layout.dot(before, before)), gradient)
+
+
+def _flat(layout: Layout, of_each: Mapping[int, Tensor], settings: Settings) -> Tensor | None:
+    """The entries of the optimizer's parameters as one vector; None where there are none."""
+    return layout.flatten([of_each.get(id(p)) for p in settings.params]) if of_each else None

@@ -5,16 +5,26 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from torch import Tensor
+
 from curvwatch.measures import Reading
+from curvwatch.vectors import Layout
 
 # other kernels for attention, cuDNN or not, stay under this
 _SAME_LOSS = 1e-3
 _SAME_LOSS_HALF = 3e-2
-_OTHER_LOSS = (
-    "training_step is not repeatable: run again on the same batch, with the same random numbers, its "
+_SAME_GRADIENT = 0.05
+_NOT_REPEATABLE = "training_step is not repeatable: "
+_OTHER_LOSS = _NOT_REPEATABLE + (
+    "run again on the same batch, with the same random numbers, its "
     "loss is {:.6g}, and it was {:.6g} in training, so the values are of another loss, and raise no "
-    "alert. Perhaps it draws from a generator that the module does not hold, looks at the clock, or "
-    "keeps a count outside the module"
+    "alert. Perhaps it draws from a generator that the module does not hold, looks at the clock, keeps "
+    "a count outside the module, or asks whether a weight is an nn.Parameter"
+)
+_OTHER_GRADIENT = _NOT_REPEATABLE + (
+    "run again on the batch of the probe, its loss has a gradient that is off by {:.0%} from the one "
+    "that made the step, so the values on the probe are of another function, and raise no alert. "
+    "Perhaps a part of the graph is made before training_step, or weights are reached past the module"
 )
 
 
@@ -34,6 +44,14 @@ def loss_doubt(again: float | None, trained: float, *, half: bool) -> str | None
     return _OTHER_LOSS.format(again, trained)
 
 
+def gradient_doubt(layout: Layout, again: Tensor | None, trained: Tensor | None) -> str | None:
+    """What to tell where the gradient of the re-run has another direction than that of training."""
+    if again is None or trained is None:
+        return None
+    across, _ = layout.compared(again, trained)
+    return _OTHER_GRADIENT.format(across) if across > _SAME_GRADIENT else None
+
+
 def doubted(reading: Reading, doubt: str | None) -> Reading:
     """`reading` with all of its values doubtful for `doubt`, which stands for finer ones."""
     if doubt is None:
@@ -42,5 +60,5 @@ def doubted(reading: Reading, doubt: str | None) -> Reading:
 
 
 def is_of_loss(doubt: str) -> bool:
-    """Whether `doubt` is one of `loss_doubt`."""
-    return doubt.startswith(_OTHER_LOSS.partition("{")[0])
+    """Whether `doubt` is one of `loss_doubt` or `gradient_doubt`."""
+    return doubt.startswith((_OTHER_LOSS.partition("{")[0], _OTHER_GRADIENT.partition("{")[0]))

@@ -56,7 +56,7 @@ class Run(ABC):
         hvp: Products = "exact",
     ) -> None:
         self.module = module
-        self.optimizers = [o for o in optimizers if any(g["params"] for g in o.param_groups)]
+        self.optimizers = _with_weights(optimizers)
         self.suffixes = optimizer_suffixes(self.optimizers)
         self.sharded = any(is_sharded(p) for o in self.optimizers for p in trained(o))
         # of a sharded model a batch's loss is already the mean over processes
@@ -144,6 +144,15 @@ class Run(ABC):
         shard = self._rank if self.sharded else 0
         return torch.Generator().manual_seed(self.step + (shard << 40))
 
+    def is_of(self, optimizers: Sequence[Optimizer]) -> bool:
+        """Whether `optimizers` are the ones of this run."""
+        return list(map(id, _with_weights(optimizers))) == list(map(id, self.optimizers))
+
+    @property
+    def gradients_are_clear(self) -> bool:
+        """Whether no weight has a gradient: a step that went on over several batches is over."""
+        return all(p.grad is None for o in self.optimizers for p in trained(o))
+
     @property
     def half(self) -> bool:
         """Whether training computes in half precision."""
@@ -178,3 +187,7 @@ class Run(ABC):
                     "watched: return the optimizer that it wraps from configure_optimizers, or make it "
                     "a subclass"
                 )
+
+
+def _with_weights(optimizers: Sequence[Optimizer]) -> list[Optimizer]:
+    return [o for o in optimizers if any(g["params"] for g in o.param_groups)]

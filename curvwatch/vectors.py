@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -105,6 +106,16 @@ class Layout:
         if self.holders is None:
             return float(local_dot(a, b))
         return float(summed(local_dot(a, b if self._shares is None else b * self._shares)))
+
+    def compared(self, g: Tensor, made: Tensor) -> tuple[float, float]:
+        """How far `made` is off the line of `g`, relative to its length, and its part along `g`.
+
+        Where one of them is zero or not finite there is nothing to compare: (0, 1).
+        """
+        gg, mm, gm = self.dot(g, g), self.dot(made, made), self.dot(g, made)
+        if not (0.0 < gg < math.inf and 0.0 < mm < math.inf):
+            return 0.0, 1.0
+        return math.sqrt(max(0.0, 1.0 - gm**2 / (gg * mm))), gm / gg
 
     @cached_property
     def _shares(self) -> Tensor | None:

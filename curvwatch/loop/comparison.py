@@ -6,7 +6,6 @@ done to it is found by taking the gradient of the loss once more.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -55,11 +54,11 @@ class Comparison:
     @classmethod
     def of(cls, layout: Layout, g: Tensor, made: Tensor) -> Comparison:
         """Compare `made` with `g`, that of the loss; both of shape (size,)."""
-        across, along = _compared(layout, g, made)
+        across, along = layout.compared(g, made)
         if across <= _REPEATABLE and along > 0.0:
             return cls(1.0 if abs(along - 1.0) <= _UNSCALED else along)
         limit = float(made.abs().max())
-        clipped, scale = _compared(layout, g.clamp(-limit, limit), made)
+        clipped, scale = layout.compared(g.clamp(-limit, limit), made)
         if clipped <= _REPEATABLE and abs(scale - 1.0) <= _REPEATABLE:
             return cls(None, by_value=True)
         return cls(None, across=across)
@@ -85,11 +84,3 @@ class Comparison:
         readings.doubts.append((f"the step{suffix}", text))
         names = [name for m in measures if m.stage == "step" for name in m.metrics]
         readings.doubtful |= {name + suffix for name in names}
-
-
-def _compared(layout: Layout, g: Tensor, made: Tensor) -> tuple[float, float]:
-    """How far `made` is off the line of g, relative to its length, and its part along g."""
-    gg, mm, gm = layout.dot(g, g), layout.dot(made, made), layout.dot(g, made)
-    if not (0.0 < gg < math.inf and 0.0 < mm < math.inf):
-        return 0.0, 1.0
-    return math.sqrt(max(0.0, 1.0 - gm**2 / (gg * mm))), gm / gg

@@ -5,10 +5,7 @@ from __future__ import annotations
 import math
 from typing import ClassVar, Literal, get_args
 
-from torch import Tensor
-
 from curvwatch.measures.base import Reading, Step, StepMeasure
-from curvwatch.vectors import Layout
 
 Curvature = Literal["exact", "secant"]
 # other kernels for attention, in bfloat16, stay under this
@@ -127,22 +124,12 @@ uphill, or along negative curvature |
         if rough:
             doubt = _ROUGH.format(curvature, error)
             return Reading(values, doubtful=_OF_CURVATURE, doubts=(doubt,))
-        across, along = _compared(layout, g, step.gradient)
+        across, along = (0.0, 1.0) if step.gradient is None else layout.compared(g, step.gradient)
         if across > _REPEATABLE:
             return Reading(values, doubtful=self.metrics, doubts=(_OTHER_LOSS.format(across),))
         if abs(along - 1.0) > _REPEATABLE:
             return Reading(values, doubts=(_SCALED.format(along),))
         return Reading(values)
-
-
-def _compared(layout: Layout, g: Tensor, made: Tensor | None) -> tuple[float, float]:
-    """How far `made` is off the line of g, relative to its length, and its part along g."""
-    if made is None:
-        return 0.0, 1.0
-    gg, mm, gm = layout.dot(g, g), layout.dot(made, made), layout.dot(g, made)
-    if not (0.0 < gg < math.inf and 0.0 < mm < math.inf):
-        return 0.0, 1.0
-    return math.sqrt(max(0.0, 1.0 - gm**2 / (gg * mm))), gm / gg
 
 
 def _ratio(a: float, b: float) -> float:

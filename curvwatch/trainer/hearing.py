@@ -34,6 +34,7 @@ class Hearing:
     Attributes:
         losses: sent backward since the optimizer's gradients were last cleared, until its step.
         reached: whether the optimizer made a step.
+        cleared: whether its gradients were cleared before that.
         any: whether anything was sent backward, for any optimizer.
     """
 
@@ -48,6 +49,7 @@ class Hearing:
     ) -> None:
         self.losses: list[Tensor] = []
         self.reached = False
+        self.cleared = False
         self.any = False
         self._optimizer = optimizer
         self._until_step = until_step
@@ -93,6 +95,7 @@ class Hearing:
                 f"backward and step, so its loss cannot be told: {GIVE_ONE}"
             )
         self.losses = []
+        self.cleared = True
 
     def sent(self, tensors: Any, weights: Any, inputs: Any) -> None:
         """`torch.autograd.backward(tensors, weights, inputs=inputs)` was called."""

@@ -126,14 +126,20 @@ def _silence(trainer: pl.Trainer, module: pl.LightningModule, item: TrainingBatc
         trainer.loggers = [cast(Any, _SilentLogger(logger)) for logger in loggers]
         if item.global_step is not None:
             progress.completed = item.global_step
+        vars(trainer)["save_checkpoint"] = _save_nothing  # it would save a reading's weights
         module._current_fx_name = "training_step"  # the module is on loan: restored with it
         yield
     finally:
+        vars(trainer).pop("save_checkpoint", None)
         loop._results = results
         connector.__dict__ = connector_state
         trainer.loggers = loggers
         trainer.should_stop = stop
         progress.completed = completed
+
+
+def _save_nothing(*_: Any, **__: Any) -> None:
+    return None
 
 
 def steps_taken(trainer: pl.Trainer, module: pl.LightningModule) -> Any:

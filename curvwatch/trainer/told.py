@@ -149,7 +149,7 @@ class ToldLoss(StepLoss):
             for ahead in range(_LARGEST_GROUP):
                 hearing = self._hearing(until_step=False)
                 self._listen(_later(item, ahead), hearing)
-                count += hearing.loss is not None
+                count = (0 if hearing.cleared else count) + (hearing.loss is not None)
                 if hearing.reached:
                     counts.append(count)
                     count = 0

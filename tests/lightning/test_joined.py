@@ -17,6 +17,7 @@ from tests.lightning.joined_runs import OPTIMIZERS, SHARDED, STEPS, Joined, net,
 from tests.lightning.trace import assert_same
 from tests.modules import TIMES, Classifier
 
+pytestmark = pytest.mark.processes
 ROOT = Path(__file__).parents[2]
 # differ between exact products and differences of gradients
 COUNTED = {*TIMES, "curvature/cost_hvps", "curvature/residual"}

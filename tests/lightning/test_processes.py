@@ -15,6 +15,7 @@ from tests.lightning.trace import assert_same
 from tests.lightning.two_processes import STEPS
 from tests.modules import TIMES
 
+pytestmark = pytest.mark.processes
 ROOT = Path(__file__).parents[2]
 
 

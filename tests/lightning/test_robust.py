@@ -280,3 +280,110 @@ def test_an_operation_without_a_second_derivative_is_named() -> None:
     secant = CurvatureMonitor([StepGeometry(curvature="secant")], every_n_steps=1, on_error="raise")
     fit(Bags(), secant)
     assert np.isfinite(secant.history["step/directional_sharpness"].values).all()
+
+
+class Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return g
+
+
+class OnceLater(Classifier):
+    """Reaches a function without a second derivative from the third step on."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        return self.loss((x, y)) if batch_idx < 2 else Once.apply(self.loss((x, y)))
+
+
+def test_a_function_without_a_second_derivative_is_noticed_whenever_it_comes() -> None:
+    monitor = CurvatureMonitor(every_n_steps=1, probe="current")
+    with told() as warnings:
+        fit(OnceLater(), monitor)
+    assert all("once_differentiable" in text for text in warnings)
+    read = np.isfinite(monitor.history["curvature/sharpness"].values)
+    assert read.tolist() == [True] * 2 + [False] * 4
+
+
+def test_optimizers_that_are_replaced_in_mid_run_are_followed() -> None:
+    class Replaces(Classifier):
+        def on_train_epoch_start(self) -> None:
+            if self.current_epoch == 1:
+                self.trainer.optimizers = [torch.optim.SGD(self.parameters(), lr=0.5, momentum=0.9)]
+
+    monitor = CurvatureMonitor(every_n_steps=1)
+    trainer = fit(Replaces(), monitor, data=batches(8), max_epochs=2)
+    assert monitor.history["curvature/effective_edge"].values == pytest.approx([20, 20, 7.6, 7.6])
+    assert np.isfinite(monitor.history["step/stability_ratio"].values).tolist() == [True] * 4
+    assert not any(o._optimizer_step_post_hooks for o in trainer.optimizers)
+
+
+class MadeBefore(Classifier):
+    """A part of the graph is older than training_step."""
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.made = [self.net[0].weight * 1.0]
+
+    def loss(self, batch: Any) -> Tensor:
+        x, y = batch
+        hidden = torch.tanh(x @ self.made[0].T + self.net[0].bias)
+        return nn.functional.cross_entropy(self.net[3](hidden), y)
+
+
+@pytest.mark.parametrize("measures", [["sharpness"], ["sharpness", "step_geometry"]])
+def test_a_probe_whose_gradient_is_not_that_of_training_is_marked(measures: list[str]) -> None:
+    monitor = CurvatureMonitor(measures, every_n_steps=2, probe="current")
+    with told() as warnings:
+        fit(MadeBefore(), monitor)
+    assert any("the values on the probe are of another function" in text for text in warnings)
+    marked = [n.step for n in monitor.history.notes if "on the probe" in n.text]
+    assert marked == [0, 2, 4]
+
+
+def test_a_checkpoint_that_training_step_saves_is_that_of_training(tmp_path: Any) -> None:
+    class Saves(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            self.trainer.save_checkpoint(tmp_path / f"{batch_idx}.ckpt")
+            return self.loss(batch)
+
+    saved = []
+    for callbacks in ([], [CurvatureMonitor(every_n_steps=1)]):
+        torch.manual_seed(0)
+        trainer = fit(Saves(), *callbacks)
+        assert "save_checkpoint" not in vars(trainer)
+        paths = [tmp_path / f"{i}.ckpt" for i in range(6)]
+        saved.append([torch.load(p, weights_only=True)["state_dict"] for p in paths])
+    assert_same(*saved)
+
+
+class Skips(Classifier):
+    """Has no loss for one batch."""
+
+    def __init__(self, skipped: int) -> None:
+        super().__init__()
+        self.skipped = skipped
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
+        return None if batch_idx == self.skipped else self.loss(batch)
+
+
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`")  # Lightning's own
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("skipped", [0, 1])
+def test_a_batch_without_a_loss_is_no_part_of_the_probe_or_the_step(
+    accumulate: int, skipped: int
+) -> None:
+    monitor = CurvatureMonitor(every_n_steps=3, probe_batches=2)
+    fit(Skips(skipped), monitor, data=batches(40), accumulate_grad_batches=accumulate)
+    read = np.isfinite(monitor.history["curvature/sharpness"].values)
+    assert len(read) == (3 if accumulate == 1 else 1)
+    assert read.all()
+    moved = np.isfinite(monitor.history["step/loss_change"].values)
+    assert moved.tolist()[1:] == [True] * (len(moved) - 1)
+    # the first step was made of the other batch of its group
+    assert bool(moved[0]) == (accumulate == 2 or skipped != 0)

@@ -17,6 +17,7 @@ from tests.modules import TIMES, mlp, sgd
 from tests.watch.loops import loop, loss_fn
 from tests.watch.two_processes import STEPS, doubled, share_of
 
+pytestmark = pytest.mark.processes
 ROOT = Path(__file__).parents[2]
 READ_AT = [0, 2, 4]
 
