@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from curvwatch.draws import DrawsOfWhole
 from curvwatch.errors import CurvwatchError
 from curvwatch.isolation import Loan
 from curvwatch.losses import named_where_missing, refuse_once_differentiable, scalar_loss
@@ -18,6 +19,8 @@ from curvwatch.samples import Sample
 from curvwatch.sharding import local
 from curvwatch.trees import clone_batch
 from curvwatch.vectors import Layout
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,8 @@ class Evaluation(Protocol):
     def losses(self, displacement: Tensor | None) -> Iterator[Tensor]:
         """The loss of each sample, shape ()."""
 
-    def gradients(self, displacement: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Loss and gradient, of shapes () and (size,), of each sample."""
+    def gradients(self, displacement: Tensor | None) -> Iterator[Tensor]:
+        """Gradient and loss, joined in one vector of shape (size + 1,), of each sample."""
 
 
 class Aliased:
@@ -68,14 +71,23 @@ class Aliased:
     Args:
         setting: what is evaluated.
         loan: of its module.
+
+    Attributes:
+        drew: whether a loss drew random numbers of torch.
     """
 
     is_averaged = False
 
     def __init__(self, setting: Setting, loan: Loan) -> None:
+        self.drew = False
         self._setting = setting
         self._loan = loan
         self._placed: list[Tensor] | None = None
+
+    @property
+    def weights(self) -> Sequence[Tensor]:
+        """The weights that are differentiated by."""
+        return self._setting.params
 
     def losses(self, displacement: Tensor | None) -> Iterator[Tensor]:
         """The loss of each sample, shape ()."""
@@ -84,25 +96,26 @@ class Aliased:
             # with gradients on: training_step may take some itself (a penalty on them, a PINN)
             yield self._loss(sample, leaves).detach()
 
-    def gradients(self, displacement: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Loss and gradient, of shapes () and (size,), of each sample."""
+    def gradients(self, displacement: Tensor | None) -> Iterator[Tensor]:
+        """Gradient and loss, joined in one vector of shape (size + 1,), of each sample."""
         leaves = self._leaves(displacement)
         for sample in self._setting.samples:
-            loss = self._loss(sample, leaves)
-            yield loss.detach(), self._setting.layout.flatten(_differentiated(loss, leaves))
+            yield self._gradient(sample, leaves)
 
-    def graphs(self) -> Iterator[Graph]:
-        """The graph of each sample at w, to differentiate once more.
+    def of_graphs(
+        self, compute: Callable[[Graph], T], samples: Iterable[Sample] | None = None
+    ) -> Iterator[T]:
+        """What `compute` makes of the graph of each sample, or of each of `samples`, at w.
+
+        Only one graph is alive at a time, where `compute` keeps none.
 
         Raises:
-            CurvwatchError: a function in it is marked `once_differentiable`.
+            CurvwatchError: a function in a graph is marked `once_differentiable`.
         """
         leaves = self._leaves(None)
-        for sample in self._setting.samples:
-            loss = self._loss(sample, leaves)
-            refuse_once_differentiable(loss)
-            gradient = _differentiated(loss, leaves, create_graph=True)
-            yield Graph(self, sample, loss.detach(), gradient, leaves)
+        for sample in self._setting.samples if samples is None else samples:
+            # no variable may hold the graph while the next one is made
+            yield compute(self._graph(sample, leaves))
 
     def product(self, graph: Graph, v: Tensor) -> Tensor:
         """The Hessian of `graph` times `v`, shape (size,)."""
@@ -124,13 +137,27 @@ class Aliased:
             )
         return layout.flatten(hv)
 
+    def joined(self, graph: Graph) -> Tensor:
+        """Gradient and loss of `graph` in one vector of shape (size + 1,)."""
+        return self._setting.layout.flatten(graph.gradient, and_scalar=graph.loss)
+
+    def _gradient(self, sample: Sample, leaves: list[Tensor]) -> Tensor:
+        loss = self._loss(sample, leaves)
+        return self._setting.layout.flatten(_differentiated(loss, leaves), and_scalar=loss)
+
+    def _graph(self, sample: Sample, leaves: list[Tensor]) -> Graph:
+        loss = self._loss(sample, leaves)
+        refuse_once_differentiable(loss)
+        gradient = _differentiated(loss, leaves, create_graph=True)
+        return Graph(self, sample, loss.detach(), gradient, leaves)
+
     def _leaves(self, displacement: Tensor | None) -> list[Tensor]:
         # copies: training_step may write to a weight
-        base = [self._setting.weights.get(id(p), p).detach().clone() for p in self._setting.params]
-        if displacement is not None:
-            parts = self._setting.layout.split(displacement)
-            base = [w + d for w, d in zip(base, parts, strict=True)]
-        return [w.requires_grad_() for w in base]
+        base = [self._setting.weights.get(id(p), p).detach() for p in self._setting.params]
+        if displacement is None:
+            return [w.clone().requires_grad_() for w in base]
+        parts = self._setting.layout.split(displacement)
+        return [(w + d).requires_grad_() for w, d in zip(base, parts, strict=True)]
 
     def _place(self, sample: Sample, leaves: list[Tensor]) -> None:
         setting = self._setting
@@ -143,12 +170,17 @@ class Aliased:
 
     def _loss(self, sample: Sample, leaves: list[Tensor]) -> Tensor:
         self._place(sample, leaves)
-        return _weighted_loss(self._setting, sample)
+        before = torch.get_rng_state(), _cuda_state(leaves)
+        with DrawsOfWhole(sample.rows) if sample.rows else nullcontext():
+            loss = _weighted_loss(self._setting, sample)
+        after = torch.get_rng_state(), _cuda_state(leaves)
+        self.drew |= not all(map(torch.equal, before, after))
+        return loss
 
 
 @dataclass(frozen=True)
 class Graph:
-    """The kept graph of one sample's gradient; made by `Aliased.graphs`.
+    """The kept graph of one sample's gradient; made by `Aliased.of_graphs`.
 
     Attributes:
         loss: of shape ().
@@ -164,6 +196,10 @@ class Graph:
     def product(self, v: Tensor) -> Tensor:
         """Hessian-vector product, of shape (size,)."""
         return self._evaluation.product(self, v)
+
+    def joined(self) -> Tensor:
+        """Gradient and loss in one vector of shape (size + 1,)."""
+        return self._evaluation.joined(self)
 
 
 class Shifted:
@@ -187,8 +223,8 @@ class Shifted:
             yield self._loss(sample).detach()
             _reshard(self._setting.module)
 
-    def gradients(self, displacement: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Loss and gradient, of shapes () and (size,), of each sample."""
+    def gradients(self, displacement: Tensor | None) -> Iterator[Tensor]:
+        """Gradient and loss, joined in one vector of shape (size + 1,), of each sample."""
         self._move(displacement)
         for sample in self._setting.samples:
             for weight in self._loan.weights:
@@ -196,8 +232,8 @@ class Shifted:
             loss = self._loss(sample)
             loss.backward()
             _reshard(self._setting.module)
-            gradient = self._setting.layout.flatten([p.grad for p in self._setting.params])
-            yield loss.detach(), gradient
+            grads = [p.grad for p in self._setting.params]
+            yield self._setting.layout.flatten(grads, and_scalar=loss)
 
     def _loss(self, sample: Sample) -> Tensor:
         _place(self._loan, self._setting, sample, {id(w): w for w in self._loan.weights})
@@ -257,6 +293,11 @@ def _differentiated(
             f"the loss does not depend on any of the optimizer's {len(leaves)} parameters"
         )
     return grads
+
+
+def _cuda_state(leaves: Sequence[Tensor]) -> Tensor:
+    device = leaves[0].device
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.empty(0)
 
 
 def _refuse_detached(loss: Tensor) -> None:

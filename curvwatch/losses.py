@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,7 +46,7 @@ def refuse_once_differentiable(loss: Tensor) -> None:
     Raises:
         CurvwatchError: there is one; the message names it.
     """
-    for node in _graph(loss):
+    for node in nodes_of(loss):
         function = getattr(node, "_forward_cls", None)
         if function is not None and _is_once_differentiable(function.backward):
             raise CurvwatchError(
@@ -71,9 +71,9 @@ def named_where_missing() -> Iterator[None]:
         ) from error
 
 
-def _graph(loss: Tensor) -> Iterator[Any]:
-    """Every node of the autograd graph of `loss`."""
-    stack = [loss.grad_fn]
+def nodes_of(*tensors: Tensor) -> Iterator[Any]:
+    """Every node of the autograd graph of `tensors`."""
+    stack = [t.grad_fn for t in tensors]
     seen = set()
     while stack:
         node = stack.pop()
@@ -82,6 +82,13 @@ def _graph(loss: Tensor) -> Iterator[Any]:
         seen.add(node)
         yield node
         stack.extend(parent for parent, _ in node.next_functions)
+
+
+def computes_in_half(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether an operation that led to `tensors` had a result in half precision."""
+    half = (torch.float16, torch.bfloat16)
+    graph = nodes_of(*(t for t in tensors if t is not None))
+    return any(m.dtype in half for node in graph for m in node._input_metadata)
 
 
 def _is_once_differentiable(backward: Any) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from curvwatch.actions import Action, check_actions
 from curvwatch.alerts import Alert, Rule, check_rules
+from curvwatch.chunks import check_chunk_size
 from curvwatch.due import Due
 from curvwatch.faults import Faults, OnError
 from curvwatch.history import History
@@ -48,6 +49,10 @@ class CurvatureMonitor(CallbackBase):
         hvp: "exact": Hessian-vector products by automatic differentiation; "difference": by central
             differences of gradients, for losses without a second derivative in torch (CTC,
             EmbeddingBag). Sharded weights (FSDP2) are always measured so.
+        chunk_size: Hessian-vector products, which take two to three times the memory of a training
+            step, are made for so many examples at a time; None: for as many as a measurement at the
+            first reading shows to fit. Where the loss is no mean over examples (batch normalisation,
+            contrastive losses, sums, means over tokens) batches stay whole, and a warning says so.
         rules: what to alert on, [] for nothing; default: steps that overshoot. Values that are not
             finite always are.
         on_alert: called with each `Alert`; "stop" ends the run; a list does several things.
@@ -74,6 +79,7 @@ class CurvatureMonitor(CallbackBase):
         mode: Mode = "train",
         loss_fn: LossFn | Sequence[LossFn] | None = None,
         hvp: Products = "exact",
+        chunk_size: int | None = None,
         rules: Iterable[Rule] | None = None,
         on_alert: Action | Sequence[Action] | None = None,
         on_error: OnError = "warn",
@@ -87,6 +93,8 @@ class CurvatureMonitor(CallbackBase):
         _check_word("mode", mode, get_args(Mode))
         _check_word("on_error", on_error, get_args(OnError))
         check_products(hvp)
+        if chunk_size is not None:
+            check_chunk_size(chunk_size)
         self.measures = make_measures(measures)
         self.every_n_steps = every_n_steps
         self.budget = budget
@@ -94,6 +102,7 @@ class CurvatureMonitor(CallbackBase):
         self._probe_source, self._probe_batches = probe, probe_batches
         self._train = False if mode == "eval" else None
         self._hvp: Products = hvp
+        self._chunk_size = chunk_size
         self._loss_fn = check_loss_fns(loss_fn)
         self._rules = check_rules(rules)
         self._actions = check_actions(on_alert)
@@ -313,7 +322,9 @@ class CurvatureMonitor(CallbackBase):
                 due.ready = ready
 
     def _new_run(self, trainer: pl.Trainer, module: pl.LightningModule) -> FitRun:
-        return FitRun(trainer, module, loss_fns=self._loss_fn, hvp=self._hvp)
+        return FitRun(
+            trainer, module, loss_fns=self._loss_fn, hvp=self._hvp, chunk_size=self._chunk_size
+        )
 
     def _new_watch(self, run: FitRun) -> StepWatch:
         return StepWatch(run.optimizers, faults=self._faults, clips_by_value=run.clips_by_value)

@@ -11,12 +11,15 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from curvwatch.chunks import Chunking
 from curvwatch.errors import CurvwatchError
 from curvwatch.evaluation import Aliased, Evaluation, Graph, Setting, shifted
+from curvwatch.footprint import release_free_memory
 from curvwatch.isolation import Memory, lend
+from curvwatch.parts import Parts
 from curvwatch.samples import Sample
 from curvwatch.trees import batch_size
-from curvwatch.vectors import Layout
+from curvwatch.vectors import Layout, summed
 
 # how Hessian-vector products are made
 Products = Literal["exact", "difference"]
@@ -44,6 +47,10 @@ class Objective:
         hvp: "exact": by automatic differentiation; "difference": by central differences of gradients,
             for losses without a second derivative in torch, and always for weights that are spread
             over processes. A difference sees kinks that the exact product does not.
+        chunking: for Hessian-vector products each batch is taken in parts of at most so many examples,
+            so that they take the memory of one part; for a loss that is a mean over examples, and where
+            the parts do not add up to the whole batch it stays whole, and `chunking.refused` says why.
+            A `Chunking()` finds the size itself. None: batches are whole.
         average: averages a tensor over processes; None for one process.
         processes: how many there are, each with batches of its own.
 
@@ -69,6 +76,7 @@ class Objective:
         params: Sequence[Tensor] | None = None,
         train: bool | None = None,
         hvp: Products = "exact",
+        chunking: int | Chunking | None = None,
         average: Callable[[Tensor], Tensor] | None = None,
         processes: int = 1,
     ) -> None:
@@ -84,6 +92,7 @@ class Objective:
         self.layout = Layout.of(self.params)
         self.train = train
         self.hvp: Products = "difference" if self.layout.sharded else hvp
+        self.chunking = Chunking(chunking) if isinstance(chunking, int) else chunking
         self.average = average
         self.processes = processes
         self.counts = Counts()
@@ -110,6 +119,8 @@ class Objective:
             weights: from `id(parameter)` to the value it has in this reading; parameters that are not
                 named have their present value.
         """
+        if self.layout.device.type == "cpu":
+            release_free_memory()
         with lend(self.module) as loan:
             setting = Setting(
                 self.module,
@@ -158,6 +169,9 @@ class Opened:
     """An objective whose module is on loan; made by `Objective.open`.
 
     Attributes:
+        objective: that was opened.
+        evaluation: of it, now.
+        samples: its batches.
         layout: of flat vectors.
         counts: what was spent so far.
         known_loss: f(w), once it was computed with its gradient.
@@ -165,9 +179,10 @@ class Opened:
     """
 
     def __init__(self, objective: Objective, setting: Setting, evaluation: Evaluation) -> None:
-        self._objective = objective
+        self.objective = objective
         self._setting = setting
-        self._evaluation = evaluation
+        self.samples = setting.samples
+        self.evaluation = evaluation
         self.layout = objective.layout
         self.counts = objective.counts
         self.known_loss: float | None = None
@@ -177,84 +192,87 @@ class Opened:
     @property
     def batches(self) -> int:
         """How many batches f is a mean of, those of other processes included."""
-        return len(self._setting.samples) * self._objective.processes
+        return len(self.samples) * self.objective.processes
 
     def loss(self, displacement: Tensor | None = None) -> float:
         """f(w + displacement), forward passes alone."""
 
         def total() -> Tensor:
-            return torch.stack(list(self._evaluation.losses(displacement))).sum()
+            return torch.stack(list(self.evaluation.losses(displacement))).sum()
 
         self.counts.forwards += 1
-        return float(self._averaged(self._agreed(total)))
+        return float(self.averaged(self.agreed(total)))
 
     def gradient(self, displacement: Tensor | None = None) -> tuple[float, Tensor]:
         """f(w + displacement) and its gradient of shape (size,)."""
 
         def total() -> Tensor:
-            loss, gradient = self._zero(), self._zero(self.layout.size)
-            for one_loss, one_gradient in self._evaluation.gradients(displacement):
-                loss += one_loss
-                gradient += one_gradient
-            return torch.cat([loss[None], gradient])
+            return summed(self.evaluation.gradients(displacement))
 
         self.counts.gradients += 1
-        result = self._shared(self._agreed(total))
+        result = self._shared(self.agreed(total))
         if displacement is None:
             self.known_loss, self.known_gradient = result
         return result
 
-    def linearize(self) -> Linearization:
+    def linearize(self, *, known: tuple[float, Tensor] | None = None) -> Linearization:
         """f, its gradient and its Hessian-vector products at w; built once, however often asked for.
+
+        Args:
+            known: loss and gradient, where the caller has them: saves a gradient where products are
+                made in parts. The first product corrects `loss` and `gradient` where they are others.
 
         Raises:
             CurvwatchError: the loss has no second derivative that can be trusted (a function marked
                 `once_differentiable` is in the graph), or it is no scalar.
         """
         if self._point is None:
-            by_graph = self._objective.hvp == "exact" and isinstance(self._evaluation, Aliased)
-            self._point = self._by_graph() if by_graph else self._by_differences()
+            by_graph = self.objective.hvp == "exact" and isinstance(self.evaluation, Aliased)
+            if not by_graph:
+                self._point = self._by_differences()
+            else:
+                chunking = self.objective.chunking
+                parts = Parts(self, chunking) if chunking is not None else None
+                in_parts = parts is not None and parts.needed
+                self._point = parts.linearize(known) if parts and in_parts else self.by_graph()
         return self._point
 
-    def _by_graph(self) -> Linearization:
-        evaluation = self._evaluation
+    def by_graph(self) -> Linearization:
+        """The linearization with whole batches."""
+        evaluation = self.evaluation
         assert isinstance(evaluation, Aliased)
         kept: list[Graph] = []
 
+        def seen(graph: Graph) -> Tensor:
+            if len(self.samples) == 1:
+                kept.append(graph)
+            return graph.joined()
+
         def total() -> Tensor:
-            loss, gradient = self._zero(), self._zero(self.layout.size)
-            for graph in evaluation.graphs():
-                gradient += self.layout.flatten(graph.gradient)
-                loss += graph.loss
-                if len(self._setting.samples) == 1:
-                    kept.append(graph)
-            return torch.cat([loss[None], gradient])
+            return summed(evaluation.of_graphs(seen))
 
         self.counts.gradients += 1
-        loss, gradient = self._shared(self._agreed(total))
+        loss, gradient = self._shared(self.agreed(total))
         self.known_loss, self.known_gradient = loss, gradient
 
         def product(v: Tensor) -> Tensor:
             self.counts.products += 1
             if kept:
-                return self._averaged(self._agreed(lambda: kept[0].product(v)))
+                return self.averaged(self.agreed(lambda: kept[0].product(v)))
             self.counts.gradients += 1
 
             def total() -> Tensor:
-                hv = self._zero(self.layout.size)
-                for graph in evaluation.graphs():
-                    hv += graph.product(v)
-                return hv
+                return summed(evaluation.of_graphs(lambda graph: graph.product(v)))
 
-            return self._averaged(self._agreed(total))
+            return self.averaged(self.agreed(total))
 
         def quotients(v: Tensor) -> list[float]:
             self.counts.products += 1
             self.counts.gradients += 1
-            return [self.layout.dot(v, graph.product(v)) for graph in evaluation.graphs()]
+            return list(evaluation.of_graphs(lambda graph: self.layout.dot(v, graph.product(v))))
 
         return Linearization(
-            self.layout, loss, gradient, product, lambda v: self._stderr(lambda: quotients(v))
+            self.layout, loss, gradient, product, lambda v: self.stderr(lambda: quotients(v))
         )
 
     def _by_differences(self) -> Linearization:
@@ -274,7 +292,7 @@ class Opened:
             self.counts.products += 1
             self.counts.gradients += 2
             up, down = (
-                [self.layout.dot(v, g) for _, g in self._evaluation.gradients(sign * distance * v)]
+                [self.layout.dot(v, g[:-1]) for g in self.evaluation.gradients(sign * distance * v)]
                 for sign in (1.0, -1.0)
             )
             return [(a - b) / (2 * distance) for a, b in zip(up, down, strict=True)]
@@ -284,7 +302,7 @@ class Opened:
             loss,
             gradient,
             lambda v: product_at(v, distance),
-            lambda v: self._stderr(lambda: quotients(v)),
+            lambda v: self.stderr(lambda: quotients(v)),
             coarser=lambda v: product_at(v, 2 * distance),
         )
 
@@ -296,18 +314,18 @@ class Opened:
         )
         return 2 * math.sqrt(eps) * (1 + math.sqrt(self.layout.dot(weights, weights)))
 
-    def _stderr(self, quotients: Callable[[], list[float]]) -> float:
-        """Of the mean of `quotients`, one a batch, each times the batch's weight."""
+    def stderr(self, quotients: Callable[[], list[float]]) -> float:
+        """Standard error of the mean of `quotients`, one a batch, each times the batch's weight."""
         count = self.batches
         if count == 1:
             return math.nan
-        each = self._agreed(
+        each = self.agreed(
             lambda: torch.tensor(quotients(), dtype=self.layout.dtype, device=self.layout.device)
         )
-        mean = self._averaged(each.sum())
-        weights = each.new_tensor([s.weight for s in self._setting.samples])
-        spread = float(self._averaged((each - weights * mean).square().sum()))
-        spread /= self._objective.processes
+        mean = self.averaged(each.sum())
+        weights = each.new_tensor([s.weight for s in self.samples])
+        spread = float(self.averaged((each - weights * mean).square().sum()))
+        spread /= self.objective.processes
         return math.sqrt(spread * count / (count - 1))
 
     def _zero(self, *shape: int) -> Tensor:
@@ -315,14 +333,19 @@ class Opened:
 
     def _shared(self, result: Tensor) -> tuple[float, Tensor]:
         """Loss and gradient, joined in `result`, averaged over processes."""
-        if self._evaluation.is_averaged:
-            return float(self._averaged(result[0])), result[1:]
-        result = self._averaged(result)
-        return float(result[0]), result[1:]
+        if self.evaluation.is_averaged:
+            return float(self.averaged(result[-1])), result[:-1]
+        result = self.averaged(result)
+        return float(result[-1]), result[:-1]
 
-    def _agreed(self, compute: Callable[[], Tensor]) -> Tensor:
+    def any_process(self, flag: bool) -> bool:
+        """Whether `flag` holds on a process."""
+        average = self.objective.average
+        return flag if average is None else float(average(self._zero() + flag)) > 0
+
+    def agreed(self, compute: Callable[[], Tensor]) -> Tensor:
         """Run `compute`; when it fails on one process it fails on all, so none waits for ever."""
-        if self._objective.average is None:
+        if self.objective.average is None:
             return compute()
         failure: Exception | None = None
         result = None
@@ -330,15 +353,16 @@ class Opened:
             result = compute()
         except Exception as error:
             failure = error
-        failed = float(self._objective.average(self._zero() + (failure is not None)))
+        failed = float(self.objective.average(self._zero() + (failure is not None)))
         if failure is not None:
             raise failure
         if failed or result is None:
             raise CurvwatchError("the reading failed on another process, see its log")
         return result
 
-    def _averaged(self, value: Tensor) -> Tensor:
-        average = self._objective.average
+    def averaged(self, value: Tensor) -> Tensor:
+        """`value`, averaged over processes."""
+        average = self.objective.average
         return value if average is None else average(value)
 
 

@@ -156,7 +156,7 @@ class Reader:
                     assert isinstance(measure, LandscapeMeasure)
                     memory = self._memory.setdefault(f"{measure.name}{suffix}", {})
                     generator = run.generator()
-                    with self._read(measure, suffix, into):
+                    with self._read(run, measure, suffix, into):
                         at = Landscape(opened, settings.rates, settings.law, memory, generator)
                         reading = measure.read(at)
                         if known and math.isfinite(trained):
@@ -180,17 +180,18 @@ class Reader:
             suffix, params = run.suffixes[index], taken.settings.params
             make = partial(run.objective, index, params, samples, train=None)
             with _opened(run, make, due.weights(taken)) as opened:
-                step = _as_step(taken, opened)
+                expected = trained if run.retells(index) else math.nan
+                step = replace(_as_step(taken, opened), loss=expected)
                 for measure in due.step:
                     assert isinstance(measure, StepMeasure)
-                    with self._read(measure, suffix, into):
-                        reading = measure.read(step)
-                        expected = trained if run.retells(index) else math.nan
+                    with self._read(run, measure, suffix, into):
+                        memory = self._memory.setdefault(f"{measure.name}{suffix}", {})
+                        reading = measure.read(replace(step, memory=memory))
                         doubt = loss_doubt(opened.known_loss, expected, half=run.half)
                         into.add(doubted(reading, doubt), measure.name, suffix)
 
     @contextmanager
-    def _read(self, measure: Measure, suffix: str, into: Readings) -> Iterator[None]:
+    def _read(self, run: Run, measure: Measure, suffix: str, into: Readings) -> Iterator[None]:
         """Where a reading fails its values are missing, and the reason is noted."""
         with self._faults.caught(f"the reading of {measure.name}"):
             into.values.update({name + suffix: math.nan for name in measure.metrics})
@@ -199,6 +200,9 @@ class Reader:
             except Exception as error:
                 into.notes.append(f"the reading of {measure.name} failed: {error}")
                 raise
+            finally:
+                for reason in run.whole_batches:
+                    self._faults.tell(reason)
 
 
 @contextmanager

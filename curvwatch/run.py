@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from curvwatch.chunks import Chunking
 from curvwatch.errors import CurvwatchError
 from curvwatch.measures import COST_METRICS, Measure
 from curvwatch.names import group_suffixes, optimizer_suffixes
@@ -40,6 +41,7 @@ class Run(ABC):
         processes: how many there are.
         rank: which of them this is.
         hvp: how Hessian-vector products are made, see `Objective`.
+        chunk_size: the most examples of a part of a batch, see `Chunking`; None: found out.
 
     Raises:
         CurvwatchError: there is nothing to measure, or an optimizer cannot be watched.
@@ -54,6 +56,7 @@ class Run(ABC):
         processes: int = 1,
         rank: int = 0,
         hvp: Products = "exact",
+        chunk_size: int | None = None,
     ) -> None:
         self.module = module
         self.optimizers = _with_weights(optimizers)
@@ -64,6 +67,8 @@ class Run(ABC):
         self._rank = rank
         self._average = average
         self._hvp: Products = hvp
+        self._chunk_size = chunk_size
+        self._chunkings: dict[tuple[int, bool | None], Chunking] = {}
         self._refuse()
 
     @property
@@ -117,9 +122,15 @@ class Run(ABC):
             params=params,
             train=train,
             hvp=self._hvp,
+            chunking=self._chunkings.setdefault((index, train), Chunking(self._chunk_size)),
             average=self._average,
             processes=self.processes,
         )
+
+    @property
+    def whole_batches(self) -> list[str]:
+        """Why batches that are too large for a reading are not taken in parts."""
+        return [c.refused for c in self._chunkings.values() if c.refused is not None]
 
     def metric_names(self, measures: Sequence[Measure], *, batches: int) -> list[str]:
         """All metrics that `measures` will log in this run, with `batches` in each process's probe."""

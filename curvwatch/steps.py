@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -65,7 +65,8 @@ class FinishedStep:
 
     Attributes:
         before: from `id(parameter)` to its value before the step, all optimizers' parameters; of a
-            sharded one the part of this process, here and below.
+            sharded one the part of this process, here and below. These tensors are written over when
+            the watch is armed again.
         after: the same for the parameters of this optimizer, after the step.
         gradient: the same of their gradients, before they were clipped; empty where they are not of
             this step (LBFGS looks at several points).
@@ -104,6 +105,7 @@ class StepWatch:
         self._faults = faults
         self._clips_by_value = clips_by_value
         self._armed = False
+        self._buffers: dict[tuple[str, int], Buffers] = {}
         self._before: dict[int, dict[int, Tensor]] = {}
         self._first: dict[int, bool] = {}
         self._gradients: dict[int, dict[int, Tensor]] = {}
@@ -138,7 +140,7 @@ class StepWatch:
         """Keep the gradient of the coming step before it is clipped."""
         for index, watched in enumerate(self.optimizers):
             if self._armed and watched is optimizer and not isinstance(optimizer, torch.optim.LBFGS):
-                self._gradients[index] = _gradient(optimizer)
+                self._gradients[index] = self._copied("gradient", index, _gradient(optimizer))
 
     def _guarded(self, do: Callable[[int], None], index: int) -> Callable[..., None]:
         def hook(*_: object) -> None:
@@ -151,7 +153,7 @@ class StepWatch:
 
     def _keep_weights(self, index: int) -> None:
         if self._armed and index not in self.finished:
-            self._before[index] = _copies(self.optimizers)
+            self._before[index] = self._copied("before", index, _weights(self.optimizers))
             self._first[index] = not self.optimizers[index].state
 
     def _keep_update(self, index: int) -> None:
@@ -168,13 +170,42 @@ class StepWatch:
             settings = replace(settings, law=replace(settings.law, reason=_TURNED))
         if self._first[index] or _any_new(optimizer):
             settings = replace(settings, law=_without_single_gradient(settings.law))
-        self.finished[index] = FinishedStep(before, _copies([optimizer]), gradient, settings)
+        after = self._copied("after", index, _weights([optimizer]))
+        self.finished[index] = FinishedStep(before, after, gradient, settings)
+
+    def _copied(self, what: str, index: int, tensors: dict[int, Tensor]) -> dict[int, Tensor]:
+        return self._buffers.setdefault((what, index), Buffers()).copied(tensors)
+
+
+class Buffers:
+    """Copies of tensors, in memory that is taken once: taking it anew costs more than copying."""
+
+    def __init__(self) -> None:
+        self._kept: list[Tensor] = []
+
+    @torch.no_grad()
+    def copied(self, tensors: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """Copies of `tensors`, by the same keys; they are the copies of the last call, written over."""
+        new = list(tensors.values())
+        if len(new) != len(self._kept) or not all(map(_is_alike, new, self._kept)):
+            self._kept = [torch.empty_like(t) for t in new]
+        if new:
+            torch._foreach_copy_(self._kept, new)
+        return dict(zip(tensors, self._kept, strict=True))
+
+
+def _is_alike(a: Tensor, b: Tensor) -> bool:
+    return (a.shape, a.dtype, a.device, a.stride()) == (b.shape, b.dtype, b.device, b.stride())
 
 
 def _scaled_by(before: dict[int, Tensor], after: dict[int, Tensor], *, sharded: bool) -> float | None:
     """The factor between two gradients, None if they differ by more than one for all parameters."""
     pairs = [(before[key].reshape(-1), after[key].reshape(-1)) for key in before if key in after]
     if not pairs:
+        return 1.0
+    # the common case, for less; on an accelerator each look makes the host wait
+    on_host = not sharded and all(b.device.type == "cpu" for _, b in pairs)
+    if on_host and all(torch.equal(a, b) for a, b in pairs):
         return 1.0
     each = [torch.stack([local_dot(x, y) for x, y in ((a, a), (a, b), (b, b))]) for a, b in pairs]
     stacked = torch.stack([t.to(each[0].device) for t in each])
@@ -223,11 +254,7 @@ def trained(optimizer: Optimizer) -> list[Tensor]:
 
 def _gradient(optimizer: Optimizer) -> dict[int, Tensor]:
     # dense: that of an embedding may be sparse
-    return {
-        id(p): local(p.grad).detach().to_dense().clone()
-        for p in trained(optimizer)
-        if p.grad is not None
-    }
+    return {id(p): local(p.grad).detach().to_dense() for p in trained(optimizer) if p.grad is not None}
 
 
 def _gradient_used(optimizer: Optimizer) -> dict[int, Tensor]:
@@ -241,7 +268,7 @@ def _gradient_used(optimizer: Optimizer) -> dict[int, Tensor]:
             for p in group["params"]:
                 buffer = optimizer.state[p].get("momentum_buffer")
                 if id(p) in used and buffer is not None:
-                    used[id(p)] -= group["momentum"] * local(buffer)
+                    used[id(p)] = used[id(p)] - group["momentum"] * local(buffer)
     return used
 
 
@@ -255,6 +282,6 @@ def _by_foreach(group: dict[str, Any]) -> bool:
     return bool(foreach)
 
 
-def _copies(optimizers: Sequence[Optimizer]) -> dict[int, Tensor]:
+def _weights(optimizers: Sequence[Optimizer]) -> dict[int, Tensor]:
     weights = {id(p): p for o in optimizers for g in o.param_groups for p in g["params"]}
-    return {key: local(p.detach()).clone() for key, p in weights.items()}
+    return {key: local(p.detach()) for key, p in weights.items()}

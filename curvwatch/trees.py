@@ -10,18 +10,28 @@ from typing import Any
 
 from torch import Tensor
 
+from curvwatch.errors import CurvwatchError
+
 _LEAVES = (Tensor, str, int, float)
 
 
-def map_containers(value: Any, leaf: Callable[[Any], Any], copies: dict[int, Any] | None = None) -> Any:
+def map_containers(
+    value: Any,
+    leaf: Callable[[Any], Any],
+    copies: dict[int, Any] | None = None,
+    *,
+    is_leaf: Callable[[Any], bool] | None = None,
+) -> Any:
     """Copy nested containers of `value`, each leaf replaced by `leaf(it)`.
 
     Containers are dict-likes, lists, tuples, namedtuples, deques and sets, subclasses included; their
     types, and what else they hold, are kept. A tuple whose leaves stay the same is not copied. One
     container in several places has one copy, also over several calls with the same `copies`, from `id`
-    to copy.
+    to copy. What `is_leaf` says is one is not looked into.
     """
     if value is None or isinstance(value, _LEAVES):  # most are: look no further
+        return leaf(value)
+    if is_leaf is not None and is_leaf(value):
         return leaf(value)
     copies = {} if copies is None else copies
     if id(value) in copies:
@@ -32,15 +42,15 @@ def map_containers(value: Any, leaf: Callable[[Any], Any], copies: dict[int, Any
             mapping.data = dict(mapping.data)  # type: ignore[attr-defined]
         copies[id(value)] = mapping
         for k, v in value.items():
-            mapping[k] = map_containers(v, leaf, copies)
+            mapping[k] = map_containers(v, leaf, copies, is_leaf=is_leaf)
         return mapping
     if isinstance(value, (list, deque)):
         sequence = copies[id(value)] = copy.copy(value)
         for i, v in enumerate(value):
-            sequence[i] = map_containers(v, leaf, copies)
+            sequence[i] = map_containers(v, leaf, copies, is_leaf=is_leaf)
         return sequence
     if isinstance(value, tuple):
-        parts = [map_containers(v, leaf, copies) for v in value]
+        parts = [map_containers(v, leaf, copies, is_leaf=is_leaf) for v in value]
         if all(a is b for a, b in zip(parts, value, strict=True)):
             return value
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
@@ -94,6 +104,44 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
             yield from tensors_in(getattr(value, f.name, None))
     elif callable(getattr(value, "to_dict", None)):  # PyTorch Geometric's Data
         yield from tensors_in(value.to_dict())
+
+
+def rows_of(batch: Any, start: int, stop: int) -> Any:
+    """The examples from `start` to `stop` of `batch`, its tensors cut along their first dimension.
+
+    Cut are tensors whose first dimension is `batch_size(batch)`, and lists and tuples of that length
+    that hold no such tensor (texts, boxes); all else stays whole. Tensors share their memory.
+
+    Raises:
+        CurvwatchError: there are tensors in an object that is no container.
+    """
+    size = batch_size(batch)
+
+    def is_per_example(value: Any) -> bool:
+        return isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == size
+
+    def lists_examples(value: Any) -> bool:
+        return (
+            type(value) in (list, tuple)
+            and len(value) == size
+            and not any(map(is_per_example, tensors_in(value)))
+        )
+
+    def cut(value: Any) -> Any:
+        if is_per_example(value) or lists_examples(value):
+            return value[start:stop]
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            new = copy.copy(value)
+            for f in dataclasses.fields(value):
+                if hasattr(value, f.name):
+                    part = map_containers(getattr(value, f.name), cut, is_leaf=lists_examples)
+                    object.__setattr__(new, f.name, part)
+            return new
+        if not isinstance(value, Tensor) and next(tensors_in(value), None) is not None:
+            raise CurvwatchError(f"a {type(value).__name__} cannot be cut into examples")
+        return value
+
+    return map_containers(batch, cut, is_leaf=lists_examples)
 
 
 def batch_size(batch: Any) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from curvwatch.errors import CurvwatchError
-from curvwatch.sharding import holders, is_sharded, local, summed
+from curvwatch.sharding import holders, is_sharded, local
+from curvwatch.sharding import summed as summed_over_processes
 
 
 @dataclass(frozen=True)
@@ -93,19 +94,23 @@ class Layout:
             return self.size
         parts = sum(n / h for n, h in zip(self.sizes, self.holders, strict=True))
         count = torch.tensor(parts, dtype=torch.float32, device=self.device)
-        return round(float(summed(count)))
+        return round(float(summed_over_processes(count)))
 
     def inner(self, rows: Tensor, v: Tensor) -> Tensor:
         """Inner products of `rows` (k, size) with `v` (size,), in float64: shape (k,)."""
         if self.holders is None:
             return torch.mv(rows, v).double()
-        return summed(torch.mv(rows, v if self._shares is None else v * self._shares).double())
+        return summed_over_processes(
+            torch.mv(rows, v if self._shares is None else v * self._shares).double()
+        )
 
     def dot(self, a: Tensor, b: Tensor) -> float:
         """Inner product of two flat vectors, summed in float64."""
         if self.holders is None:
             return float(local_dot(a, b))
-        return float(summed(local_dot(a, b if self._shares is None else b * self._shares)))
+        return float(
+            summed_over_processes(local_dot(a, b if self._shares is None else b * self._shares))
+        )
 
     def compared(self, g: Tensor, made: Tensor) -> tuple[float, float]:
         """How far `made` is off the line of `g`, relative to its length, and its part along `g`.
@@ -129,14 +134,19 @@ class Layout:
             ]
         )
 
-    def flatten(self, tensors: Sequence[Tensor | None]) -> Tensor:
-        """Join `tensors` into one vector of shape (size,); None counts as zeros."""
+    def flatten(self, tensors: Sequence[Tensor | None], *, and_scalar: Tensor | None = None) -> Tensor:
+        """Join `tensors` into one vector of shape (size,); None counts as zeros.
+
+        With a scalar at its end, where one is given.
+        """
         parts = [
             torch.zeros(n, dtype=self.dtype, device=self.device)
             if t is None
             else local(t.detach()).reshape(-1).to(device=self.device, dtype=self.dtype)
             for t, n in zip(tensors, self.sizes, strict=True)
         ]
+        if and_scalar is not None:
+            parts.append(and_scalar.detach().reshape(1).to(device=self.device, dtype=self.dtype))
         return torch.cat(parts)
 
     def split(self, flat: Tensor) -> list[Tensor]:
@@ -149,9 +159,18 @@ class Layout:
         ]
 
 
+def summed(vectors: Iterable[Tensor]) -> Tensor:
+    """The sum of `vectors`, in the place of the first; there is one at least."""
+    each = iter(vectors)
+    total = next(each)
+    for v in each:
+        total += v
+    return total
+
+
 def local_dot(a: Tensor, b: Tensor) -> Tensor:
     """Inner product of two flat vectors of this process, summed in float64: a tensor of shape ()."""
     total = torch.zeros((), dtype=torch.float64, device=a.device)
-    for x, y in zip(a.split(1 << 22), b.split(1 << 22), strict=True):
+    for x, y in zip(a.split(1 << 20), b.split(1 << 20), strict=True):
         total += torch.dot(x.double(), y.double())
     return total

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -69,12 +70,17 @@ class Step:
         update: d = w(t+1) - w(t), shape (size,).
         weight_norm: |w(t)|.
         gradient: the one that made the step, before clipping, shape (size,); None where it is unknown.
+        loss: f(w(t)) as training had it; nan where it is unknown.
+        memory: the measure's own, kept from reading to reading and in checkpoints: tensors and plain
+            Python only.
     """
 
     objective: Opened
     update: Tensor
     weight_norm: float
     gradient: Tensor | None = None
+    loss: float = math.nan
+    memory: MutableMapping[str, Any] = field(default_factory=dict)
 
 
 class Measure(ABC):

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from typing import ClassVar, Literal, get_args
 
+from torch import Tensor
+
 from curvwatch.measures.base import Reading, Step, StepMeasure
+from curvwatch.vectors import Layout
 
 Curvature = Literal["exact", "secant"]
 # other kernels for attention, in bfloat16, stay under this
@@ -16,6 +19,10 @@ _ROUGH = (
     "step/directional_sharpness is not to be trusted: differences of gradients give {:.3g} +- {:.2g}, "
     "for the gradient has kinks or is rounded"
 )
+# the gradient of training stands in for that of a re-run while what follows from it differs by less,
+# and this is looked at in every so many readings
+_SAME = 0.01
+_CHECK_EVERY = 20
 _OF_CURVATURE = (
     "step/directional_sharpness",
     "step/predicted_loss_change",
@@ -53,8 +60,10 @@ uphill, or along negative curvature |
 
     Args:
         curvature: "exact": d'Hd by one Hessian-vector product, about 3.3 gradients a step; "secant":
-            (g(w + d) - g(w)) . d, the mean curvature along the step, 2 gradients; it sees the kinks
-            of ReLU, which the exact product does not.
+            (g(w + d) - g(w)) . d, the mean curvature along the step; it sees the kinks of ReLU, which
+            the exact product does not. It takes 1 gradient, g(w + d): g(w) and f(w) are training's own.
+            In the first reading and every 20th they are computed again, for 2 gradients; while they
+            are others (other kernels, manual optimization, a step that is not repeatable) in all.
         every_n_steps: cadence of this measure alone; None: the monitor's.
 
     Source: Pan & Li 2023, definitions of gradient correlation and directional sharpness.
@@ -95,19 +104,19 @@ uphill, or along negative curvature |
 
         error, rough = 0.0, False
         if self.curvature == "exact":
-            point = step.objective.linearize()
-            before, g = point.loss, point.gradient
+            point = step.objective.linearize(known=_known(step))
             # along the unit vector: d itself may be so short that products underflow
             unit = d / length
             curvature = dot(unit, point.product(unit))
             if point.coarser is not None:
                 error = abs(dot(unit, point.coarser(unit)) - curvature)
                 rough = error > _COARSEST * abs(curvature)
+            before, g = point.loss, point.gradient
             after = step.objective.loss(d)
         else:
-            before, g = step.objective.gradient()
             after, g_after = step.objective.gradient(d)
-            curvature = dot(g_after - g, d) / length**2
+            before, g = _at_start(step, after, g_after)
+            curvature = _secant(layout, g, g_after, d)
         slope = dot(g, d)
         values["step/gradient_correlation"] = slope / length
         values["step/gradient_cosine"] = _ratio(slope / length, math.sqrt(dot(g, g)))
@@ -130,6 +139,37 @@ uphill, or along negative curvature |
         if abs(along - 1.0) > _REPEATABLE:
             return Reading(values, doubts=(_SCALED.format(along),))
         return Reading(values)
+
+
+def _known(step: Step) -> tuple[float, Tensor] | None:
+    """Loss and gradient at w(t) as training had them."""
+    if step.gradient is None or not math.isfinite(step.loss):
+        return None
+    return step.loss, step.gradient
+
+
+def _at_start(step: Step, after: float, g_after: Tensor) -> tuple[float, Tensor]:
+    """f(w) and g(w): training's own while they are known to serve."""
+    known, memory = _known(step), step.memory
+    if known is not None and memory.get("since_check", _CHECK_EVERY) < _CHECK_EVERY:
+        memory["since_check"] += 1
+        return known
+    before, g = step.objective.gradient()
+    memory["since_check"] = _CHECK_EVERY
+    if known is not None:
+        trained, made = known
+        layout, d = step.objective.layout, step.update
+        ours, theirs = (_secant(layout, start, g_after, d) for start in (g, made))
+        slopes = layout.dot(g, d), layout.dot(made, d)
+        changes = after - before, after - trained
+        pairs = [(ours, theirs), slopes, changes]
+        if all(abs(a - b) <= _SAME * abs(a) for a, b in pairs):
+            memory["since_check"] = 1
+    return before, g
+
+
+def _secant(layout: Layout, g: Tensor, g_after: Tensor, d: Tensor) -> float:
+    return layout.dot(g_after - g, d) / layout.dot(d, d)
 
 
 def _ratio(a: float, b: float) -> float:

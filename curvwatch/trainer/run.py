@@ -50,6 +50,7 @@ class FitRun(Run):
         module: the LightningModule.
         loss_fns: for each optimizer a loss to use instead of `training_step`, or None.
         hvp: how Hessian-vector products are made.
+        chunk_size: the most examples of a part of a batch; None: found out.
 
     Raises:
         CurvwatchError: this run cannot be measured; the message says why and what would help.
@@ -62,6 +63,7 @@ class FitRun(Run):
         *,
         loss_fns: LossFn | Sequence[LossFn] | None,
         hvp: Products = "exact",
+        chunk_size: int | None = None,
     ) -> None:
         self.trainer = trainer
         self.module: pl.LightningModule
@@ -74,6 +76,7 @@ class FitRun(Run):
             processes=1 if average is None else trainer.world_size,
             rank=trainer.global_rank,
             hvp=hvp,
+            chunk_size=chunk_size,
         )
         self.suffixes = monitor_suffixes(trainer, self.optimizers)
         self.finished: Mapping[int, FinishedStep] = {}
