@@ -1,13 +1,8 @@
-"""When a measure is due: on a 1-2-5 grid, so that runs share steps and can be compared."""
+"""Cadences on a 1-2-5 grid, so that runs share steps and can be compared."""
 
 from __future__ import annotations
 
-from typing import Any
-
-# the first steps change the landscape most, and short runs should show a curve
-_EARLY_STEPS = frozenset({0, 10, 20, 50, 100})
-# an average over about this many steps follows step times that change
-_MEMORY_STEPS = 20
+from collections.abc import Mapping
 
 
 def on_grid(at_least: float) -> int:
@@ -20,69 +15,42 @@ def on_grid(at_least: float) -> int:
         decade *= 10
 
 
-class Cadence:
-    """Every n-th optimizer step, n fixed or chosen so that readings keep to a share of the time.
+def finer(n: int) -> int:
+    """The largest of the grid that is less than its `n`; 1 for 1."""
+    return on_grid(n / 2.5)
+
+
+def per_step(costs: Mapping[str, float], cadences: Mapping[str, int]) -> float:
+    """What readings take of each step.
 
     Args:
-        every_n_steps: fixes n.
-        budget: else the share of wall time that readings may take, between 0 and 1.
+        costs: seconds of one reading of each kind.
+        cadences: n for each, for a reading every n steps.
     """
+    return sum(cost / cadences[kind] for kind, cost in costs.items())
 
-    def __init__(self, *, every_n_steps: int | None = None, budget: float = 0.05) -> None:
-        self._fixed = every_n_steps
-        self._budget = budget
-        self._step_seconds: float | None = None
-        self._reading_seconds: float | None = None
-        self._spent = 0.0  # seconds, on all readings
-        self._elapsed = 0.0  # seconds of steps and readings
 
-    @property
-    def every_n_steps(self) -> int:
-        """n, at present."""
-        if self._fixed is not None:
-            return self._fixed
-        if self._reading_seconds is None or not self._step_seconds:
-            return 100
-        # reading / (n x step + reading) <= budget
-        return on_grid(self._reading_seconds * (1 / self._budget - 1) / self._step_seconds)
+def spread(costs: Mapping[str, float], seconds: float) -> dict[str, int]:
+    """The finest cadences on the grid that take at most `seconds` of each step, all together.
 
-    def due(self, step: int) -> bool:
-        """Whether a reading is due at optimizer step `step`, counted from 0."""
-        if self._fixed is None and step in _EARLY_STEPS:
-            return True
-        # what the early readings took beyond the budget is saved before the next
-        paid = self._fixed is not None or self._spent <= self._budget * self._elapsed
-        return paid and step % self.every_n_steps == 0
+    Each kind may have an equal part, and what others leave of theirs.
 
-    def step_took(self, seconds: float) -> None:
-        """Tell the duration of one training step without readings."""
-        self._elapsed += seconds
-        if self._step_seconds is None:
-            self._step_seconds = seconds
-        else:
-            self._step_seconds += (seconds - self._step_seconds) / _MEMORY_STEPS
+    Args:
+        costs: seconds of one reading of each kind.
+        seconds: more than 0.
+    """
+    cadences = {kind: on_grid(cost * len(costs) / seconds) for kind, cost in costs.items()}
+    for kind, cost in costs.items():
+        left = seconds - per_step(costs, cadences) + cost / cadences[kind]
+        cadences[kind] = min(cadences[kind], on_grid(cost / left))
+    return cadences
 
-    def reading_took(self, seconds: float) -> None:
-        """Tell the duration of one reading."""
-        self._spent += seconds
-        self._elapsed += seconds
-        if self._reading_seconds is None:
-            self._reading_seconds = seconds
-        else:
-            self._reading_seconds += (seconds - self._reading_seconds) / 3
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to go on alike."""
-        return {
-            "step_seconds": self._step_seconds,
-            "reading_seconds": self._reading_seconds,
-            "spent": self._spent,
-            "elapsed": self._elapsed,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
-        self._step_seconds = state["step_seconds"]
-        self._reading_seconds = state["reading_seconds"]
-        self._spent = state["spent"]
-        self._elapsed = state["elapsed"]
+def kept(
+    costs: Mapping[str, float], cadences: Mapping[str, int], seconds: float, *, tolerance: float
+) -> bool:
+    """Whether `cadences` take at most `seconds` and the tolerated part more, and none can be finer."""
+    used = per_step(costs, cadences)
+    closer = (used + c / finer(cadences[k]) - c / cadences[k] for k, c in costs.items())
+    stuck = all(u > seconds or cadences[k] == 1 for u, k in zip(closer, costs, strict=True))
+    return used <= seconds * (1 + tolerance) and stuck

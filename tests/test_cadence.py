@@ -1,71 +1,54 @@
-"""Fixed and budgeted cadences, on a clock of their own."""
+"""Cadences on the grid, and how several share what may be spent."""
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
-from curvwatch.cadence import Cadence, on_grid
+from curvwatch.cadence import finer, kept, on_grid, per_step, spread
+from tests.simulated import simulated
 
 
 def test_the_grid_is_one_two_five():
     assert [on_grid(x) for x in (0.1, 1, 1.5, 2, 3, 5, 6, 10, 11, 21, 499, 501)] == [
         *(1, 1, 2, 2, 5, 5, 10, 10, 20, 50, 500, 1000)
     ]
+    assert [finer(n) for n in (1, 2, 5, 10, 20, 50, 100, 1000, 5000)] == [
+        *(1, 1, 2, 5, 10, 20, 50, 500, 2000)
+    ]
+
+
+COSTS = [
+    {"landscape": a, "step": b}
+    for a, b in itertools.product((0.001, 0.03, 0.7, 1.0, 6.4, 90.0), repeat=2)
+]
+
+
+@pytest.mark.parametrize("costs", COSTS)
+def test_cadences_fit_and_none_of_them_could_be_finer(costs):
+    cadences = spread(costs, 0.9)
+    assert per_step(costs, cadences) <= 0.9
+    for kind, n in cadences.items():
+        closer = {**cadences, kind: finer(n)}
+        assert n == 1 or per_step(costs, closer) > 0.9
+    assert kept(costs, cadences, 0.9, tolerance=0.0)
+    # an equal part is there for each
+    assert all(n <= on_grid(2 * costs[kind] / 0.9) for kind, n in cadences.items())
+
+
+def test_cadences_are_kept_until_they_cost_too_much_or_can_be_finer():
+    costs, cadences = {"landscape": 1.0}, {"landscape": 20}
+    assert kept(costs, cadences, 0.05, tolerance=0.05)
+    assert kept(costs, cadences, 0.0477, tolerance=0.05)
+    assert not kept(costs, cadences, 0.0475, tolerance=0.05)
+    assert kept(costs, cadences, 0.099, tolerance=0.05)
+    assert not kept(costs, cadences, 0.101, tolerance=0.05)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 7])
 def test_a_fixed_cadence_is_kept_whatever_it_costs(n):
-    cadence = Cadence(every_n_steps=n)
-    due = []
-    for step in range(30):
-        if cadence.due(step):
-            due.append(step)
-            cadence.reading_took(1e6)
-        cadence.step_took(1e-6)
-    assert due == list(range(0, 30, n))
-
-
-def simulate(cadence, steps, *, step_seconds, reading_seconds):
-    """Steps with a reading, and the share of time that readings took."""
-    due, spent, total = [], 0.0, 0.0
-    for step in range(steps):
-        seconds = step_seconds(step)
-        if cadence.due(step):
-            due.append(step)
-            spent += reading_seconds
-            total += reading_seconds
-            cadence.reading_took(reading_seconds)
-        total += seconds
-        cadence.step_took(seconds)
-    return due, spent / total
-
-
-@pytest.mark.parametrize("reading_seconds", [0.5, 3.0, 12.0, 40.0])
-def test_a_budget_is_kept(reading_seconds):
-    due, share = simulate(
-        Cadence(budget=0.05), 20_000, step_seconds=lambda s: 1.0, reading_seconds=reading_seconds
+    run = simulated(
+        30, step=lambda t: 1e-6, landscape=lambda t: 1e6, geometry=lambda t: 1e6, every_n_steps=n
     )
-    assert 0.4 * 0.05 <= share <= 1.1 * 0.05
-    assert {0, 10, 20, 50, 100} <= set(due)  # short runs show a curve
-    gaps = {b - a for a, b in zip(due[-5:], due[-4:], strict=False)}
-    assert len(gaps) == 1
-    assert on_grid(gaps.pop()) in (10, 20, 50, 100, 200, 500, 1000)
-
-
-@pytest.mark.parametrize("factor", [10.0, 0.1])
-def test_a_budget_is_kept_when_steps_become_slower_or_faster(factor):
-    _, share = simulate(
-        Cadence(budget=0.05),
-        40_000,
-        step_seconds=lambda s: 1.0 if s < 20_000 else factor,
-        reading_seconds=10.0,
-    )
-    assert 0.3 * 0.05 <= share <= 1.1 * 0.05
-
-
-def test_a_resumed_cadence_goes_on_alike():
-    one, other = Cadence(budget=0.1), Cadence(budget=0.1)
-    simulate(one, 1000, step_seconds=lambda s: 1.0, reading_seconds=7.0)
-    other.load_state_dict(one.state_dict())
-    assert [one.due(s) for s in range(1000, 3000)] == [other.due(s) for s in range(1000, 3000)]
-    assert one.every_n_steps == other.every_n_steps
+    assert run.read == {"landscape": list(range(0, 30, n)), "step": list(range(0, 30, n))}
