@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,15 +20,22 @@ from curvwatch.vectors import Layout
 
 # the first reading has no earlier vectors to lean on: before close eigenvalues part, a smaller one
 # may look converged while the largest has not shown yet
-_COLD_FACTOR = 1e-2
-# a value with a larger relative residual is none, whatever the solver says
+_COLD_RTOL = 1e-6
+_COLD_PRODUCTS = 8
+# later ones do; fewer products were seen to miss eigenvalues that cross
+_WARM_PRODUCTS = 4
+# a value that rounding leaves with a larger relative residual is none
 _COARSEST = 1e-2
 # rounding in bfloat16 stays under this; a wrong second derivative was seen at 30 %
 _ASYMMETRIC = 0.05
-# so that an eigenvector that rises from below is found
+# parts of a warm start, relative to the last leading vectors: random, so that an eigenvector that
+# rises from below is found; the gradient, which lies among the leading eigenvectors (Gur-Ari 2018)
 _RANDOM_PART = 0.05
-# weights of the next Ritz vectors in a warm start: eigenvalues cross, and their vectors are at hand
-_NEIGHBOURS = (1.0, 0.3, 0.1)
+_GRADIENT_PART = 0.1
+# how many Ritz vectors a warm start mixes, by the third power of their values over the largest and
+# at least so much: eigenvalues cross, and their vectors are at hand
+_NEIGHBOURS = 4
+_LEAST_PART = 0.05
 
 
 class Sharpness(LandscapeMeasure):
@@ -47,12 +55,12 @@ the reading's eigenpairs, so a bound of the relative error of each |
     | `curvature/sharpness_stderr` | standard error of v'Hv from its spread over the batches of the \
 probe; where the probe has several |
 
-    Price: one gradient and, while tracking, some 3 to 10 Hessian-vector products; as many products
+    Price: one gradient and, while tracking, some 4 or 5 Hessian-vector products; as many products
     again for an optimizer with a preconditioner.
 
     Args:
-        rtol: relative residual at which the solver stops. An eigenvalue lies within it of the value
-            read; as a rule the error is about its square over the relative gap, some 1e-6.
+        rtol: relative uncertainty of an eigenvalue at which the solver stops, see
+            `curvwatch.solvers.lanczos`; the error is far smaller as a rule.
         max_products: the most Hessian-vector products of one solve.
         every_n_steps: cadence of this measure alone; None: the monitor's.
 
@@ -73,7 +81,7 @@ probe; where the probe has several |
     sampling_metrics: ClassVar[tuple[str, ...]] = ("curvature/sharpness_stderr",)
 
     def __init__(
-        self, *, rtol: float = 1e-3, max_products: int = 100, every_n_steps: int | None = None
+        self, *, rtol: float = 0.02, max_products: int = 100, every_n_steps: int | None = None
     ) -> None:
         super().__init__(every_n_steps=every_n_steps)
         if isinstance(rtol, str) or not 0 < rtol < 1:
@@ -101,7 +109,7 @@ probe; where the probe has several |
 
         solves = _Solves(self, at, point)
         plain = solves.largest(_itself, "plain", "curvature/sharpness")
-        sharpness = values["curvature/sharpness"] = float(plain.values[0])
+        sharpness = values["curvature/sharpness"] = plain.estimate
         if not math.isfinite(sharpness):
             # loss and gradient are finite: no matter for an alert
             return Reading(values, ("Hessian-vector products on the probe are not finite",))
@@ -118,7 +126,7 @@ probe; where the probe has several |
         else:
             scale = _expanded(at.objective.layout, at.learning_rates).sqrt()
             scaled = solves.largest(lambda H: Scaled(H, scale), "scaled", "curvature/sharpness_x_lr")
-            values["curvature/sharpness_x_lr"] = float(scaled.values[0])
+            values["curvature/sharpness_x_lr"] = scaled.estimate
 
         effective = "curvature/effective_sharpness"
         if at.law.edge is None:
@@ -129,7 +137,7 @@ probe; where the probe has several |
                 solves.follows(effective, "curvature/sharpness")
             else:
                 seen = partial(_preconditioned, law=at.law, layout=at.objective.layout)
-                values[effective] = float(solves.largest(seen, "effective", effective).values[0])
+                values[effective] = solves.largest(seen, "effective", effective).estimate
             values["curvature/stability_ratio"] = values[effective] / at.law.edge
             solves.follows("curvature/stability_ratio", effective)
         if at.law.note is not None:
@@ -155,19 +163,21 @@ class _Solves:
         """The leading pair of the Hessian as `seen`, from the vectors kept in memory as `which`."""
         operator = seen(hessian(self._point))
         memory, generator = self._at.memory, self._at.generator
-        start = _warm_start(memory, which, operator, generator)
+        start = self._warm_start(seen, operator, memory.get(which))
+        cold = start is None
         pairs = lanczos(
             operator,
-            also=min(len(_NEIGHBOURS), operator.size) - 1,
+            also=min(_NEIGHBOURS, operator.size) - 1,
             start=start,
-            rtol=self._measure.rtol * (_COLD_FACTOR if start is None else 1.0),
+            rtol=min(self._measure.rtol, _COLD_RTOL) if cold else self._measure.rtol,
+            by_estimate=True,
+            min_products=_COLD_PRODUCTS if cold else _WARM_PRODUCTS,
             max_products=self._measure.max_products,
             generator=generator,
         )
         if bool(torch.isfinite(pairs.vectors).all()):
-            weights = torch.tensor(_NEIGHBOURS[: len(pairs.vectors)], dtype=operator.dtype)
-            memory[which] = weights.to(operator.device) @ pairs.vectors
-        relative = _relative(float(pairs.residuals[0]), float(pairs.values[0]))
+            memory[which] = _mixed(pairs)
+        relative = _relative(float(pairs.residuals[0]), pairs.estimate)
         by_difference = self._error_of_differences(seen, pairs)
         relative = max(relative, by_difference)
         self.residual = max(self.residual, relative)
@@ -184,19 +194,37 @@ class _Solves:
                 f"{pairs.asymmetry:.1%}), so an operation of the loss has a wrong second derivative or "
                 "is rounded in half precision"
             )
-        elif pairs.converged and relative > max(self._measure.rtol, _COARSEST):
+        elif pairs.rounded and relative > max(self._measure.rtol, _COARSEST):
             self.doubtful.append(metric)
             self.doubts.append(
-                f"{metric} drowns in rounding: {pairs.values[0]:.3g} +- {pairs.residuals[0]:.2g}, "
+                f"{metric} drowns in rounding: {pairs.estimate:.3g} +- {pairs.residuals[0]:.2g}, "
                 "beside a much larger other end of the spectrum; precision='64-true' would tell"
             )
         elif not pairs.converged:
             self.doubtful.append(metric)
             self.doubts.append(
-                f"{metric} did not converge in {pairs.products} products: {pairs.values[0]:.6g} with a "
+                f"{metric} did not converge in {pairs.products} products: {pairs.estimate:.6g} with a "
                 f"residual of {pairs.residuals[0]:.2g}; Sharpness(max_products=...) allows more"
             )
         return pairs
+
+    def _warm_start(
+        self,
+        seen: Callable[[SymmetricOperator], SymmetricOperator],
+        operator: SymmetricOperator,
+        last: Tensor | None,
+    ) -> Tensor | None:
+        """The last leading vectors with parts of the gradient and of a random vector; None at first."""
+        if last is None or last.shape != (operator.length,):
+            return None
+        last = unit(operator, last.to(operator.device, operator.dtype))
+        noise = torch.randn(operator.length, generator=self._at.generator, dtype=operator.dtype)
+        start = last + _RANDOM_PART * unit(operator, noise.to(operator.device))
+        gradient = self._point.gradient
+        if isinstance(operator, Scaled):
+            gradient = operator.scale * gradient
+        side = 1.0 if float(operator.inner(gradient[None], last)[0]) >= 0 else -1.0
+        return start + side * _GRADIENT_PART * unit(operator, gradient)
 
     def _error_of_differences(
         self, seen: Callable[[SymmetricOperator], SymmetricOperator], pairs: Eigenpairs
@@ -206,7 +234,7 @@ class _Solves:
         if coarser is None or not math.isfinite(pairs.values[0]):
             return 0.0
         operator, v = seen(hessian(self._point, product=coarser)), pairs.vectors[0]
-        value = float(pairs.values[0])
+        value = float(pairs.values[0])  # the quotient of v, not the estimate
         return _relative(abs(float(operator.inner(v[None], operator.matvec(v))[0]) - value), value)
 
     def follows(self, metric: str, source: str) -> None:
@@ -215,19 +243,14 @@ class _Solves:
             self.doubtful.append(metric)
 
 
-def _warm_start(
-    memory: MutableMapping[str, Any],
-    which: str,
-    operator: SymmetricOperator,
-    generator: torch.Generator,
-) -> Tensor | None:
-    last: Tensor | None = memory.get(which)
-    if last is None or last.shape != (operator.length,):
-        return None
-    last = last.to(operator.device, operator.dtype)
-    noise = torch.randn(operator.length, generator=generator, dtype=operator.dtype)
-    noise = noise.to(operator.device)
-    return unit(operator, last) + _RANDOM_PART * unit(operator, noise)
+def _mixed(pairs: Eigenpairs) -> Tensor:
+    """The leading Ritz vectors in one, shape (length,): where the next solve starts."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        closeness = np.nan_to_num(pairs.values / pairs.values[0]).clip(0.0, 1.0)
+    parts = np.maximum(closeness**3, _LEAST_PART)
+    parts[0] = 1.0
+    weights = torch.tensor(parts, dtype=pairs.vectors.dtype, device=pairs.vectors.device)
+    return weights @ pairs.vectors
 
 
 def _itself(H: SymmetricOperator) -> SymmetricOperator:

@@ -18,6 +18,9 @@ class Scaled:
         scale: the diagonal of S, shape (length,).
         shift: the diagonal of C, shape (length,), or None for zero.
         sign: 1, or -1 for -A.
+
+    Attributes:
+        scale: the diagonal of S.
     """
 
     def __init__(
@@ -29,7 +32,7 @@ class Scaled:
         sign: float = 1.0,
     ) -> None:
         self._operator = operator
-        self._scale = scale
+        self.scale = scale
         self._shift = shift
         self._sign = sign
 
@@ -55,11 +58,11 @@ class Scaled:
 
     def matvec(self, v: Tensor) -> Tensor:
         """S (sign A + C) S v."""
-        u = self._scale * v
+        u = self.scale * v
         w = self._sign * self._operator.matvec(u)
         if self._shift is not None:
             w = w + self._shift * u
-        return self._scale * w
+        return self.scale * w
 
     def inner(self, rows: Tensor, v: Tensor) -> Tensor:
         """As the wrapped operator's."""

@@ -24,10 +24,13 @@ class Eigenpairs:
             values where that is sharper than the residual (Parlett 1998, theorem 11.7.1).
         asymmetry: the largest entry of the projected matrix that symmetry says is zero, relative to
             its norm: rounding, or an operator that is not symmetric.
-        converged: whether the residuals of the pairs asked for meet the tolerance, or are as small as
-            rounding allows: then, beside a much larger other end of the spectrum, little may be left
-            of a value.
+        converged: whether the pairs asked for meet the tolerance, or are as good as rounding allows.
+        rounded: whether it was rounding that ended the solve: then, beside a much larger other end of
+            the spectrum, little may be left of a value.
         products: operator products spent.
+        estimate: the leading eigenvalue as the projected matrix has it once the remainder of the last
+            product is joined to the basis, whose own quotient is guessed.
+        uncertainty: how far `estimate` moves over the range of the guess.
     """
 
     values: np.ndarray
@@ -36,7 +39,10 @@ class Eigenpairs:
     errors: np.ndarray
     asymmetry: float
     converged: bool
+    rounded: bool
     products: int
+    estimate: float
+    uncertainty: float
 
 
 def lanczos(
@@ -47,6 +53,8 @@ def lanczos(
     largest: bool = True,
     start: Tensor | None = None,
     rtol: float = 1e-4,
+    by_estimate: bool = False,
+    min_products: int = 1,
     max_products: int = 100,
     basis: int = 24,
     generator: torch.Generator | None = None,
@@ -66,6 +74,10 @@ def lanczos(
         rtol: residual of each pair relative to the size of its value. With a gap to the next
             eigenvalue the value's own error is about the square of it; but before close eigenvalues
             part, one may pass for another, so a tolerance over 1e-3 is for good starts.
+        by_estimate: stop by the uncertainty of `Eigenpairs.estimate` relative to it, not by residuals;
+            for k = 1. The error of the estimate is of higher order than that of the Ritz value.
+        min_products: the fewest products to spend: before the space has room for several eigenvectors
+            a smaller eigenvalue may pass for the largest.
         max_products: the most products to spend.
         basis: the most vectors to keep; `basis` + 1 vectors are stored.
         generator: of the random vectors, on the CPU.
@@ -90,6 +102,7 @@ def lanczos(
     j = products = 0
     first = 0  # rows from here on are coupled to their neighbours alone
     asymmetry = norm = 0.0
+    estimate = uncertainty = math.nan
     while True:
         w, column, beta = _orthogonalised(operator, V[: j + 1], sign * operator.matvec(V[j]))
         products += 1
@@ -104,8 +117,14 @@ def lanczos(
         # products are rounded: no residual is known below eps x norm, nor gets far below 16 times it
         residuals = np.maximum(beta * np.abs(S[-1]), eps * norm)
         floor = 16 * eps * norm
-        best = j >= k and np.all(residuals[:k] <= np.maximum(rtol * np.abs(theta[:k]), floor))
-        if best or j == n or products >= max_products:
+        estimate, uncertainty = _extended(T[:j, :j], theta, beta)
+        rounded = bool(j >= k and np.all(residuals[:k] <= floor))
+        if by_estimate:
+            met = uncertainty <= rtol * abs(estimate)
+        else:
+            met = bool(j >= k and np.all(residuals[:k] <= rtol * np.abs(theta[:k])))
+        met = met and products >= min_products
+        if met or rounded or j == n or products >= max_products:
             break
         if beta <= 4 * eps * norm:  # an invariant subspace
             w = _random(operator, generator)
@@ -124,8 +143,11 @@ def lanczos(
         residuals=residuals[:m],
         errors=_errors(theta, residuals)[:m],
         asymmetry=asymmetry / norm if norm else 0.0,
-        converged=bool(best),
+        converged=met or rounded or j == n,
+        rounded=rounded,
         products=products,
+        estimate=sign * estimate,
+        uncertainty=uncertainty,
     )
 
 
@@ -139,6 +161,26 @@ def _orthogonalised(
         w = w - torch.mv(rows.T, c.to(w.dtype))
         column += c.cpu().numpy()
     return w, column, float(operator.inner(w[None], w)[0].clamp(min=0.0).sqrt())
+
+
+def _extended(T: np.ndarray, theta: np.ndarray, beta: float) -> tuple[float, float]:
+    """The leading eigenvalue of T with one row more, and its range over what the row may hold.
+
+    The remainder of the last product, of norm `beta`, is the next basis vector. What is not known of
+    the next row is its diagonal: the quotient of that vector, in the bulk of the spectrum.
+    """
+    j = len(T)
+    extended = np.zeros((j + 1, j + 1))
+    extended[:j, :j] = T
+    extended[j, j - 1] = extended[j - 1, j] = beta
+    low = min(theta[-1], 0.0)
+    # of a spectrum below zero little is known at first
+    spread = max(theta[0] - low, abs(theta[0]))
+    values = []
+    for part in (0.0, 0.3, 0.7):
+        extended[j, j] = low + part * spread
+        values.append(float(np.linalg.eigvalsh(extended)[-1]))
+    return values[1], max(values[2] - values[1], values[1] - values[0])
 
 
 def _errors(theta: np.ndarray, residuals: np.ndarray) -> np.ndarray:
@@ -167,4 +209,15 @@ def _random(operator: SymmetricOperator, generator: torch.Generator | None) -> T
 def _failed(operator: SymmetricOperator, m: int, products: int) -> Eigenpairs:
     nan = np.full(m, np.nan)
     vectors = torch.full((m, operator.length), torch.nan, dtype=operator.dtype)
-    return Eigenpairs(nan, vectors.to(operator.device), nan, nan, math.nan, False, products)
+    return Eigenpairs(
+        values=nan,
+        vectors=vectors.to(operator.device),
+        residuals=nan,
+        errors=nan,
+        asymmetry=math.nan,
+        converged=False,
+        rounded=False,
+        products=products,
+        estimate=math.nan,
+        uncertainty=math.nan,
+    )
