@@ -154,6 +154,11 @@ class Run(ABC):
         return all(p.grad is None for o in self.optimizers for p in trained(o))
 
     @property
+    def alone(self) -> bool:
+        """Whether there is one process."""
+        return self._average is None
+
+    @property
     def half(self) -> bool:
         """Whether training computes in half precision."""
         return any(p.dtype in _HALF for o in self.optimizers for p in trained(o))

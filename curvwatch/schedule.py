@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ class Schedule:
     ) -> None:
         self._measures = measures
         self.clock = Clock()
+        self._laps: list[float] = []  # seconds of each step since the last reading, here
+        self._agreed_lap: float | None = None
         share = budget / len({m.stage for m in measures} or {1})
         self._cadences = {
             m.name: Cadence(every_n_steps=m.every_n_steps or every_n_steps, budget=share)
@@ -37,12 +40,20 @@ class Schedule:
         """The measures of `stage` that are due at optimizer step `step`."""
         return [m for m in self._measures if m.stage == stage and self._cadences[m.name].due(step)]
 
-    def step_made(self) -> None:
-        """Training made a step since this was last called."""
+    def step_made(self, run: Run) -> None:
+        """Training made a step since this was last called.
+
+        Several processes go by the average that they agreed on at the last reading: each by its own
+        clock, one would read where the others do not, and wait for ever.
+        """
         seconds = self.clock.lap()
-        if seconds is not None:
+        if seconds is None:
+            return
+        self._laps.append(seconds)
+        agreed = seconds if run.alone else self._agreed_lap
+        if agreed is not None:
             for cadence in self._cadences.values():
-                cadence.step_took(seconds)
+                cadence.step_took(agreed)
 
     @contextmanager
     def timed(self, run: Run, measures: Sequence[Measure]) -> Iterator[list[float]]:
@@ -51,6 +62,11 @@ class Schedule:
         taken: list[float] = []
         yield taken
         taken.append(run.agreed(time.perf_counter() - begin))
+        if not run.alone:
+            lap = run.agreed(sum(self._laps) / len(self._laps) if self._laps else math.nan)
+            # nan: a process has made no step yet
+            self._agreed_lap = self._agreed_lap if math.isnan(lap) else lap
+        self._laps = []
         for measure in measures:
             self._cadences[measure.name].reading_took(taken[0])
 

@@ -169,7 +169,7 @@ class Watch:
         run = self._run
         if run is None or not self._open:
             return {}
-        self._schedule.step_made()
+        self._schedule.step_made(run)
         readings = Readings()
         with self._schedule.clock.reading():
             wanted, self._due = self._due, Due()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from curvwatch.cadence import Cadence, on_grid
+from curvwatch.measures import Sharpness
+from curvwatch.schedule import Schedule
 
 
 def test_the_grid_is_one_two_five():
@@ -69,3 +73,32 @@ def test_a_resumed_cadence_goes_on_alike():
     other.load_state_dict(one.state_dict())
     assert [one.due(s) for s in range(1000, 3000)] == [other.due(s) for s in range(1000, 3000)]
     assert one.every_n_steps == other.every_n_steps
+
+
+class TwoProcesses:
+    """A run whose processes agree on a reading of 20 ms and steps of 1.01 ms."""
+
+    alone = False
+
+    def agreed(self, value: float) -> float:
+        return 0.02 if value > 0.01 else 0.00101
+
+
+def test_processes_with_clocks_of_their_own_read_at_the_same_steps(monkeypatch):
+    due = []
+    for local in (0.0010, 0.0013):  # alone they would be paid for the next reading at other steps
+        schedule = Schedule([Sharpness()], every_n_steps=None, budget=0.05)
+        monkeypatch.setattr(schedule.clock, "lap", lambda lap=local: lap)
+        monkeypatch.setattr("curvwatch.schedule.time.perf_counter", itertools.count(step=0.02).__next__)
+        steps = []
+        for step in range(3000):
+            measures = schedule.due("landscape", step)
+            if measures:
+                steps.append(step)
+                with schedule.timed(TwoProcesses(), measures):
+                    pass
+            schedule.step_made(TwoProcesses())
+        due.append(steps)
+    assert due[0] == due[1]
+    assert due[0][:5] == [0, 10, 20, 50, 100]
+    assert len(due[0]) > 6
