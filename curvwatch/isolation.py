@@ -8,49 +8,26 @@ replaced by the leaves that are differentiated, so hooks on the real ones do not
 
 from __future__ import annotations
 
-import sys
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+import copy
+from array import array
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
 from io import IOBase
-from random import Random
-from types import (
-    CellType,
-    FunctionType,
-    MethodType,
-    ModuleType,
-    SimpleNamespace,
-)
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from curvwatch.errors import CurvwatchError
 from curvwatch.kernels import twice_differentiable
-from curvwatch.objects import give_state, slots, state_of
+from curvwatch.objects import give_state, state_of
 from curvwatch.randomness import Generator, RandomState
 from curvwatch.trees import map_containers
+from curvwatch.walk import SKIPPED_ATTRIBUTES, Walk, has_memory, is_weight, shared_state
 
-# objects of these packages are services (trainers, loggers, loaders, locks), not a model's memory
-_OPAQUE = frozenset(sys.stdlib_module_names) | {
-    "torch",
-    "lightning",
-    "pytorch_lightning",
-    "lightning_fabric",
-    "lightning_utilities",
-    "torchmetrics",
-    "numpy",
-    "wandb",
-    "tensorboard",
-}
-_SKIPPED_ATTRIBUTES = frozenset({"_trainer", "_fabric"})
-_GENERATORS = (torch.Generator, Random, np.random.Generator, np.random.RandomState)
-_MUTABLE = (MutableMapping, list, deque, set, Tensor, np.ndarray)
-_ATOMS = (str, bytes, int, float, complex, type(None), type, ModuleType)
+_ARRAYS = (Tensor, np.ndarray, bytearray, array)
 
 
 @dataclass(frozen=True)
@@ -72,7 +49,7 @@ class Memory:
         Raises:
             CurvwatchError: a submodule is scripted; its state lives outside Python.
         """
-        walk = _Walk(module)
+        walk = Walk(module)
         return cls(
             states=tuple((owner, state_of(owner)) for owner in walk.owners),
             generators=tuple(walk.generators),
@@ -82,24 +59,23 @@ class Memory:
     def copied(self, substitutes: Mapping[int, Tensor] | None = None) -> Memory:
         """A copy that does not change; weights named by `id` in `substitutes` are replaced."""
         copies: dict[int, Any] = {}
-        containers: dict[int, Any] = {}
+        # an owner that is a container itself keeps its identity: its state is what is replaced
+        containers = {id(owner): owner for owner, _ in self.states}
         substitutes = substitutes or {}
 
         def leaf(value: Any) -> Any:
-            if isinstance(value, Tensor) and _is_weight(value):
+            if isinstance(value, Tensor) and is_weight(value):
                 return substitutes.get(id(value), value)
-            if isinstance(value, (Tensor, np.ndarray)):
+            if isinstance(value, _ARRAYS):
                 if id(value) not in copies:
-                    copies[id(value)] = (
-                        value.detach().clone() if isinstance(value, Tensor) else value.copy()
-                    )
+                    copies[id(value)] = _copy_of(value)
                 return copies[id(value)]
             return _Still(value) if _is_iterator(value) else value
 
         return replace(
             self,
             states=tuple(
-                (owner, _copied_state(_shared_state(owner) | state, leaf, containers))
+                (owner, _copied_state(shared_state(owner) | state, leaf, containers))
                 for owner, state in self.states
             ),
         )
@@ -172,100 +148,18 @@ def lend(module: nn.Module) -> Iterator[Loan]:
             random.set(memory.generators)
 
 
-class _Walk:
-    """Everything that a module is made of: objects with state, weights, generators."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.owners: list[Any] = []
-        self.generators: list[Generator] = []
-        self.weights: list[Tensor] = []
-        self._seen: set[int] = set()
-        self._visit(module)
-
-    def _visit(self, value: Any) -> None:
-        if isinstance(value, _ATOMS) or id(value) in self._seen:
-            return
-        self._seen.add(id(value))
-        if isinstance(value, Tensor):
-            if _is_weight(value):
-                self.weights.append(value)
-        elif isinstance(value, _GENERATORS):
-            self.generators.append(value)
-        elif isinstance(value, torch.jit.ScriptModule):
-            raise CurvwatchError(
-                f"{type(value).__name__} is a scripted module: its parameters cannot be replaced for a "
-                "reading. Give the Trainer the module before torch.jit.script"
-            )
-        elif isinstance(value, Mapping):
-            for v in list(value.values()):
-                self._visit(v)
-        elif isinstance(value, (list, tuple, set, frozenset, deque)):
-            for v in list(value):
-                self._visit(v)
-        elif isinstance(value, MethodType):  # a hook may be the only one to know its object
-            self._visit(value.__self__)
-        elif isinstance(value, FunctionType):
-            cells = value.__closure__ or ()
-            # not by its __module__: a decorator's wrapper has that of what it wraps
-            if _is_opaque(value.__globals__.get("__name__", "")):
-                for cell in cells:
-                    self._visit_state(cell)
-            else:
-                for part in (value, *cells):
-                    self._own(part)
-        elif isinstance(value, partial) or _has_memory(value):
-            self._own(value)
-
-    def _own(self, owner: Any) -> None:
-        if isinstance(owner, CellType):  # of several functions
-            if id(owner) in self._seen:
-                return
-            self._seen.add(id(owner))
-        self.owners.append(owner)
-        self._visit_state(owner)
-
-    def _visit_state(self, owner: Any) -> None:
-        for name, v in [*state_of(owner).items(), *_shared_state(owner).items()]:
-            if name not in _SKIPPED_ATTRIBUTES:
-                self._visit(v)
-
-
-def _is_weight(t: Tensor) -> bool:
-    return isinstance(t, nn.Parameter) or (t.is_leaf and t.requires_grad)
-
-
-def _has_memory(value: Any) -> bool:
-    if isinstance(value, (nn.Module, SimpleNamespace)):
-        return True
-    if not hasattr(value, "__dict__") and not slots(type(value)):
-        return False
-    return not _is_opaque(type(value).__module__)
-
-
-def _shared_state(owner: Any) -> dict[str, Any]:
-    """What the classes of `owner` hold that could change: a copy in its own `__dict__` hides it."""
-    return {
-        name: value
-        for cls in _own_classes(type(owner))  # type: ignore[arg-type]  # a class is hashable
-        for name, value in vars(cls).items()
-        if isinstance(value, _MUTABLE) and not name.startswith("__")
-    }
-
-
-@lru_cache(maxsize=4096)
-def _own_classes(cls: type) -> tuple[type, ...]:
-    """The user's classes that `cls` inherits from, the last one first."""
-    if not cls.__dictoffset__:  # its objects have nothing to hide in
-        return ()
-    return tuple(base for base in reversed(cls.__mro__) if not _is_opaque(base.__module__))
-
-
-def _is_opaque(module: str) -> bool:
-    return module.partition(".")[0] in _OPAQUE
+def _copy_of(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    try:
+        return copy.copy(value)
+    except Exception:  # a subclass that must be made in its own way
+        return value
 
 
 def _is_iterator(value: Any) -> bool:
-    return isinstance(value, Iterator) and not isinstance(value, IOBase) and not _has_memory(value)
+    known = isinstance(value, (IOBase, _Still)) or has_memory(value)
+    return isinstance(value, Iterator) and not known
 
 
 class _Still:
@@ -292,7 +186,7 @@ def _copied_state(
     state: Mapping[str, Any], leaf: Callable[[Any], Any], containers: dict[int, Any]
 ) -> dict[str, Any]:
     return {
-        name: value if name in _SKIPPED_ATTRIBUTES else map_containers(value, leaf, containers)
+        name: value if name in SKIPPED_ATTRIBUTES else map_containers(value, leaf, containers)
         for name, value in state.items()
     }
 

@@ -184,7 +184,6 @@ class CurvatureMonitor(CallbackBase):
         run = self._run
         if run is None:
             return
-        self._schedule.step_made()
         run.end_fetches()
         with self._schedule.clock.reading():
             self._last_step = run.step

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from types import CellType, FunctionType, MemberDescriptorType, SimpleNamespace
 from typing import Any
 
@@ -11,6 +13,13 @@ from torch import nn
 _OF_FUNCTIONS = ("__defaults__", "__kwdefaults__", "__dict__")
 # as `partial.__setstate__` takes them
 _OF_PARTIALS = ("func", "args", "keywords", "__dict__")
+
+
+@dataclass(frozen=True)
+class SlotsOf:
+    """The slots of a module, apart from its `__dict__`."""
+
+    module: nn.Module
 
 
 def state_of(owner: Any) -> dict[str, Any]:
@@ -30,11 +39,10 @@ def state_of(owner: Any) -> dict[str, Any]:
             return {"cell_contents": owner.cell_contents}
         except ValueError:  # not filled yet
             return {}
-    return {
-        name: getattr(owner, name)
-        for name in (*slots(type(owner)), *getattr(owner, "__dict__", ()))
-        if hasattr(owner, name)
-    }
+    if isinstance(owner, SlotsOf):
+        return _attributes(owner.module, slots(type(owner.module)))
+    names = vars(owner) if has_dict(owner) else ()
+    return _attributes(owner, (*slots(type(owner)), *names))
 
 
 def give_state(owner: Any, state: dict[str, Any]) -> None:
@@ -45,21 +53,40 @@ def give_state(owner: Any, state: dict[str, Any]) -> None:
     if isinstance(owner, partial):
         owner.__setstate__(tuple(state.values()))  # type: ignore[attr-defined]
         return
+    target = owner.module if isinstance(owner, SlotsOf) else owner
     for name in state_of(owner).keys() - state.keys():
-        object.__delattr__(owner, name)
+        object.__delattr__(target, name)
     for name, value in state.items():
-        object.__setattr__(owner, name, value)
+        object.__setattr__(target, name, value)
+
+
+def has_dict(owner: Any) -> bool:
+    """Whether `owner` has a `__dict__`; a `__getattr__` of the user's is not asked."""
+    return bool(type(owner).__dictoffset__)
 
 
 def _has_own_dict(owner: Any) -> bool:
     """Whether all state is in a `__dict__` that can be replaced."""
-    if isinstance(owner, (SimpleNamespace, FunctionType, partial)) or not hasattr(owner, "__dict__"):
+    if isinstance(owner, (SimpleNamespace, FunctionType, partial, SlotsOf)) or not has_dict(owner):
         return False
     return isinstance(owner, nn.Module) or not slots(type(owner))
 
 
+def _attributes(owner: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    found = {}
+    for name in names:
+        with suppress(AttributeError):  # a slot that is empty
+            found[name] = object.__getattribute__(owner, name)
+    return found
+
+
 def slots(cls: type) -> tuple[str, ...]:
     """The names of the slots of `cls`, inherited ones included."""
+    return _slots(cls)
+
+
+@lru_cache(maxsize=4096)
+def _slots(cls: type) -> tuple[str, ...]:
     with_slots = [vars(base) for base in cls.__mro__ if "__slots__" in vars(base)]
     return tuple(
         name

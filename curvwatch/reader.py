@@ -26,7 +26,7 @@ from curvwatch.measures import (
 )
 from curvwatch.names import group_suffixes
 from curvwatch.objective import Objective, Opened
-from curvwatch.repeatable import doubted, gradient_doubt, is_of_loss, loss_doubt
+from curvwatch.repeatable import doubted, gradient_doubt, is_of_step, loss_doubt
 from curvwatch.run import Run
 from curvwatch.samples import Sample
 from curvwatch.steps import FinishedStep, Settings
@@ -74,7 +74,7 @@ class Readings:
         self.doubtful |= {name + suffix for name in reading.doubtful}
         # a step that is not repeatable is one cause, whatever was measured of it
         self.doubts += [
-            ("training_step" if is_of_loss(text) else measure + suffix, named(text))
+            ("training_step" if is_of_step(text) else measure + suffix, named(text))
             for text in reading.doubts
         ]
         self.broken += [(name + suffix, reading.values[name]) for name in reading.broken]

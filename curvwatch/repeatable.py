@@ -59,6 +59,6 @@ def doubted(reading: Reading, doubt: str | None) -> Reading:
     return replace(reading, doubtful=tuple(reading.values), doubts=(doubt,))
 
 
-def is_of_loss(doubt: str) -> bool:
-    """Whether `doubt` is one of `loss_doubt` or `gradient_doubt`."""
-    return doubt.startswith((_OTHER_LOSS.partition("{")[0], _OTHER_GRADIENT.partition("{")[0]))
+def is_of_step(doubt: str) -> bool:
+    """Whether `doubt` says that the step is not repeatable."""
+    return doubt.startswith(_NOT_REPEATABLE)

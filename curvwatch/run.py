@@ -171,13 +171,10 @@ class Run(ABC):
 
     def agreed(self, value: float) -> float:
         """The average of `value` over the processes, so that all act alike."""
-        return self._over_processes([value])[0]
+        return self.agreed_all([value])[0]
 
-    def ready_everywhere(self, ready: Sequence[bool]) -> list[bool]:
-        """For each of `ready` whether it holds on all processes: else one would wait for ever."""
-        return [share == 1.0 for share in self._over_processes([float(r) for r in ready])]
-
-    def _over_processes(self, values: Sequence[float]) -> list[float]:
+    def agreed_all(self, values: Sequence[float]) -> list[float]:
+        """The average of each of `values` over the processes."""
         if self._average is None:
             return list(values)
         device = self.optimizers[0].param_groups[0]["params"][0].device
@@ -185,6 +182,10 @@ class Run(ABC):
             torch.tensor(values, dtype=torch.float32, device=device)
         ).tolist()
         return averages
+
+    def ready_everywhere(self, ready: Sequence[bool]) -> list[bool]:
+        """For each of `ready` whether it holds on all processes: else one would wait for ever."""
+        return [share == 1.0 for share in self.agreed_all([float(r) for r in ready])]
 
     def _refuse(self) -> None:
         if not self.optimizers or not any(trained(o) for o in self.optimizers):

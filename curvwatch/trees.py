@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections import ChainMap, OrderedDict, UserDict, defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+from weakref import ProxyTypes
 
 from torch import Tensor
 
 from curvwatch.errors import CurvwatchError
+from curvwatch.objects import give_state, state_of
 
 _LEAVES = (Tensor, str, int, float)
+# the special ones before the general
+_CONTAINERS = (OrderedDict, defaultdict, dict, list, deque, set, UserDict)
 
 
 def map_containers(
@@ -24,11 +28,15 @@ def map_containers(
 ) -> Any:
     """Copy nested containers of `value`, each leaf replaced by `leaf(it)`.
 
-    Containers are dict-likes, lists, tuples, namedtuples, deques and sets, subclasses included; their
-    types, and what else they hold, are kept. A tuple whose leaves stay the same is not copied. One
-    container in several places has one copy, also over several calls with the same `copies`, from `id`
-    to copy. What `is_leaf` says is one is not looked into.
+    Containers are dicts, UserDicts, lists, tuples, namedtuples, deques and sets, subclasses included;
+    their types, and what else they hold, are kept. Items are taken and given without the methods of
+    subclasses, so frozen ones are copied, too. Another mapping is a leaf: nobody knows where it has its
+    items. A tuple whose leaves stay the same is not copied, nor a list whose `__copy__` gives itself.
+    One container in several places has one copy, also over several calls with the same `copies`, from
+    `id` to copy. What `is_leaf` says is one is not looked into.
     """
+    if type(value) in ProxyTypes:  # passes for what it stands for, and raises once that is gone
+        return value
     if value is None or isinstance(value, _LEAVES):  # most are: look no further
         return leaf(value)
     if is_leaf is not None and is_leaf(value):
@@ -36,28 +44,75 @@ def map_containers(
     copies = {} if copies is None else copies
     if id(value) in copies:
         return copies[id(value)]
-    if isinstance(value, MutableMapping):  # UserDict too, so Hugging Face's BatchEncoding
-        mapping: MutableMapping[Any, Any] = {} if type(value) is dict else copy.copy(value)
-        if isinstance(getattr(mapping, "data", None), dict):  # copies of a UserDict share its data
-            mapping.data = dict(mapping.data)  # type: ignore[attr-defined]
-        copies[id(value)] = mapping
-        for k, v in value.items():
-            mapping[k] = map_containers(v, leaf, copies, is_leaf=is_leaf)
-        return mapping
-    if isinstance(value, (list, deque)):
-        sequence = copies[id(value)] = copy.copy(value)
-        for i, v in enumerate(value):
-            sequence[i] = map_containers(v, leaf, copies, is_leaf=is_leaf)
-        return sequence
+
+    def mapped(part: Any) -> Any:
+        return map_containers(part, leaf, copies, is_leaf=is_leaf)
+
     if isinstance(value, tuple):
-        parts = [map_containers(v, leaf, copies, is_leaf=is_leaf) for v in value]
-        if all(a is b for a, b in zip(parts, value, strict=True)):
-            return value
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    if isinstance(value, set):
-        copies[id(value)] = copy.copy(value)
-        return copies[id(value)]
-    return leaf(value)
+        return _mapped_tuple(value, mapped)
+    base: Any = next((base for base in _CONTAINERS if isinstance(value, base)), None)
+    if base is None:
+        return leaf(value)
+    if base is list and _is_its_own_copy(value):
+        return value
+    try:
+        new = copies[id(value)] = base.__new__(type(value))
+    except TypeError:  # a compiled class that has more to fill
+        return leaf(value)
+    _fill(new, value, base, mapped)
+    return new
+
+
+def _is_its_own_copy(value: Any) -> bool:
+    """Whether its class says so, as of a list that is still being filled."""
+    own_copy = getattr(type(value), "__copy__", None)
+    return own_copy is not None and own_copy(value) is value
+
+
+def _fill(new: Any, value: Any, base: Any, mapped: Callable[[Any], Any]) -> None:
+    """Give `new` the items and attributes of `value`, by the methods of `base` alone."""
+    if base is UserDict:
+        give_state(new, {**vars(value), "data": mapped(vars(value).get("data"))})
+        return
+    if issubclass(base, dict):
+        if base is defaultdict:
+            base.__init__(new, value.default_factory)
+        for k, v in base.items(value):
+            base.__setitem__(new, k, mapped(v))
+    elif base is set:
+        base.update(new, value)
+    else:
+        if base is deque:
+            base.__init__(new, (), value.maxlen)
+        for v in base.__iter__(value):
+            base.append(new, mapped(v))
+    _give_attributes(new, _mapped_attributes(value, mapped))
+
+
+def _mapped_tuple(value: tuple[Any, ...], mapped: Callable[[Any], Any]) -> Any:
+    parts = [mapped(v) for v in tuple.__iter__(value)]
+    attributes = _mapped_attributes(value, mapped)
+    pairs = [
+        *zip(parts, value, strict=True),
+        *zip(attributes.values(), state_of(value).values(), strict=True),
+    ]
+    if all(a is b for a, b in pairs):
+        return value
+    try:
+        new = tuple.__new__(type(value), parts)
+    except TypeError:  # a compiled class, as of torch.return_types
+        return type(value)(parts)
+    _give_attributes(new, attributes)
+    return new
+
+
+def _mapped_attributes(value: Any, mapped: Callable[[Any], Any]) -> dict[str, Any]:
+    return {name: mapped(v) for name, v in state_of(value).items()}
+
+
+def _give_attributes(new: Any, attributes: dict[str, Any]) -> None:
+    if attributes:
+        give_state(new, attributes)
 
 
 def clone_batch(batch: Any) -> Any:
@@ -65,28 +120,48 @@ def clone_batch(batch: Any) -> Any:
 
     Tensors are cloned, dataclasses copied field by field; objects with a `clone` method (PyTorch
     Geometric's Data) clone themselves; other objects are copied deeply, or kept where that is
-    impossible.
+    impossible. What is in the batch twice is in the copy twice.
     """
-    return map_containers(batch, _clone)
+    return _Cloner().map(batch)
 
 
-def _clone(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().clone().requires_grad_(value.requires_grad)
-    if isinstance(value, (str, bytes, int, float, bool, type(None), type)):
-        return value
-    if callable(getattr(value, "clone", None)):
-        return value.clone()
-    if dataclasses.is_dataclass(value):
-        new = copy.copy(value)
-        for f in dataclasses.fields(value):
-            if hasattr(value, f.name):
-                object.__setattr__(new, f.name, clone_batch(getattr(value, f.name)))
+class _Cloner:
+    """Makes one clone of each value."""
+
+    def __init__(self) -> None:
+        self._copies: dict[int, Any] = {}
+        # `deepcopy` keeps alive in them what it knows by its id
+        self._memos: list[Any] = []
+
+    def map(self, value: Any) -> Any:
+        return map_containers(value, self._clone, self._copies)
+
+    def _clone(self, value: Any) -> Any:
+        if isinstance(value, (str, bytes, int, float, type(None), type)):
+            return value
+        if id(value) not in self._copies:
+            self._copies[id(value)] = self._new(value)
+        return self._copies[id(value)]
+
+    def _new(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.detach().clone().requires_grad_(value.requires_grad)
+        if callable(getattr(type(value), "clone", None)):
+            return value.clone()
+        if dataclasses.is_dataclass(value):
+            new = self._copies[id(value)] = copy.copy(value)
+            for f in dataclasses.fields(value):
+                if hasattr(value, f.name):
+                    object.__setattr__(new, f.name, self.map(getattr(value, f.name)))
+            return new
+        memo: ChainMap[int, Any] = ChainMap({}, self._copies)
+        try:
+            new = copy.deepcopy(value, memo)  # type: ignore[arg-type]  # a mapping is enough
+        except Exception:  # an open file, a lock: nothing that a training step changes
+            return value
+        self._memos.append(memo)
+        self._copies.update(memo.maps[0])
         return new
-    try:
-        return copy.deepcopy(value)
-    except Exception:  # an open file, a lock: nothing that a training step changes
-        return value
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

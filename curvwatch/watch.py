@@ -169,7 +169,6 @@ class Watch:
         run = self._run
         if run is None or not self._open:
             return {}
-        self._schedule.step_made()
         readings = Readings()
         with self._schedule.clock.reading():
             wanted, self._due = self._due, Due()
