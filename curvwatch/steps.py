@@ -139,7 +139,8 @@ class StepWatch:
     def see_gradient(self, optimizer: Optimizer) -> None:
         """Keep the gradient of the coming step before it is clipped."""
         for index, watched in enumerate(self.optimizers):
-            if self._armed and watched is optimizer and not isinstance(optimizer, torch.optim.LBFGS):
+            first = self._armed and index not in self.finished
+            if first and watched is optimizer and not isinstance(optimizer, torch.optim.LBFGS):
                 self._gradients[index] = self._copied("gradient", index, _gradient(optimizer))
 
     def _guarded(self, do: Callable[[int], None], index: int) -> Callable[..., None]:

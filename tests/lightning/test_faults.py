@@ -104,7 +104,7 @@ INSIDE = {
     "probe": "curvwatch.probe.clone_batch",
     "memory": "curvwatch.due.Memory.of",
     "loan": "curvwatch.objective.lend",
-    "weights": "curvwatch.steps._copies",
+    "weights": "curvwatch.steps._weights",
     "gradient seen": "curvwatch.steps._gradient",
     "law": "curvwatch.steps.stability_law",
     "announcement": "curvwatch.sinks.tensorboard.is_tensorboard",
