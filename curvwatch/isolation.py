@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from curvwatch.errors import CurvwatchError
 from curvwatch.kernels import twice_differentiable
 from curvwatch.objects import give_state, state_of
+from curvwatch.quiet import quiet_services
 from curvwatch.randomness import Generator, RandomState
 from curvwatch.trees import map_containers
 from curvwatch.walk import SKIPPED_ATTRIBUTES, Walk, has_memory, is_weight, shared_state
@@ -139,7 +140,7 @@ def lend(module: nn.Module) -> Iterator[Loan]:
     """
     memory = Memory.of(module)
     random = memory.random_state()
-    with twice_differentiable():
+    with twice_differentiable(), quiet_services():
         try:
             yield Loan(memory)
         finally:

@@ -58,10 +58,16 @@ def refuse_once_differentiable(loss: Tensor) -> None:
 
 @contextmanager
 def named_where_missing() -> Iterator[None]:
-    """Say in words that an operation has no second derivative, where torch says it in its own."""
+    """Say in words what torch says in its own when it cannot differentiate."""
     try:
         yield
     except (RuntimeError, NotImplementedError) as error:
+        if "modified by an inplace operation" in str(error):
+            raise CurvwatchError(
+                "training_step changes a weight, or another tensor that its loss was computed with, in "
+                "place after the fact, as sharpness-aware minimization does, so the loss has no "
+                "derivative when it returns: loss_fn=lambda module, batch: ... can give one that has"
+            ) from error
         if "not implemented" not in str(error):
             raise
         raise CurvwatchError(

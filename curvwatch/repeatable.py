@@ -23,8 +23,9 @@ _OTHER_LOSS = _NOT_REPEATABLE + (
 )
 _OTHER_GRADIENT = _NOT_REPEATABLE + (
     "run again on the batch of the probe, its loss has a gradient that is off by {:.0%} from the one "
-    "that made the step, so the values on the probe are of another function, and raise no alert. "
-    "Perhaps a part of the graph is made before training_step, or weights are reached past the module"
+    "that made the step, so the values on the probe may be of another function, and raise no alert. "
+    "Perhaps a part of the graph is made before training_step, weights are reached past the module, or "
+    "a hook changes the gradient (on_after_backward)"
 )
 
 

@@ -238,13 +238,15 @@ class Watch:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to go on as one run in one piece: tensors and plain Python."""
-        return {
-            "last_step": -1 if self._run is None else self._run.step - 1,
-            **self._recorder.state_dict(),
-            **self._schedule.state_dict(),
-            "memory": self._reader.state_dict(),
-            "probe": self._probe.state_dict(),
-        }
+        with self._faults.caught("saving the state of the monitor"):
+            return {
+                "last_step": -1 if self._run is None else self._run.step - 1,
+                **self._recorder.state_dict(),
+                **self._schedule.state_dict(),
+                "memory": self._reader.state_dict(),
+                "probe": self._probe.state_dict(),
+            }
+        return {}  # a loop that is resumed from this begins its readings anew
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from `state_dict()`, of this class or of a `CurvatureMonitor`."""

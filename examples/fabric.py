@@ -1,11 +1,10 @@
-"""A loop of Lightning Fabric on handwritten digits, with the CSV logger.
+"""Lightning Fabric on digits, logged to CSV: `python examples/fabric.py [STEPS]`.
 
-    python examples/fabric.py [STEPS]
-
-`Fabric(devices=2, strategy="ddp")` trains on two devices; readings are averaged over them.
+With `Fabric(devices=2, strategy="ddp")` readings are averaged over two processes.
 """
 
 import sys
+from itertools import chain, islice, repeat
 
 import torch
 from lightning.fabric import Fabric
@@ -18,8 +17,7 @@ from curvwatch import Watch
 
 
 def loss_fn(model, batch):
-    x, y = batch
-    return nn.functional.cross_entropy(model(x), y)
+    return nn.functional.cross_entropy(model(batch[0]), batch[1])
 
 
 steps = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
@@ -32,12 +30,8 @@ fabric.seed_everything(0, verbose=False)
 net = nn.Sequential(nn.Linear(64, 100), nn.Tanh(), nn.Linear(100, 10))
 model, optimizer = fabric.setup(net, torch.optim.Adam(net.parameters(), lr=1e-2))
 loader = fabric.setup_dataloaders(DataLoader(data, batch_size=128, shuffle=True, drop_last=True))
-
 with Watch(model, optimizer, loss_fn, every_n_steps=100, logger=fabric.loggers) as watch:
-    for step in range(steps):
-        if step % len(loader) == 0:
-            batches = iter(loader)
-        batch = next(batches)
+    for step, batch in enumerate(islice(chain.from_iterable(repeat(loader)), steps)):
         loss = loss_fn(model, batch)
         fabric.backward(loss)
         optimizer.step()

@@ -131,7 +131,11 @@ class FitRun(Run):
     @property
     def made_step(self) -> bool:
         """Whether this batch was the last, with accumulation, of a step (private, 2.2 to 2.6)."""
-        return not self.module.automatic_optimization or not self.trainer.fit_loop._should_accumulate()
+        if not self.module.automatic_optimization:
+            return True
+        loop = self.trainer.fit_loop
+        # without backward the optimizer steps by old gradients (StochasticWeightAveraging's last epoch)
+        return not loop._should_accumulate() and not loop._skip_backward
 
     @property
     def clips_by_value(self) -> bool:

@@ -262,6 +262,13 @@ STEPS = [
         steps=tuple(range(9)),
     ),
     Row(
+        "StochasticWeightAveraging, BatchNorm",
+        lambda: Classifier(normed().net),
+        callbacks=lambda: [StochasticWeightAveraging(0.05, swa_epoch_start=1)],
+        options={"max_epochs": 3},
+        steps=tuple(range(9)),
+    ),
+    Row(
         "EMAWeightAveraging",
         lambda: Validated(mlp(dropout=0.2)),
         callbacks=lambda: [EMAWeightAveraging(decay=0.5)],

@@ -601,6 +601,36 @@ def test_a_loss_that_cannot_be_told_is_said_so(kind: Any, message: str) -> None:
         run(kind, CurvatureMonitor(every_n_steps=2, on_error="raise"))
 
 
+class SharpnessAware(ByHand):
+    """Perturbs its weights in place before the gradient of the step (Foret et al. 2021)."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        optimizer = self.optimizers()
+        self.manual_backward(self.loss(batch))
+        with torch.no_grad():
+            ascents = [0.05 * p.grad for p in self.parameters()]
+            torch._foreach_add_(list(self.parameters()), ascents)
+        optimizer.zero_grad()
+        self.manual_backward(self.loss(batch))
+        with torch.no_grad():
+            torch._foreach_sub_(list(self.parameters()), ascents)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def test_weights_that_are_perturbed_in_place_need_a_loss_fn() -> None:
+    monitor = CurvatureMonitor(every_n_steps=2)
+    with told() as warnings:
+        fit(SharpnessAware(), monitor)
+    assert len(warnings) == 1
+    assert "in place" in warnings[0]
+    assert "loss_fn=lambda module, batch: ..." in warnings[0]
+    assert np.isnan(monitor.history["curvature/sharpness"].values).all()
+    monitor = CurvatureMonitor(every_n_steps=2, loss_fn=lambda module, batch: module.loss(batch))
+    fit(SharpnessAware(), monitor)
+    assert np.isfinite(monitor.history["curvature/sharpness"].values).all()
+
+
 class Ascends(Adversaries):
     """The critic's gradient is turned round after the backward pass."""
 
