@@ -226,13 +226,14 @@ def test_monitors_with_names_keep_apart(tmp_path: Path) -> None:
 def test_a_budget_goes_on_with_what_it_learnt(tmp_path: Path) -> None:
     path = tmp_path / "cut.ckpt"
     (state,) = saved(path, watch(every_n_steps=None, budget=0.5)).values()
-    times = state["cadences"]["sharpness"]
-    assert times["step_seconds"] > 0
-    assert times["reading_seconds"] > 0
+    since = state["interval"]  # the last look, at step 0
+    assert since["counts"] == {"landscape": 1, "step": 1}
+    assert min(since["timed"].values()) > 0
     assert 0 < state["clock"]["reading"] < state["clock"]["total"]
     resumed = watch(every_n_steps=None, budget=0.5)
     resumed.load_state_dict(state)
-    assert resumed.state_dict()["cadences"] == state["cadences"]
+    assert resumed.state_dict()["budget"] == state["budget"]
+    assert resumed.state_dict()["interval"] == since
     assert resumed.state_dict()["clock"] == pytest.approx(state["clock"])
 
 
