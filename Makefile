@@ -4,11 +4,12 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 READY   := $(VENV)/.ready
 MODULES := .venv-modules
+PEERS   := .peers
 RUNS    ?= runs/demo
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint fast test-property test-modules clean constraints images
+.PHONY: demo test lint fast test-property test-modules bench bench-quick peers clean constraints images
 
 demo: $(READY)
 	$(BIN)/curvwatch demo --dir $(RUNS)
@@ -35,6 +36,21 @@ test-property: $(READY)
 test-modules: $(MODULES)/.ready
 	HF_HUB_OFFLINE=1 $(MODULES)/bin/python -m pytest tests/real_modules
 
+# what readings cost, beside other tools: docs/performance.md, some 25 minutes on an idle machine;
+# `make bench ONLY=memory` measures one part anew: sharpness, steps, scale, memory, budget or gpu
+bench: $(READY) peers
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks $(ONLY)
+
+# small versions, some 2 minutes, to runs/benchmarks
+bench-quick: $(READY) peers
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks --quick $(ONLY)
+
+# the other tools, in a folder of their own; the benchmarks do without what cannot be had
+peers: $(READY)
+	test -e $(PEERS)/.ready -a ! pyproject.toml -nt $(PEERS)/.ready || \
+	  { $(BIN)/python -m pip install -q --no-deps --upgrade --target $(PEERS) --group bench && \
+	    touch $(PEERS)/.ready; } || echo "benchmarks: the peers cannot be installed"
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -59,4 +75,4 @@ constraints:
 	rm .constraints.in
 
 clean:
-	rm -rf $(VENV) $(MODULES) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(MODULES) $(PEERS) .mypy_cache .ruff_cache .pytest_cache

@@ -23,7 +23,7 @@ TITLE = "Budget"
 BUDGET, MOST, LEAST = 0.05, 1.1, 0.5
 SLOWER = 10
 # batches are small so that a run has many readings, examples and steps
-RUNS = {"mlp": (32, 9000), "cnn": (4, 6000), "gpt": (1, 4500)}
+RUNS = {"mlp": (32, 9000), "cnn": (4, 4500), "gpt": (1, 3000)}
 # of the steps: what the first readings take is saved later
 WARM_UP = 1 / 6
 

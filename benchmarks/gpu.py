@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import statistics
 import warnings
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ TIMES = 30
 
 
 def run(progress: Progress, *, quick: bool) -> dict[str, Any]:
-    """Synchronisations by the monitor, and times of products; empty without a GPU."""
+    """Synchronisations by the monitor, its memory, and times of products; empty without a GPU."""
     if not torch.cuda.is_available():
         return {}
     names = ("mlp",) if quick else tuple(WORKLOADS)
@@ -38,6 +39,7 @@ def run(progress: Progress, *, quick: bool) -> dict[str, Any]:
         results[name] = {
             "device": torch.cuda.get_device_name(),
             **_synchronisations(workload, on_device),
+            "memory": _memory(workload),
             **_products(workload.task().cuda(), on_device),
         }
         progress.advance(bar)
@@ -53,6 +55,9 @@ def checks(results: dict[str, Any]) -> Iterator[Check]:
             one["with"] - one["without"],
             0.0,
         )
+        ratio = one["memory"]["with"] / one["memory"]["without"]
+        what = f"{label}, batch of {one['memory']['batch']}: allocator's peak over a training step's"
+        yield Check(what, ratio, 1.3)
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -66,12 +71,14 @@ def markdown(results: dict[str, Any]) -> str:
             *(_written(one["milliseconds"][c]) for c in columns),
             f"{one['with']:.2f}, {one['without']:.2f}",
             f"{one['at a reading']:.0f}",
+            ", ".join(f"{one['memory'][what] / 2**20:,.0f}" for what in ("with", "without")),
         ]
         for name, one in results.items()
     ]
     heads = [columns[0], *(f"product {c}" for c in columns[1:])]
     synchronisations = ["synchronisations a step with the monitor, without", "at a reading"]
-    return markdown_table(["milliseconds", *heads, *synchronisations], rows)
+    memory = "peak MiB with readings, without"
+    return markdown_table(["milliseconds", *heads, *synchronisations, memory], rows)
 
 
 def _written(value: float | str) -> str:
@@ -114,13 +121,32 @@ def _synchronisations(workload: Workload, batch: Batch) -> dict[str, float]:
         callbacks: list[L.Callback] = [counter]
         if what == "with":
             callbacks.append(CurvatureMonitor(every_n_steps=EVERY, on_error="raise"))
-        fit(workload.task("adam"), [batch] * STEPS, *callbacks)
+        try:
+            fit(workload.task("adam"), [batch] * STEPS, *callbacks, accelerator="gpu")
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
         seen[what] = counter.seen[1:]  # of steps 0, 1, ...
     quiet = [i for i in range(EVERY, STEPS - 1) if i % EVERY]
     return {
         **{what: statistics.mean(s[i] for i in quiet) for what, s in seen.items()},
         "at a reading": statistics.mean(seen["with"][EVERY : STEPS - 1 : EVERY]),
     }
+
+
+def _memory(workload: Workload) -> dict[str, int]:
+    """The allocator's peak bytes in three steps, at a batch whose activations outweigh the weights."""
+    size = 16 * workload.batch_size
+    batch = workload.batch(torch.Generator().manual_seed(1), size)
+    peaks = {}
+    for what in ("without", "with"):
+        monitor = CurvatureMonitor(every_n_steps=1, on_error="raise")
+        gc.collect()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        callbacks = [monitor] if what == "with" else []
+        fit(workload.task("adam"), [batch] * 3, *callbacks, accelerator="gpu")
+        peaks[what] = torch.cuda.max_memory_allocated() - before
+    return {**peaks, "batch": size}
 
 
 def _products(task: Task, batch: Batch) -> dict[str, Any]:
@@ -181,7 +207,7 @@ def _as_compiled(task: Task, batch: Batch, v: Tensor) -> Callable[[], Any]:
 
     def loss(values: dict[str, Tensor]) -> Tensor:
         logits = torch.func.functional_call(task.net, values, (x,))
-        return torch.nn.functional.cross_entropy(logits, y)
+        return torch.nn.functional.cross_entropy(logits, y.flatten())
 
     def product() -> Any:
         return torch.func.jvp(torch.func.grad(loss), (weights,), (parts,))[1]

@@ -107,7 +107,8 @@ def markdown(results: dict[str, Any]) -> str:
         f"{text}\n\nGPT of {large['parameters'] / 1e6:.0f} million parameters, 2 sequences of 128 "
         f"tokens, SGD: sharpness and step in {large['seconds']:.0f} s "
         f"({large['seconds'] / large['gradient']:.0f} gradients, {large['products']} products), "
-        f"peak {large['peak'] / GIB:.1f} GiB."
+        f"peak {large['peak'] / GIB:.1f} GiB, {large['base'] / GIB:.1f} GiB of it before training "
+        f"(a vector of the weights' size is {4 * large['parameters'] / GIB:.2f} GiB)."
     )
 
 

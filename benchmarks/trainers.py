@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
-import torch
 from torch.utils.data import DataLoader
 
 from benchmarks.workloads import Batch
@@ -20,12 +19,17 @@ def silence() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def fit(module: L.LightningModule, batches: Sequence[Batch], *callbacks: L.Callback) -> L.Trainer:
-    """Train for one step a batch, on the CPU or the one GPU."""
+def fit(
+    module: L.LightningModule,
+    batches: Sequence[Batch],
+    *callbacks: L.Callback,
+    accelerator: str = "cpu",
+) -> L.Trainer:
+    """Train for one step a batch, on the CPU or on one GPU."""
     silence()
     trainer = L.Trainer(
         max_steps=len(batches),
-        accelerator="gpu" if torch.cuda.is_available() else "cpu",
+        accelerator=accelerator,
         devices=1,
         logger=False,
         callbacks=list(callbacks),

@@ -142,9 +142,9 @@ class _Block(nn.Module):
 
 
 def random_tokens(vocabulary: int, *, batch: int, length: int) -> Batch:
-    """Sequences without a meaning, and flat targets."""
+    """Sequences without a meaning, and their targets."""
     tokens = torch.randint(vocabulary, (batch, length + 1), generator=torch.Generator().manual_seed(0))
-    return tokens[:, :-1].contiguous(), tokens[:, 1:].reshape(-1)
+    return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
 
 
 def images_are() -> str:
@@ -188,12 +188,13 @@ def _text_batch(generator: torch.Generator, size: int) -> Batch:
     text, _ = _text()
     starts = torch.randint(len(text) - CHARACTERS - 1, (size,), generator=generator)
     cut = torch.stack([text[i : i + CHARACTERS + 1] for i in starts.tolist()])
-    return cut[:, :-1].contiguous(), cut[:, 1:].reshape(-1)
+    return cut[:, :-1].contiguous(), cut[:, 1:].contiguous()
 
 
-def _mlp() -> nn.Module:
+def _mlp(width: int = 128) -> nn.Module:
     return nn.Sequential(
-        nn.Flatten(), nn.Linear(784, 128), nn.Tanh(), nn.Linear(128, 128), nn.Tanh(), nn.Linear(128, 10)
+        *(nn.Flatten(), nn.Linear(784, width), nn.Tanh()),
+        *(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 10)),
     )
 
 
@@ -216,6 +217,8 @@ def _adam(params: Iterable[Tensor], rate: float) -> Optimizer:
 _OPTIMIZERS = {"sgd": _sgd, "adam": _adam}
 OPTIMIZER_LABELS = {"sgd": "SGD", "adam": "Adam"}
 
+# its weights outweigh its activations, so vectors are what memory goes into
+WIDE = Workload("wide MLP", partial(_mlp, width=3072), _image_batch, 128, {"sgd": 0.05, "adam": 1e-4})
 WORKLOADS = {
     "mlp": Workload("MLP", _mlp, _image_batch, 128, {"sgd": 0.05, "adam": 1e-3}),
     "cnn": Workload("CNN", _cnn, _image_batch, 128, {"sgd": 0.02, "adam": 1e-3}),

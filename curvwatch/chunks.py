@@ -18,6 +18,9 @@ from curvwatch.trees import tensors_in
 _SHARE = 0.2
 # kernels on the CPU have memory of their own, which no tensor tells of: measured with convolutions
 _SCRATCH_OF_CPU = 2.0
+# a reading has some 20 vectors of the weights' size: beside them so many more do not matter, while
+# parts cost a gradient in each product
+_BESIDE_VECTORS = 3.0
 # a batch that is so much larger than the one that was measured is measured again
 _LARGER = 1.25
 # rounding stays under these, in single and in half precision; batch statistics do not
@@ -63,8 +66,8 @@ class Chunking:
     def refuse(self, reason: str) -> None:
         """Leave batches whole from now on."""
         self.refused = (
-            f"a batch cannot be read in parts ({reason}), so a reading takes the memory of two to "
-            f"three training steps; {_HELPS}"
+            f"a batch cannot be read in parts ({reason}), so a reading takes the memory of "
+            f"several training steps; {_HELPS}"
         )
 
     def choose(
@@ -73,6 +76,7 @@ class Chunking:
         *,
         step: int,
         graph: Callable[[int], int],
+        weights: int,
         device: torch.device,
     ) -> None:
         """Find the largest parts that keep a reading in the memory of a training step.
@@ -81,6 +85,7 @@ class Chunking:
             samples: the batches.
             step: bytes that a gradient of the largest of them takes.
             graph: from a number of examples to the bytes of a Hessian-vector product on them.
+            weights: bytes of a vector of their size.
             device: of the weights.
         """
         self._measured = max(_elements(s) for s in samples)
@@ -93,11 +98,13 @@ class Chunking:
         few = max(2, total // 16) if total >= 4 else 1
         more = min(total, 2 * few)
         scratch = _SCRATCH_OF_CPU if device.type == "cpu" else 1.0
-        low, high = scratch * graph(few), scratch * graph(more)
-        each = max(1.0, (high - low) / (more - few)) if more > few else high
-        rest = max(0.0, low - each * few)
-        if rest + each * total > allowed:
-            self.size = max(1, int(max(allowed - rest, _SHARE * step) / each))
+        low, high = graph(few), graph(more)
+        # vectors of the weights' size are among both, and are no matter of examples
+        each = max(1.0, scratch * (high - low) / (more - few)) if more > few else scratch * high
+        rest = max(0.0, low - each / scratch * few)
+        room = max(allowed - rest, _SHARE * step, _BESIDE_VECTORS * weights)
+        if each * total > room:
+            self.size = max(1, int(room / each))
 
 
 def coupling(module: nn.Module, *, train: bool | None) -> str | None:

@@ -118,7 +118,13 @@ class Parts:
                 list(evaluation.of_graphs(lambda graph: graph.product(v), [part]))
             return int(footprint.peak)
 
-        self._chunking.choose(opened.samples, step=step, graph=graph, device=v.device)
+        self._chunking.choose(
+            opened.samples,
+            step=step,
+            graph=graph,
+            weights=v.numel() * v.element_size(),
+            device=v.device,
+        )
 
     def _parts(self) -> list[list[Sample]]:
         self._chunking.draws |= self._evaluation.drew
