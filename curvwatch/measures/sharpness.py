@@ -20,10 +20,16 @@ from curvwatch.vectors import Layout
 
 # the first reading has no earlier vectors to lean on: before close eigenvalues part, a smaller one
 # may look converged while the largest has not shown yet
-_COLD_RTOL = 1e-6
+_COLD_RTOL = 1e-5
 _COLD_PRODUCTS = 8
 # later ones do; fewer products were seen to miss eigenvalues that cross
 _WARM_PRODUCTS = 4
+# up to so many weights a product costs little but its overhead: there is no reason to save any
+_FEW_WEIGHTS = 10_000
+_RTOL_OF_FEW = 1e-3
+# from so many on vectors are what memory goes into
+_MANY_WEIGHTS = 10_000_000
+_BASIS, _BASIS_OF_MANY = 24, 6
 # a value that rounding leaves with a larger relative residual is none
 _COARSEST = 1e-2
 # rounding in bfloat16 stays under this; a wrong second derivative was seen at 30 %
@@ -55,12 +61,14 @@ the reading's eigenpairs, so a bound of the relative error of each |
     | `curvature/sharpness_stderr` | standard error of v'Hv from its spread over the batches of the \
 probe; where the probe has several |
 
-    Price: one gradient and, while tracking, some 4 or 5 Hessian-vector products; as many products
-    again for an optimizer with a preconditioner.
+    Price: one gradient and, while tracking, some 5 or 6 Hessian-vector products; as many products
+    again, or more, for an optimizer with a preconditioner. For up to 10,000 weights more, and finer
+    values.
 
     Args:
-        rtol: relative uncertainty of an eigenvalue at which the solver stops, see
-            `curvwatch.solvers.lanczos`; the error is far smaller as a rule.
+        rtol: relative residual at which the solver stops; for up to 10,000 weights 1e-3 at most. An
+            eigenvalue lies within it of the value read; as a rule the error is about its square over
+            the relative gap, some 1e-4. From 0.02 on eigenvalues that cross were seen to be missed.
         max_products: the most Hessian-vector products of one solve.
         every_n_steps: cadence of this measure alone; None: the monitor's.
 
@@ -81,7 +89,7 @@ probe; where the probe has several |
     sampling_metrics: ClassVar[tuple[str, ...]] = ("curvature/sharpness_stderr",)
 
     def __init__(
-        self, *, rtol: float = 0.02, max_products: int = 100, every_n_steps: int | None = None
+        self, *, rtol: float = 0.01, max_products: int = 100, every_n_steps: int | None = None
     ) -> None:
         super().__init__(every_n_steps=every_n_steps)
         if isinstance(rtol, str) or not 0 < rtol < 1:
@@ -109,7 +117,7 @@ probe; where the probe has several |
 
         solves = _Solves(self, at, point)
         plain = solves.largest(_itself, "plain", "curvature/sharpness")
-        sharpness = values["curvature/sharpness"] = plain.estimate
+        sharpness = values["curvature/sharpness"] = float(plain.values[0])
         if not math.isfinite(sharpness):
             # loss and gradient are finite: no matter for an alert
             return Reading(values, ("Hessian-vector products on the probe are not finite",))
@@ -126,7 +134,7 @@ probe; where the probe has several |
         else:
             scale = _expanded(at.objective.layout, at.learning_rates).sqrt()
             scaled = solves.largest(lambda H: Scaled(H, scale), "scaled", "curvature/sharpness_x_lr")
-            values["curvature/sharpness_x_lr"] = scaled.estimate
+            values["curvature/sharpness_x_lr"] = float(scaled.values[0])
 
         effective = "curvature/effective_sharpness"
         if at.law.edge is None:
@@ -137,7 +145,7 @@ probe; where the probe has several |
                 solves.follows(effective, "curvature/sharpness")
             else:
                 seen = partial(_preconditioned, law=at.law, layout=at.objective.layout)
-                values[effective] = solves.largest(seen, "effective", effective).estimate
+                values[effective] = float(solves.largest(seen, "effective", effective).values[0])
             values["curvature/stability_ratio"] = values[effective] / at.law.edge
             solves.follows("curvature/stability_ratio", effective)
         if at.law.note is not None:
@@ -163,21 +171,22 @@ class _Solves:
         """The leading pair of the Hessian as `seen`, from the vectors kept in memory as `which`."""
         operator = seen(hessian(self._point))
         memory, generator = self._at.memory, self._at.generator
-        start = self._warm_start(seen, operator, memory.get(which))
-        cold = start is None
+        start = self._warm_start(operator, memory.get(which))
+        cold, size = start is None, operator.size
+        rtol = min(self._measure.rtol, _RTOL_OF_FEW) if size <= _FEW_WEIGHTS else self._measure.rtol
         pairs = lanczos(
             operator,
-            also=min(_NEIGHBOURS, operator.size) - 1,
+            also=min(_NEIGHBOURS, size) - 1,
             start=start,
-            rtol=min(self._measure.rtol, _COLD_RTOL) if cold else self._measure.rtol,
-            by_estimate=True,
+            rtol=min(rtol, _COLD_RTOL) if cold else rtol,
             min_products=_COLD_PRODUCTS if cold else _WARM_PRODUCTS,
             max_products=self._measure.max_products,
+            basis=_BASIS_OF_MANY if size > _MANY_WEIGHTS else _BASIS,
             generator=generator,
         )
-        if bool(torch.isfinite(pairs.vectors).all()):
+        if math.isfinite(pairs.values[0]):
             memory[which] = _mixed(pairs)
-        relative = _relative(float(pairs.residuals[0]), pairs.estimate)
+        relative = _relative(float(pairs.residuals[0]), float(pairs.values[0]))
         by_difference = self._error_of_differences(seen, pairs)
         relative = max(relative, by_difference)
         self.residual = max(self.residual, relative)
@@ -197,23 +206,18 @@ class _Solves:
         elif pairs.rounded and relative > max(self._measure.rtol, _COARSEST):
             self.doubtful.append(metric)
             self.doubts.append(
-                f"{metric} drowns in rounding: {pairs.estimate:.3g} +- {pairs.residuals[0]:.2g}, "
+                f"{metric} drowns in rounding: {pairs.values[0]:.3g} +- {pairs.residuals[0]:.2g}, "
                 "beside a much larger other end of the spectrum; precision='64-true' would tell"
             )
         elif not pairs.converged:
             self.doubtful.append(metric)
             self.doubts.append(
-                f"{metric} did not converge in {pairs.products} products: {pairs.estimate:.6g} with a "
+                f"{metric} did not converge in {pairs.products} products: {pairs.values[0]:.6g} with a "
                 f"residual of {pairs.residuals[0]:.2g}; Sharpness(max_products=...) allows more"
             )
         return pairs
 
-    def _warm_start(
-        self,
-        seen: Callable[[SymmetricOperator], SymmetricOperator],
-        operator: SymmetricOperator,
-        last: Tensor | None,
-    ) -> Tensor | None:
+    def _warm_start(self, operator: SymmetricOperator, last: Tensor | None) -> Tensor | None:
         """The last leading vectors with parts of the gradient and of a random vector; None at first."""
         if last is None or last.shape != (operator.length,):
             return None
@@ -234,7 +238,7 @@ class _Solves:
         if coarser is None or not math.isfinite(pairs.values[0]):
             return 0.0
         operator, v = seen(hessian(self._point, product=coarser)), pairs.vectors[0]
-        value = float(pairs.values[0])  # the quotient of v, not the estimate
+        value = float(pairs.values[0])
         return _relative(abs(float(operator.inner(v[None], operator.matvec(v))[0]) - value), value)
 
     def follows(self, metric: str, source: str) -> None:
@@ -246,7 +250,7 @@ class _Solves:
 def _mixed(pairs: Eigenpairs) -> Tensor:
     """The leading Ritz vectors in one, shape (length,): where the next solve starts."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        closeness = np.nan_to_num(pairs.values / pairs.values[0]).clip(0.0, 1.0)
+        closeness = np.nan_to_num(pairs.values / pairs.values[0], posinf=0.0, neginf=0.0).clip(0.0, 1.0)
     parts = np.maximum(closeness**3, _LEAST_PART)
     parts[0] = 1.0
     weights = torch.tensor(parts, dtype=pairs.vectors.dtype, device=pairs.vectors.device)

@@ -37,9 +37,14 @@ class SymmetricOperator(Protocol):
 
 def unit(operator: SymmetricOperator, v: Tensor) -> Tensor:
     """`v` (length,) divided by its length; zero stays zero."""
-    norm = operator.inner(v[None], v)[0].clamp(min=0.0).sqrt().to(v.dtype)
-    # not by a product with 1 / norm: of a tiny vector that is inf
-    return v / norm if bool(norm > 0) else v
+    length = norm(operator, v)
+    # not by a product with 1 / length: of a tiny vector that is inf
+    return v / length if bool(length > 0) else v
+
+
+def norm(operator: SymmetricOperator, v: Tensor) -> Tensor:
+    """Length of `v` (length,) as a tensor of shape () in its dtype."""
+    return operator.inner(v[None], v)[0].clamp(min=0.0).sqrt().to(v.dtype)
 
 
 class FunctionOperator:

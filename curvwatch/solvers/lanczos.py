@@ -11,6 +11,9 @@ from torch import Tensor
 
 from curvwatch.operators.base import SymmetricOperator, unit
 
+# combined at a time: a copy of all columns would double the basis
+_COLUMNS = 1 << 18
+
 
 @dataclass(frozen=True)
 class Eigenpairs:
@@ -18,7 +21,7 @@ class Eigenpairs:
 
     Attributes:
         values: (m,) float64, leading first.
-        vectors: (m, length), unit rows.
+        vectors: (m, length), unit rows, turned so that none points away from the start.
         residuals: (m,) float64, |A v - value v|; an eigenvalue lies within it of the value.
         errors: (m,) float64, estimate of |value - eigenvalue|: residual^2 / gap to the other Ritz
             values where that is sharper than the residual (Parlett 1998, theorem 11.7.1).
@@ -28,9 +31,6 @@ class Eigenpairs:
         rounded: whether it was rounding that ended the solve: then, beside a much larger other end of
             the spectrum, little may be left of a value.
         products: operator products spent.
-        estimate: the leading eigenvalue as the projected matrix has it once the remainder of the last
-            product is joined to the basis, whose own quotient is guessed.
-        uncertainty: how far `estimate` moves over the range of the guess.
     """
 
     values: np.ndarray
@@ -41,8 +41,6 @@ class Eigenpairs:
     converged: bool
     rounded: bool
     products: int
-    estimate: float
-    uncertainty: float
 
 
 def lanczos(
@@ -53,7 +51,6 @@ def lanczos(
     largest: bool = True,
     start: Tensor | None = None,
     rtol: float = 1e-4,
-    by_estimate: bool = False,
     min_products: int = 1,
     max_products: int = 100,
     basis: int = 24,
@@ -74,12 +71,10 @@ def lanczos(
         rtol: residual of each pair relative to the size of its value. With a gap to the next
             eigenvalue the value's own error is about the square of it; but before close eigenvalues
             part, one may pass for another, so a tolerance over 1e-3 is for good starts.
-        by_estimate: stop by the uncertainty of `Eigenpairs.estimate` relative to it, not by residuals;
-            for k = 1. The error of the estimate is of higher order than that of the Ritz value.
         min_products: the fewest products to spend: before the space has room for several eigenvectors
             a smaller eigenvalue may pass for the largest.
         max_products: the most products to spend.
-        basis: the most vectors to keep; `basis` + 1 vectors are stored.
+        basis: the most vectors to keep; `basis` + 1 are stored, and a few of a product's own.
         generator: of the random vectors, on the CPU.
 
     Raises:
@@ -101,8 +96,8 @@ def lanczos(
     V[0] = unit(operator, _random(operator, generator) if start is None else start)
     j = products = 0
     first = 0  # rows from here on are coupled to their neighbours alone
+    begun = np.eye(1, room)[0]  # the start in terms of the basis
     asymmetry = norm = 0.0
-    estimate = uncertainty = math.nan
     while True:
         w, column, beta = _orthogonalised(operator, V[: j + 1], sign * operator.matvec(V[j]))
         products += 1
@@ -117,12 +112,8 @@ def lanczos(
         # products are rounded: no residual is known below eps x norm, nor gets far below 16 times it
         residuals = np.maximum(beta * np.abs(S[-1]), eps * norm)
         floor = 16 * eps * norm
-        estimate, uncertainty = _extended(T[:j, :j], theta, beta)
         rounded = bool(j >= k and np.all(residuals[:k] <= floor))
-        if by_estimate:
-            met = uncertainty <= rtol * abs(estimate)
-        else:
-            met = bool(j >= k and np.all(residuals[:k] <= rtol * np.abs(theta[:k])))
+        met = bool(j >= k and np.all(residuals[:k] <= rtol * np.abs(theta[:k])))
         met = met and products >= min_products
         if met or rounded or j == n or products >= max_products:
             break
@@ -132,55 +123,35 @@ def lanczos(
         if j == room:
             j = min(room - 2, max(k + also + 1, room // 2))
             first = j
-            V[:j] = _combined(V[:room], S[:, :j])
+            _combine(V[:room], S[:, :j])
+            begun = np.append(S[:, :j].T @ begun, np.zeros(room - j))
             T[:] = 0.0
             T[np.arange(j), np.arange(j)] = theta[:j]
         V[j] = w / beta
     m = min(k + also, j)
+    _combine(V[:j], S[:, :m] * np.where(begun[:j] @ S[:, :m] < 0, -1.0, 1.0))
     return Eigenpairs(
         values=sign * theta[:m],
-        vectors=_combined(V[:j], S[:, :m]),
+        vectors=V[:m],
         residuals=residuals[:m],
         errors=_errors(theta, residuals)[:m],
         asymmetry=asymmetry / norm if norm else 0.0,
         converged=met or rounded or j == n,
         rounded=rounded,
         products=products,
-        estimate=sign * estimate,
-        uncertainty=uncertainty,
     )
 
 
 def _orthogonalised(
     operator: SymmetricOperator, rows: Tensor, w: Tensor
 ) -> tuple[Tensor, np.ndarray, float]:
-    """`w` without its part in the span of `rows`, that part's coefficients, and the norm left."""
+    """`w`, in place, less its part in the span of `rows`; the part's coefficients; the norm left."""
     column = np.zeros(len(rows))
     for _ in range(2):  # twice is enough (Kahan; Parlett 1998, section 6.9)
         c = operator.inner(rows, w)
-        w = w - torch.mv(rows.T, c.to(w.dtype))
+        w.addmv_(rows.T, c.to(w.dtype), alpha=-1)
         column += c.cpu().numpy()
     return w, column, float(operator.inner(w[None], w)[0].clamp(min=0.0).sqrt())
-
-
-def _extended(T: np.ndarray, theta: np.ndarray, beta: float) -> tuple[float, float]:
-    """The leading eigenvalue of T with one row more, and its range over what the row may hold.
-
-    The remainder of the last product, of norm `beta`, is the next basis vector. What is not known of
-    the next row is its diagonal: the quotient of that vector, in the bulk of the spectrum.
-    """
-    j = len(T)
-    extended = np.zeros((j + 1, j + 1))
-    extended[:j, :j] = T
-    extended[j, j - 1] = extended[j - 1, j] = beta
-    low = min(theta[-1], 0.0)
-    # of a spectrum below zero little is known at first
-    spread = max(theta[0] - low, abs(theta[0]))
-    values = []
-    for part in (0.0, 0.3, 0.7):
-        extended[j, j] = low + part * spread
-        values.append(float(np.linalg.eigvalsh(extended)[-1]))
-    return values[1], max(values[2] - values[1], values[1] - values[0])
 
 
 def _errors(theta: np.ndarray, residuals: np.ndarray) -> np.ndarray:
@@ -195,10 +166,11 @@ def _errors(theta: np.ndarray, residuals: np.ndarray) -> np.ndarray:
     return np.array(np.minimum(residuals, sharp))
 
 
-def _combined(rows: Tensor, coefficients: np.ndarray) -> Tensor:
-    """Unit combinations of orthonormal `rows`, one for each column of `coefficients`."""
+def _combine(rows: Tensor, coefficients: np.ndarray) -> None:
+    """Put combinations of `rows`, one for each column of `coefficients`, in the place of the first."""
     c = torch.from_numpy(np.array(coefficients.T, order="C")).to(rows.device, rows.dtype)
-    return torch.mm(c, rows)
+    for part in rows.split(_COLUMNS, dim=1):
+        part[: len(c)] = c @ part
 
 
 def _random(operator: SymmetricOperator, generator: torch.Generator | None) -> Tensor:
@@ -207,6 +179,7 @@ def _random(operator: SymmetricOperator, generator: torch.Generator | None) -> T
 
 
 def _failed(operator: SymmetricOperator, m: int, products: int) -> Eigenpairs:
+    """What is told of `m` eigenpairs where a product is not finite."""
     nan = np.full(m, np.nan)
     vectors = torch.full((m, operator.length), torch.nan, dtype=operator.dtype)
     return Eigenpairs(
@@ -218,6 +191,4 @@ def _failed(operator: SymmetricOperator, m: int, products: int) -> Eigenpairs:
         converged=False,
         rounded=False,
         products=products,
-        estimate=math.nan,
-        uncertainty=math.nan,
     )

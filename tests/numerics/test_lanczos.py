@@ -154,3 +154,18 @@ def test_a_value_that_rounding_swallows_has_a_residual_of_that_size(far, seed):
     assert pairs.residuals[0] > 0.9 * abs(far) * torch.finfo(torch.float32).eps
     exact = lanczos(diagonal(spectrum), generator=seeded(seed))  # float64 has room
     assert exact.values[0] == pytest.approx(0.01, rel=1e-6)
+
+
+def test_vectors_do_not_point_away_from_the_start():
+    for seed in range(5):
+        start = torch.randn(45, dtype=torch.float64, generator=seeded(seed))
+        pairs = lanczos(diagonal(SPECTRUM), also=3, start=start, rtol=1e-9, basis=8)
+        assert bool((pairs.vectors @ start > 0).all())
+
+
+def test_no_fewer_products_are_spent_than_asked_for():
+    eigenvector = torch.eye(45, dtype=torch.float64)[1]
+    g = seeded()
+    start = eigenvector + 1e-3 * torch.randn(45, dtype=torch.float64, generator=g)
+    assert lanczos(diagonal(SPECTRUM), start=start, rtol=0.1).products == 1
+    assert lanczos(diagonal(SPECTRUM), start=start, rtol=0.1, min_products=4).products == 4
