@@ -49,8 +49,8 @@ class CurvatureMonitor(CallbackBase):
         hvp: "exact": Hessian-vector products by automatic differentiation; "difference": by central
             differences of gradients, for losses without a second derivative in torch (CTC,
             EmbeddingBag). Sharded weights (FSDP2) are always measured so.
-        chunk_size: Hessian-vector products, which take two to three times the memory of a training
-            step, are made for so many examples at a time; None: for as many as a measurement at the
+        chunk_size: Hessian-vector products, which take several times the memory of a training step,
+            are made for so many examples at a time; None: for as many as a measurement at the
             first reading shows to fit. Where the loss is no mean over examples (batch normalisation,
             contrastive losses, sums, means over tokens) batches stay whole, and a warning says so.
         rules: what to alert on, [] for nothing; default: steps that overshoot. Values that are not
@@ -156,7 +156,7 @@ class CurvatureMonitor(CallbackBase):
             self._run = run
         if self._run is not None:
             self._tell_what_is_missing(self._run)
-        self._schedule.clock.start()
+            self._schedule.start(self._run)
 
     def on_before_backward(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor
@@ -210,7 +210,7 @@ class CurvatureMonitor(CallbackBase):
                                 trained=trained,
                                 is_step=run.batch_weight == 1.0,
                             )
-                        readings.cost(seconds[0], self._schedule.clock.share)
+                        readings.cost(*seconds)
                 with self._faults.caught("the reading of the step"):
                     if due.step and finished:
                         with self._schedule.timed(run, due.step):

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from curvwatch.actions import Action, check_actions
 from curvwatch.alerts import DEFAULT_RULES, Alert, Rule, check_rules
 from curvwatch.arguments import Mode, check_budget, check_word
+from curvwatch.chunks import check_chunk_size
 from curvwatch.due import Due
 from curvwatch.faults import Faults, OnError
 from curvwatch.history import History
@@ -65,6 +66,7 @@ class Watch:
         mode: "train" measures the loss as it is trained; "eval" puts the model into eval mode for the
             landscape.
         hvp: "exact" or "difference", see `CurvatureMonitor`.
+        chunk_size: the most examples of a part of a batch, see `CurvatureMonitor`.
         rules: what to alert on; values that are not finite always are.
         on_alert: called with each `Alert`; "stop" sets `stopped`; a list does several things.
         on_error: "warn" reports a failed reading, once for each cause; "raise" raises.
@@ -102,6 +104,7 @@ class Watch:
         probe_batches: int = 1,
         mode: Mode = "train",
         hvp: Products = "exact",
+        chunk_size: int | None = None,
         rules: Iterable[Rule] = DEFAULT_RULES,
         on_alert: Action | Sequence[Action] | None = None,
         on_error: OnError = "warn",
@@ -113,6 +116,8 @@ class Watch:
         check_word("mode", mode, get_args(Mode))
         check_word("on_error", on_error, get_args(OnError))
         check_products(hvp)
+        if chunk_size is not None:
+            check_chunk_size(chunk_size)
         optimizers = check_optimizers(model, optimizer)
         self._model = model
         self._loss_fns = check_loss_fns(loss_fn, len(optimizers))
@@ -132,7 +137,14 @@ class Watch:
         self._calls_without_step = 0
         self._run: LoopRun | None = None
         with self._faults.caught("setting up for this run"):
-            run = LoopRun(model, optimizers, self._loss_fns, loggers=loggers, hvp=hvp)
+            run = LoopRun(
+                model,
+                optimizers,
+                self._loss_fns,
+                loggers=loggers,
+                hvp=hvp,
+                chunk_size=chunk_size,
+            )
             self._start_probe(run)
             self._recorder.start(run, run.metric_names(self.measures, batches=self._probe.batches))
             if run.sharded:
@@ -142,7 +154,7 @@ class Watch:
             self._steps = StepWatch(run.optimizers, faults=self._faults)
             self._run = run
             self._open = True
-            self._schedule.clock.start()
+            self._schedule.start(run)
             self._get_ready(run)
 
     def step(self, *batches: Any, loss: Tensor | None = None) -> dict[str, float]:
@@ -324,7 +336,7 @@ class Watch:
                 finished = self._corrected(run, due, finished, readings)
                 with self._faults.caught("the reading of the landscape"):
                     self._reader.landscape(run, due, self._probe.samples(), finished, readings)
-            readings.cost(seconds[0], self._schedule.clock.share)
+            readings.cost(*seconds)
         if due.step and finished:
             with self._schedule.timed(run, due.step):
                 if not due.landscape:

@@ -31,6 +31,7 @@ class LoopRun(Run):
         loss_fns: for each optimizer a function of the model, without DDP, and a batch.
         loggers: where readings go.
         hvp: how Hessian-vector products are made.
+        chunk_size: the most examples of a part of a batch; None: found out.
 
     Attributes:
         step: the optimizer step that is being made, counted from 0.
@@ -50,6 +51,7 @@ class LoopRun(Run):
         *,
         loggers: Sequence[Any],
         hvp: Products = "exact",
+        chunk_size: int | None = None,
     ) -> None:
         ddp = ddp_inside(model)
         group = None if ddp is None else ddp.process_group
@@ -63,6 +65,7 @@ class LoopRun(Run):
             processes=torch.distributed.get_world_size(group) if several else 1,
             rank=torch.distributed.get_rank() if several else 0,
             hvp=hvp,
+            chunk_size=chunk_size,
         )
         if len(self.optimizers) != len(loss_fns):
             raise CurvwatchError("an optimizer without weights cannot be watched: leave it out")

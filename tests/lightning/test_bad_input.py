@@ -32,6 +32,7 @@ from tests.modules import Classifier, ListLogger, batches, examples, fit, told
         ({"budget": -0.1}, "budget=-0.1: a share"),
         ({"budget": math.nan}, "budget=nan: a share"),
         ({"budget": "5%"}, "budget='5%': a share"),
+        ({"chunk_size": 0}, "chunk_size=0: a positive number of examples"),
         ({"mode": "test"}, "mode='test': one of 'train', 'eval' is needed"),
         ({"mode": ["train"]}, "mode=.'train'.: one of 'train', 'eval' is needed"),
         ({"on_error": "ignore"}, "on_error='ignore': one of 'warn', 'raise' is needed"),

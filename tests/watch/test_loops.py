@@ -408,6 +408,7 @@ OPTIMIZER = sgd(GOOD.parameters())
         (GOOD, [OPTIMIZER], [loss_fn, loss_fn], {}, "loss_fn has 2 functions for 1 optimizers"),
         (GOOD, OPTIMIZER, loss_fn, {"every_n_steps": 0}, "every_n_steps=0"),
         (GOOD, OPTIMIZER, loss_fn, {"budget": 1.5}, "budget=1.5"),
+        (GOOD, OPTIMIZER, loss_fn, {"chunk_size": 0}, "chunk_size=0: a positive number"),
         (GOOD, OPTIMIZER, loss_fn, {"mode": "test"}, "mode='test': one of 'train', 'eval'"),
         (GOOD, OPTIMIZER, loss_fn, {"logger": print}, "log_metrics"),
         (GOOD, OPTIMIZER, loss_fn, {"probe": "last"}, "probe='last'"),
