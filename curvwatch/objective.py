@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
@@ -16,6 +16,7 @@ from curvwatch.errors import CurvwatchError
 from curvwatch.evaluation import Aliased, Evaluation, Graph, Setting, shifted
 from curvwatch.footprint import release_free_memory
 from curvwatch.isolation import Memory, lend
+from curvwatch.linearization import Linearization
 from curvwatch.parts import Parts
 from curvwatch.samples import Sample
 from curvwatch.trees import batch_size
@@ -138,31 +139,6 @@ class Objective:
                     yield Opened(self, setting, evaluation)
             else:
                 yield Opened(self, setting, Aliased(setting, loan))
-
-
-@dataclass
-class Linearization:
-    """f at one point: its loss, gradient and Hessian-vector products.
-
-    Attributes:
-        layout: of the flat vectors.
-        loss: f(w), a float.
-        gradient: of shape (size,).
-        product: from v of shape (size,) to Hv. Exact: one backward pass through the kept graph when
-            the objective has one batch, else the graph is built again, batch by batch, so memory
-            stays that of one batch. By differences: two gradients.
-        quotient_stderr: from a unit v to the standard error of v'Hv, from its spread over the
-            batches; nan where there is one batch. It costs one product.
-        coarser: products by differences at twice the distance, whose deviation is an estimate of
-            their error; None where products are exact.
-    """
-
-    layout: Layout
-    loss: float
-    gradient: Tensor
-    product: Callable[[Tensor], Tensor] = field(repr=False)
-    quotient_stderr: Callable[[Tensor], float] = field(repr=False)
-    coarser: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
 
 
 class Opened:

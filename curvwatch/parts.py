@@ -12,13 +12,14 @@ from torch import Tensor
 from curvwatch.chunks import Chunking, cannot_be_cut, coupling, difference
 from curvwatch.evaluation import Aliased, Graph
 from curvwatch.footprint import Footprint
+from curvwatch.linearization import Linearization
 from curvwatch.losses import computes_in_half
 from curvwatch.samples import Sample, count_of
 from curvwatch.trees import tensors_in
 from curvwatch.vectors import summed
 
 if TYPE_CHECKING:
-    from curvwatch.objective import Linearization, Opened
+    from curvwatch.objective import Opened
 
 
 class Parts:
@@ -46,8 +47,6 @@ class Parts:
 
     def linearize(self, known: tuple[float, Tensor] | None) -> Linearization:
         """As `Opened.linearize`; `known` are loss and gradient, to be checked by the first product."""
-        from curvwatch.objective import Linearization
-
         self._known = known is not None
         loss, gradient = self._opened.gradient() if known is None else known
         self._point = Linearization(

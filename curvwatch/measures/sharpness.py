@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from curvwatch.linearization import Linearization
 from curvwatch.measures.base import Landscape, LandscapeMeasure, Reading
-from curvwatch.objective import Linearization
 from curvwatch.operators import Scaled, SymmetricOperator, hessian, unit
 from curvwatch.solvers import Eigenpairs, lanczos
 from curvwatch.stability import StabilityLaw
