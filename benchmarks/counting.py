@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 @dataclass
 class Counts:
-    """Passes over a batch.
+    """Passes over a batch; those over a part of it count as their share.
 
     Attributes:
         forwards: how often the loss was computed.
@@ -21,9 +21,24 @@ class Counts:
         products: backward passes through a gradient; each vector of a batched one.
     """
 
-    forwards: int = 0
-    gradients: int = 0
-    products: int = 0
+    forwards: float = 0.0
+    gradients: float = 0.0
+    products: float = 0.0
+    _largest: int = 0
+    _share: float = 1.0
+
+    def seen(self, targets: int) -> None:
+        """A loss of so many targets is computed; the largest so far is that of a whole batch."""
+        self._largest = max(self._largest, targets)
+        self._share = targets / self._largest
+        self.forwards += self._share
+
+    def differentiated(self, vectors: int | None = None) -> None:
+        """The last loss was differentiated, or its gradient with so many vectors."""
+        if vectors is None:
+            self.gradients += self._share
+        else:
+            self.products += vectors * self._share
 
     @property
     def cost(self) -> float:
@@ -40,7 +55,7 @@ class CountedLoss(nn.CrossEntropyLoss):
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Mean over all targets; `outputs` has those of all sequences in one dimension."""
         for counts in _counting:
-            counts.forwards += 1
+            counts.seen(targets.numel())
         return super().forward(outputs, targets.flatten())
 
 
@@ -54,15 +69,15 @@ def counting() -> Iterator[Counts]:
         first = outputs if isinstance(outputs, Tensor) else outputs[0]
         alone = isinstance(outputs, Tensor) or len(outputs) == 1
         if alone and first.dim() == 0:
-            counts.gradients += 1
+            counts.differentiated()
         else:
             batched = options.get("is_grads_batched", False)
             vectors = grad_outputs if isinstance(grad_outputs, Tensor) else grad_outputs[0]
-            counts.products += len(vectors) if batched else 1
+            counts.differentiated(len(vectors) if batched else 1)
         return grad(outputs, inputs, grad_outputs, **options)
 
     def counted_backward(*args: Any, **options: Any) -> None:
-        counts.gradients += 1
+        counts.differentiated()
         backward(*args, **options)
 
     patched: Any = torch.autograd

@@ -70,7 +70,8 @@ def _measured(workload: Workload, curvature: Any) -> dict[str, Any]:
     with_readings, seconds = _trained(workload, batches, curvature)
     readings = STEPS // 2
     spent = {
-        name: (getattr(with_readings, name) - getattr(plain, name)) / readings for name in vars(plain)
+        name: (getattr(with_readings, name) - getattr(plain, name)) / readings
+        for name in ("forwards", "gradients", "products")
     }
     counted = (with_readings.cost - plain.cost) / readings
     # a step with a reading against those without at its sides; not the first ones
