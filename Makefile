@@ -36,7 +36,7 @@ test-property: $(READY)
 test-modules: $(MODULES)/.ready
 	HF_HUB_OFFLINE=1 $(MODULES)/bin/python -m pytest tests/real_modules
 
-# what readings cost, beside other tools: docs/performance.md, some 25 minutes on an idle machine;
+# what readings cost, beside other tools: docs/performance.md, under an hour on an idle machine;
 # `make bench ONLY=memory` measures one part anew: sharpness, steps, scale, memory, budget or gpu
 bench: $(READY) peers
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks $(ONLY)
