@@ -18,7 +18,6 @@ from curvwatch.trees import rows_of
 from tests.modules import Classifier, batches, fit, told
 from tests.numerics.cases import CASES, dense, flat
 
-
 pytestmark = pytest.mark.usefixtures("double_precision")
 
 

@@ -10,7 +10,6 @@ from curvwatch import CurvwatchError, Objective
 from curvwatch.samples import Sample
 from tests.numerics.cases import CASES, dense, flat
 
-
 pytestmark = pytest.mark.usefixtures("double_precision")
 
 
