@@ -97,5 +97,7 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 
-def _as_tuple(state: Any) -> Any:
-    return tuple(_as_tuple(s) for s in state) if isinstance(state, (list, tuple)) else state
+def _as_tuple(state: Sequence[Any]) -> tuple[Any, ...]:
+    """As `random.setstate` wants it; a checkpoint may have made lists of its tuples."""
+    version, words, spare = state
+    return version, tuple(words), spare

@@ -15,6 +15,8 @@ from curvwatch.errors import CurvwatchError
 from curvwatch.objects import give_state, state_of
 
 _LEAVES = (Tensor, str, int, float)
+# of these very classes an object has items and nothing else
+_PLAIN = frozenset({dict, list, tuple, set, frozenset})
 # the special ones before the general
 _CONTAINERS = (OrderedDict, defaultdict, dict, list, deque, set, UserDict)
 
@@ -86,15 +88,16 @@ def _fill(new: Any, value: Any, base: Any, mapped: Callable[[Any], Any]) -> None
             base.__init__(new, (), value.maxlen)
         for v in base.__iter__(value):
             base.append(new, mapped(v))
-    _give_attributes(new, _mapped_attributes(value, mapped))
+    if type(value) not in _PLAIN:
+        _give_attributes(new, _mapped_attributes(value, mapped))
 
 
 def _mapped_tuple(value: tuple[Any, ...], mapped: Callable[[Any], Any]) -> Any:
     parts = [mapped(v) for v in tuple.__iter__(value)]
-    attributes = _mapped_attributes(value, mapped)
+    attributes = {} if type(value) is tuple else _mapped_attributes(value, mapped)
     pairs = [
         *zip(parts, value, strict=True),
-        *zip(attributes.values(), state_of(value).values(), strict=True),
+        *((new, state_of(value)[name]) for name, new in attributes.items()),
     ]
     if all(a is b for a, b in pairs):
         return value

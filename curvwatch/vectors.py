@@ -14,6 +14,10 @@ from curvwatch.errors import CurvwatchError
 from curvwatch.sharding import holders, is_sharded, local
 from curvwatch.sharding import summed as summed_over_processes
 
+# the float64 copies of an inner product: on a CPU they stay in the cache, and are never new pages
+# (8 to 25 times faster than at a million), on a GPU a kernel has enough to do
+_AT_A_TIME, _AT_A_TIME_ON_CPU = 1 << 24, 1 << 16
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -171,6 +175,7 @@ def summed(vectors: Iterable[Tensor]) -> Tensor:
 def local_dot(a: Tensor, b: Tensor) -> Tensor:
     """Inner product of two flat vectors of this process, summed in float64: a tensor of shape ()."""
     total = torch.zeros((), dtype=torch.float64, device=a.device)
-    for x, y in zip(a.split(1 << 20), b.split(1 << 20), strict=True):
+    length = _AT_A_TIME_ON_CPU if a.device.type == "cpu" else _AT_A_TIME
+    for x, y in zip(a.split(length), b.split(length), strict=True):
         total += torch.dot(x.double(), y.double())
     return total

@@ -29,7 +29,7 @@ _FEW_WEIGHTS = 10_000
 _RTOL_OF_FEW = 1e-3
 # from so many on vectors are what memory goes into
 _MANY_WEIGHTS = 10_000_000
-_BASIS, _BASIS_OF_MANY = 24, 6
+_BASIS, _BASIS_OF_MANY = 24, 8
 # a value that rounding leaves with a larger relative residual is none
 _COARSEST = 1e-2
 # rounding in bfloat16 stays under this; a wrong second derivative was seen at 30 %

@@ -18,13 +18,7 @@ from curvwatch.trees import rows_of
 from tests.modules import Classifier, batches, fit, told
 from tests.numerics.cases import CASES, dense, flat
 
-
-@pytest.fixture(autouse=True)
-def _double():
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def net(*layers: nn.Module) -> nn.Sequential:

@@ -10,13 +10,7 @@ from curvwatch import CurvwatchError, Objective
 from curvwatch.samples import Sample
 from tests.numerics.cases import CASES, dense, flat
 
-
-@pytest.fixture(autouse=True)
-def _double():
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def objective_of(case, model, batches, **options):
