@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from curvwatch import __version__
+from curvwatch.compare.text import printable
 from curvwatch.errors import CurvwatchError
 
 
@@ -77,4 +78,86 @@ def _demo(chosen: argparse.Namespace) -> None:
     run_demo(chosen.dir, steps=chosen.steps)
 
 
-COMMANDS: tuple[Callable[[Any], None], ...] = (_add_demo,)
+def _add_compare(commands: Any) -> None:
+    parser = commands.add_parser(
+        "compare",
+        help="compare runs: a table, and with -o a report",
+        description="Reads TensorBoard event folders, CSVLogger folders, offline W&B runs and files of "
+        "History.save, mixed; prints a row a run.",
+    )
+    parser.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN", help="a run, or a folder with runs anywhere below"
+    )
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write a report in HTML, too")
+    parser.add_argument(
+        "--metric",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="the loss of the table, in place of curvature/loss; again for further columns and charts; "
+        "NAME:max where the largest value is the best",
+    )
+    parser.add_argument(
+        "--x",
+        choices=("step", "time", "epoch"),
+        default="step",
+        help="what the charts of the report are drawn over (default: %(default)s)",
+    )
+    parser.set_defaults(run=_compare)
+
+
+def _compare(chosen: argparse.Namespace) -> None:
+    need("compare", "report", {"rich": "rich", "yaml": "PyYAML"})
+    from rich.console import Console
+
+    from curvwatch.compare.read import read_runs
+    from curvwatch.compare.summary import LOSS, Wanted
+    from curvwatch.compare.terminal import print_comparison
+
+    runs, problems = read_runs(chosen.runs)
+    if not any(run.curves for run in runs):
+        told = [f"{printable(run.path)}: {line}" for run in runs for line in run.problems]
+        raise CurvwatchError("no run could be read\n" + "\n".join([*told, *problems]))
+    metrics = [Wanted(name.removesuffix(":max"), name.endswith(":max")) for name in chosen.metric]
+    for wanted in metrics:
+        if not any(wanted.name in run.curves for run in runs):
+            problems.append(f"--metric {wanted.name}: no run has it")
+    console = Console(highlight=False)
+    print_comparison(runs, problems, console=console, metrics=metrics)
+    if chosen.output is not None:
+        from curvwatch.compare.report import write_report
+
+        names = [wanted.name for wanted in metrics] or [LOSS]
+        try:
+            write_report(runs, chosen.output, x=chosen.x, metrics=names)
+        except OSError as error:
+            raise CurvwatchError(f"the report cannot be written: {printable(error)}") from error
+        console.print(f"\nThe report is in {printable(chosen.output)}", markup=False, soft_wrap=True)
+
+
+def _add_show(commands: Any) -> None:
+    parser = commands.add_parser(
+        "show",
+        help="show one run with small charts",
+        description="Latest readings, charts and alerts of one run, in the terminal.",
+    )
+    parser.add_argument("run_path", type=Path, metavar="RUN", help="the folder or file of a run")
+    parser.add_argument(
+        "--follow",
+        action="store_true",
+        help="go on as the run does, until Ctrl-C; loggers write now and then, TensorBoard's every "
+        "two minutes and at ends of epochs",
+    )
+    parser.set_defaults(run=_show)
+
+
+def _show(chosen: argparse.Namespace) -> None:
+    need("show", "report", {"rich": "rich", "yaml": "PyYAML", "plotext": "plotext"})
+    from rich.console import Console
+
+    from curvwatch.compare.show import follow, show
+
+    (follow if chosen.follow else show)(chosen.run_path, console=Console(highlight=False))
+
+
+COMMANDS: tuple[Callable[[Any], None], ...] = (_add_demo, _add_compare, _add_show)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from curvwatch.alerts import Alert
+from curvwatch.errors import CurvwatchError
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+SUFFIX = ".curvwatch.json"
+_VERSION = 1
 
 
 class Series(NamedTuple):
@@ -29,6 +38,10 @@ class Note(NamedTuple):
 class History:
     """The values of every metric, by name.
 
+    Attributes:
+        notes: why values are missing or not to be trusted, in order.
+        alerts: of the run, in order.
+
     Example:
         >>> history = History()
         >>> history.record(0, {"curvature/sharpness": 2.5})
@@ -40,6 +53,7 @@ class History:
         self._steps: dict[str, list[int]] = {}
         self._values: dict[str, list[float]] = {}
         self.notes: list[Note] = []
+        self.alerts: list[Alert] = []
 
     def record(self, step: int, values: Mapping[str, float]) -> None:
         """Append `values` read at optimizer step `step`."""
@@ -99,6 +113,67 @@ class History:
 
         return plot_history(self)
 
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write values, notes and alerts as a file that `curvwatch compare` finds.
+
+        Numbers are kept bit for bit. The file is replaced as a whole, so it can be read at any time.
+
+        Args:
+            path: of the file; ".curvwatch.json" is added where it is missing.
+
+        Returns:
+            The path of the file.
+        """
+        path = Path(path)
+        if not path.name.endswith(SUFFIX):
+            path = path.with_name(path.name.removesuffix(".json") + SUFFIX)
+        series = {
+            name: {"steps": s["steps"], "values": [_to_json(v) for v in s["values"]]}
+            for name, s in self.to_dict().items()
+        }
+        alerts = [{**vars(alert), "value": _to_json(alert.value)} for alert in self.alerts]
+        content = {
+            "curvwatch_history": _VERSION,
+            "series": series,
+            "notes": [list(note) for note in self.notes],
+            "alerts": alerts,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+        unfinished.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
+        unfinished.replace(path)
+        return path
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> History:
+        """Read what `save` wrote.
+
+        Raises:
+            OSError: there is no such file.
+            CurvwatchError: it is no history, is damaged, or a newer curvwatch wrote it.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            version = content["curvwatch_history"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise CurvwatchError(f"{path} is no history that curvwatch saved, or is cut") from error
+        if version != _VERSION:
+            raise CurvwatchError(f"{path} is of version {version!r}; this curvwatch reads {_VERSION}")
+        history = cls()
+        try:
+            for name, series in content["series"].items():
+                history._steps[name] = [int(step) for step in series["steps"]]
+                history._values[name] = [_from_json(value) for value in series["values"]]
+                if len(history._steps[name]) != len(history._values[name]):
+                    raise ValueError(f"{name!r} has not as many steps as values")
+            history.notes = [Note(*note) for note in content["notes"]]
+            history.alerts = [
+                Alert(**{**alert, "value": _from_json(alert["value"])}) for alert in content["alerts"]
+            ]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CurvwatchError(f"{path} is damaged: {error}") from error
+        return history
+
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint."""
         return {"series": self.to_dict(), "notes": [tuple(n) for n in self.notes]}
@@ -108,3 +183,14 @@ class History:
         self._steps = {name: list(s["steps"]) for name, s in state["series"].items()}
         self._values = {name: list(s["values"]) for name, s in state["series"].items()}
         self.notes = [Note(*n) for n in state["notes"]]
+
+
+def _to_json(value: float) -> float | str | None:
+    """JSON has no nan, which means a missing value here, and no inf."""
+    if math.isnan(value):
+        return None
+    return value if math.isfinite(value) else str(value)
+
+
+def _from_json(value: float | str | None) -> float:
+    return math.nan if value is None else float(value)

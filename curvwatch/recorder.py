@@ -36,6 +36,7 @@ class Recorder:
         self._engine = AlertEngine(rules)
         self._sinks = Sinks([], faults)
         self.history = History()
+        self.history.alerts = self._engine.alerts
 
     @property
     def alerts(self) -> list[Alert]:
@@ -86,3 +87,4 @@ class Recorder:
         """Go on from `state_dict()`."""
         self.history.load_state_dict(state["history"])
         self._engine.load_state_dict(state["alerts"])
+        self.history.alerts = self._engine.alerts

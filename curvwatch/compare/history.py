@@ -1,0 +1,23 @@
+"""Files that `History.save` wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from curvwatch.compare.log import Log, make_alerts, make_curve
+from curvwatch.compare.run import LoggedAlert
+from curvwatch.history import History
+
+
+def read_history(files: Sequence[Path]) -> Log:
+    """One run; the file has no times.
+
+    Raises:
+        CurvwatchError: it is none, is damaged, or a newer curvwatch wrote it.
+    """
+    (file,) = files
+    history = History.load(file)
+    curves = {name: make_curve(*history[name]) for name in history}
+    alerts = [LoggedAlert(alert.step, alert.rule, alert.text) for alert in history.alerts]
+    return Log(curves, make_alerts(alerts))
