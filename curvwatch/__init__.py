@@ -16,6 +16,7 @@ from curvwatch.watch import Watch
 
 if TYPE_CHECKING:
     from curvwatch.monitor import CurvatureMonitor
+    from curvwatch.workspace import wandb_workspace
 
 __version__ = "0.1.0"
 
@@ -34,6 +35,7 @@ __all__ = [
     "Watch",
     "register_law",
     "stability_law",
+    "wandb_workspace",
 ]
 
 
@@ -43,6 +45,10 @@ def __getattr__(name: str) -> Any:
         from curvwatch.monitor import CurvatureMonitor
 
         return CurvatureMonitor
+    if name == "wandb_workspace":
+        from curvwatch.workspace import wandb_workspace
+
+        return wandb_workspace
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

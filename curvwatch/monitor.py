@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from curvwatch.actions import Action, check_actions
@@ -231,12 +232,17 @@ class CurvatureMonitor(CallbackBase):
         shortage = self._probe.shortage
         if shortage and self._run is not None and any(m.stage == "landscape" for m in self.measures):
             self._faults.tell(shortage)
+        if self._run is not None:
+            self._recorder.finish()
         self._leave()
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Take the hooks off the optimizers."""
+        """Take the hooks off the optimizers; what there is of the run is shown."""
+        if self._run is not None:
+            with suppress(Exception):  # the one that ended the run is what matters
+                self._recorder.finish()
         self._leave()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

@@ -13,6 +13,7 @@ from curvwatch.history import History
 from curvwatch.reader import Readings
 from curvwatch.run import Run
 from curvwatch.sinks import Sinks
+from curvwatch.sinks.hyperparameters import hyperparameters
 
 log = logging.getLogger("curvwatch")
 
@@ -45,7 +46,10 @@ class Recorder:
 
     def start(self, run: Run, metrics: Sequence[str]) -> None:
         """Announce the `metrics` of `run`; tell of rules that none of them feeds."""
-        self._sinks = Sinks(run.loggers, self._faults)
+        setup: dict[str, float | str | bool] = {}
+        with self._faults.caught("looking at the hyperparameters"):
+            setup = hyperparameters(run.optimizers, run.suffixes)
+        self._sinks = Sinks(run.loggers, self._faults, setup)
         self._sinks.start(metrics)
         for rule in self._rules:
             # the default rules are for whatever is measured
@@ -68,10 +72,17 @@ class Recorder:
         for alert in alerts:
             self._raise_alert(run, alert)
 
+    def finish(self) -> None:
+        """The run is over: show it as a whole, where there is anything to show."""
+        if len(self.history):
+            last = max(int(self.history[name].steps[-1]) for name in self.history)
+            self._sinks.finish(self.history, self.alerts, last)
+        self._sinks = Sinks([], self._faults)
+
     def _raise_alert(self, run: Run, alert: Alert) -> None:
         if run.leads:
             log.warning("curvwatch alert, %s", alert)
-        self._sinks.alert(alert)
+        self._sinks.alert(alert, self.alerts)
         for action in self._actions:
             if action == "stop":
                 run.stop(f"curvwatch: {alert.rule}")

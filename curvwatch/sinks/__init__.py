@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from importlib.util import find_spec
 from typing import Any
+
+import numpy as np
 
 from curvwatch.alerts import Alert
 from curvwatch.faults import Faults
+from curvwatch.history import History
 from curvwatch.sinks import tensorboard, wandb
+from curvwatch.sinks.charts import margins
+from curvwatch.sinks.hparams import add_to_hparams
+
+log = logging.getLogger("curvwatch")
 
 
 class Sinks:
@@ -16,11 +26,19 @@ class Sinks:
     Args:
         loggers: Lightning loggers of either namespace; duck-typed.
         faults: where failures go; one logger's does not keep values from the others.
+        hyperparameters: of the optimizers.
     """
 
-    def __init__(self, loggers: Sequence[Any], faults: Faults) -> None:
+    def __init__(
+        self,
+        loggers: Sequence[Any],
+        faults: Faults,
+        hyperparameters: Mapping[str, float | str | bool] | None = None,
+    ) -> None:
         self._loggers = list(loggers)
         self._faults = faults
+        self._hyperparameters = dict(hyperparameters or {})
+        self._tensorboards: set[int] = set()  # ids of loggers
 
     def start(self, metrics: Iterable[str]) -> None:
         """Announce `metrics`, once a run."""
@@ -29,32 +47,80 @@ class Sinks:
         def announce(logger: Any) -> None:
             experiment = getattr(logger, "experiment", None)
             if tensorboard.is_tensorboard(experiment):
-                tensorboard.write_layout(experiment)
+                self._tensorboards.add(id(logger))
+                tensorboard.write_layout(experiment, metrics)
             elif wandb.is_wandb(experiment):
                 wandb.define_summaries(experiment, metrics)
+                wandb.write_hyperparameters(experiment, self._hyperparameters)
 
         self._with_each("announcing metrics", announce)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Log `values` of optimizer step `step`."""
-        self._with_each("logging a reading", lambda lg: lg.log_metrics(dict(values), step=step))
 
-    def alert(self, alert: Alert) -> None:
-        """Show `alert` where a logger has a place for it."""
+        def write(logger: Any) -> None:
+            bounds = margins(values) if id(logger) in self._tensorboards else {}
+            logger.log_metrics({**values, **bounds}, step=step)
+
+        self._with_each("logging a reading", write)
+
+    def alert(self, alert: Alert, alerts: Sequence[Alert]) -> None:
+        """Show `alert`, the last of `alerts`, where a logger has a place for it."""
 
         def show(logger: Any) -> None:
             experiment = getattr(logger, "experiment", None)
             if tensorboard.is_tensorboard(experiment):
-                tensorboard.write_alert(experiment, alert)
+                tensorboard.write_alerts(experiment, alerts)
             elif wandb.is_wandb(experiment):
                 wandb.write_alert(experiment, alert)
 
         self._with_each("logging an alert", show)
 
+    def finish(self, history: History, alerts: Sequence[Alert], step: int) -> None:
+        """The run is over at `step`: log its hyperparameters, its story and the table of its alerts."""
+        image = cache(lambda: _drawn(history, alerts))
+
+        def configure(logger: Any) -> None:
+            experiment = getattr(logger, "experiment", None)
+            # not before: TensorBoard would ignore what the user logs in the meantime
+            if tensorboard.is_tensorboard(experiment):
+                # hparams that Lightning's logger knows of and did not log: the user means to
+                known = bool(getattr(logger, "hparams", None))
+                add_to_hparams(experiment, self._hyperparameters, left_to_user=known)
+            elif wandb.is_wandb(experiment) and alerts:
+                wandb.write_alerts(experiment, alerts, step)
+
+        def draw(logger: Any) -> None:
+            experiment = getattr(logger, "experiment", None)
+            for sink, mine in (
+                (tensorboard, tensorboard.is_tensorboard),
+                (wandb, wandb.is_wandb),
+            ):
+                if mine(experiment) and (drawn := image()) is not None:
+                    sink.write_image(experiment, drawn, step)
+
+        self._with_each("logging hyperparameters and alerts", configure)
+        self._with_each("drawing the run", draw)
+
     def _with_each(self, doing: str, do: Callable[[Any], object]) -> None:
         for logger in self._loggers:
             with self._faults.caught(f"{doing} to {type(logger).__name__}"):
                 do(logger)
+
+
+def _drawn(history: History, alerts: Sequence[Alert]) -> np.ndarray | None:
+    if find_spec("matplotlib") is None:
+        _hint()
+        return None
+    from curvwatch.plots import drawn_story
+
+    return drawn_story(history, alerts)
+
+
+@cache
+def _hint() -> None:
+    """Once a process."""
+    log.warning("curvwatch draws the story of a run with matplotlib: pip install 'curvwatch[report]'")
 
 
 __all__ = ["Sinks"]

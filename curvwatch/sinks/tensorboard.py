@@ -1,34 +1,18 @@
-"""TensorBoard: a Custom Scalars page, and alerts as text."""
+"""TensorBoard: a Custom Scalars page, alerts as a table, a figure, and the HParams page."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from curvwatch.alerts import Alert
+import numpy as np
 
-# layouts of several runs are merged by title, so every run writes this very one
+from curvwatch.alerts import Alert
+from curvwatch.sinks.charts import HIGH, LOW, SECTIONS, SHARPNESS
+
 _SUFFIX = r"(-[^/]*)?(/[^/]*)?$"
-# a row of the page has three charts; the last row needs a logarithmic axis where the edges of the
-# runs are far apart, as those of SGD and Adam, and a layout cannot ask for one
-LAYOUT = {
-    "curvwatch": {
-        title: ["Multiline", [f"^{metric}{_SUFFIX}" for metric in metrics]]
-        for title, metrics in {
-            "stability ratio (1 is the edge)": ["curvature/stability_ratio"],
-            "sharpness": ["curvature/sharpness"],
-            "loss on the probe": ["curvature/loss"],
-            "stability ratio of the step": ["step/stability_ratio"],
-            "directional sharpness of the step": ["step/directional_sharpness"],
-            "gradient correlation of the step": ["step/gradient_correlation"],
-            "sharpness against 2/lr": ["curvature/sharpness", "curvature/edge"],
-            "effective sharpness against its edge": [
-                "curvature/effective_sharpness",
-                "curvature/effective_edge",
-            ],
-            "learning rate x sharpness": ["curvature/sharpness_x_lr"],
-        }.items()
-    }
-}
+_WITH_ERROR = "sharpness with its error"
 
 
 def is_tensorboard(experiment: Any) -> bool:
@@ -36,11 +20,58 @@ def is_tensorboard(experiment: Any) -> bool:
     return hasattr(type(experiment), "add_custom_scalars")
 
 
-def write_layout(experiment: Any) -> None:
+def layout(metrics: Iterable[str]) -> dict[str, dict[str, list[Any]]]:
+    """The Custom Scalars page of a run with `metrics`: no chart stays empty.
+
+    TensorBoard joins the pages of several runs by titles, and overlays charts that are the same. A row
+    has three charts; it cannot be told to take a logarithmic axis.
+    """
+    metrics = list(metrics)
+    page: dict[str, dict[str, list[Any]]] = {}
+    for section, charts in SECTIONS.items():
+        for title, shown, _ in charts:
+            regexes = [f"^{metric}{_SUFFIX}" for metric in shown]
+            present = [m for m in metrics if any(re.match(r, m) for r in regexes)]
+            if not present:
+                continue
+            of_section = page.setdefault(section, {})
+            if title == _WITH_ERROR:  # such a chart takes exact names, of one optimizer
+                for suffix in (m.removeprefix(SHARPNESS) for m in present):
+                    whose = f" ({suffix[1:]})" if suffix else ""
+                    tags = [name + suffix for name in (SHARPNESS, LOW, HIGH)]
+                    of_section[title + whose] = ["Margin", tags]
+            else:
+                of_section[title] = ["Multiline", regexes]
+    return page
+
+
+def write_layout(experiment: Any, metrics: Iterable[str]) -> None:
     """Lay out the Custom Scalars page."""
-    experiment.add_custom_scalars(LAYOUT)
+    if page := layout(metrics):
+        experiment.add_custom_scalars(page)
 
 
-def write_alert(experiment: Any, alert: Alert) -> None:
-    """Show `alert` on the Text page."""
-    experiment.add_text(f"curvwatch/alerts/{alert.rule}", str(alert), alert.step)
+def alert_table(alerts: Sequence[Alert]) -> str:
+    """`alerts` as a Markdown table."""
+    rows = ["| step | rule | metric | value | meaning |", "|---:|---|---|---:|---|"]
+    for a in alerts:
+        cells = (str(a.step), a.rule, a.metric, f"{a.value:.4g}", a.text)
+        rows.append(f"| {' | '.join(map(_cell, cells))} |")
+    return "\n".join(rows)
+
+
+def _cell(text: str) -> str:
+    """`text` as it reads, on one line."""
+    visible = "".join(c if c.isprintable() else " " for c in text)
+    visible = visible.replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\`*_\[\]|])", r"\\\1", visible)
+
+
+def write_alerts(experiment: Any, alerts: Sequence[Alert]) -> None:
+    """Show all `alerts` so far in one table on the Text page."""
+    experiment.add_text("curvwatch/alerts", alert_table(alerts), alerts[-1].step)
+
+
+def write_image(experiment: Any, image: np.ndarray, step: int) -> None:
+    """Show the story of the run, shape (height, width, 3), on the Images page."""
+    experiment.add_image("curvwatch/run", image, step, dataformats="HWC")

@@ -1,11 +1,15 @@
-"""Weights & Biases: summaries of the metrics, and alerts."""
+"""Weights & Biases: summaries of the metrics, alerts, their table, a figure, and the config."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from curvwatch.alerts import Alert
+
+_STEP = "trainer/global_step"
 
 
 def is_wandb(experiment: Any) -> bool:
@@ -18,9 +22,30 @@ def is_wandb(experiment: Any) -> bool:
 def define_summaries(experiment: Any, metrics: Iterable[str]) -> None:
     """Keep the largest and the last value of each metric in the run's summary."""
     for metric in metrics:
-        experiment.define_metric(metric, step_metric="trainer/global_step", summary="max,last")
+        experiment.define_metric(metric, step_metric=_STEP, summary="max,last")
+
+
+def write_hyperparameters(experiment: Any, hyperparameters: Mapping[str, float | str | bool]) -> None:
+    """Add them to the config, under a name of our own; a resumed run may have others."""
+    experiment.config.update({"curvwatch": dict(hyperparameters)}, allow_val_change=True)
 
 
 def write_alert(experiment: Any, alert: Alert) -> None:
     """Send `alert`; W&B drops repetitions by title, so numbers are in the text alone."""
     experiment.alert(title=f"curvwatch: {alert.rule}", text=str(alert), level="WARN")
+
+
+def write_alerts(experiment: Any, alerts: Sequence[Alert], step: int) -> None:
+    """Log all `alerts` as a table."""
+    import wandb
+
+    rows = [[a.step, a.rule, a.metric, a.value, a.text] for a in alerts]
+    table = wandb.Table(columns=["step", "rule", "metric", "value", "meaning"], data=rows)
+    experiment.log({"curvwatch/alerts": table, _STEP: step})
+
+
+def write_image(experiment: Any, image: np.ndarray, step: int) -> None:
+    """Log the story of the run, shape (height, width, 3)."""
+    import wandb
+
+    experiment.log({"curvwatch/run": wandb.Image(image), _STEP: step})

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import aiohttp  # Lightning brings it
 
-WIDTH, HEIGHT = 1480, 1066
+WIDTH, HEIGHT = 1480, 1125  # two rows of Stability, one of Steps
+CHARTS = 16  # on the whole page
 PAGE = "/?darkMode=false#custom_scalars&_smoothingWeight=0"
 # charts of curves that lie powers of ten apart, by title
 LOGARITHMIC = ("sharpness against 2/lr", "effective sharpness against its edge")
@@ -26,7 +27,7 @@ LOGARITHMIC = ("sharpness against 2/lr", "effective sharpness against its edge")
 DEEP = """
 const deep = (selector, root = document) => [...root.querySelectorAll('*')].flatMap(e => [
     ...(e.matches(selector) ? [e] : []), ...(e.shadowRoot ? deep(selector, e.shadowRoot) : [])]);
-const cards = deep('tf-custom-scalar-multi-line-chart-card');
+const cards = ['multi-line', 'margin'].flatMap(kind => deep(`tf-custom-scalar-${kind}-chart-card`));
 """
 CHARTS_WITH_CURVES = DEEP + "cards.filter(c => deep('svg path', c.shadowRoot).length > 2).length"
 TOGGLE_LOGARITHMIC = (
@@ -64,10 +65,10 @@ async def screenshot(address: str, debugger: str) -> bytes:
         await call("Page.navigate", url=address)
         for _ in range(120):
             await asyncio.sleep(0.5)
-            if await evaluate(CHARTS_WITH_CURVES) == 9:
+            if await evaluate(CHARTS_WITH_CURVES) == CHARTS:
                 break
         else:
-            raise RuntimeError(f"{address} shows no 9 charts with curves after a minute")
+            raise RuntimeError(f"{address} shows no {CHARTS} charts with curves after a minute")
         await evaluate(f"const TITLES = {list(LOGARITHMIC)};" + TOGGLE_LOGARITHMIC)
         await asyncio.sleep(3)  # axes and curves move to their new places
         return base64.b64decode((await call("Page.captureScreenshot"))["data"])

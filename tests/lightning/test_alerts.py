@@ -282,9 +282,12 @@ def test_tensorboard_shows_alerts_as_text(tmp_path: Path) -> None:
     logger, monitor = TensorBoardLogger(tmp_path), watch()
     diverge(monitor, logger=logger)
     read = EventAccumulator(logger.log_dir, size_guidance={"tensors": 0}).Reload()
-    (event,) = read.Tensors("curvwatch/alerts/divergence/text_summary")
+    (event,) = read.Tensors("curvwatch/alerts/text_summary")
     assert event.step == monitor.alerts[0].step
-    assert event.tensor_proto.string_val[0].decode() == str(monitor.alerts[0])
+    (alert,) = monitor.alerts
+    row = event.tensor_proto.string_val[0].decode().splitlines()[2]
+    assert row.startswith(f"| {alert.step} | divergence | ")
+    assert f" | {alert.value:.4g} | " in row
 
 
 def test_a_logger_that_fails_costs_a_warning() -> None:

@@ -361,14 +361,17 @@ def test_tensorboard_has_the_scalars_and_a_custom_page(tmp_path: Path) -> None:
 
     (event,) = read.Tensors("custom_scalars__config__")
     layout = Layout.FromString(event.tensor_proto.string_val[0])
-    assert [c.title for c in layout.category] == ["curvwatch"]
-    charts = [chart.multiline.tag for chart in layout.category[0].chart]
+    assert [c.title for c in layout.category] == ["Stability", "Steps", "Cost", "Spectrum"]
+    charts = [chart for category in layout.category for chart in category.chart]
     tags = read.Tags()["scalars"]
     shown = []
-    for regexes in charts:
-        for regex in regexes:
+    for chart in charts:
+        margin = [tag for s in chart.margin.series for tag in (s.value, s.lower, s.upper)]
+        assert set(margin) <= set(tags)
+        for regex in chart.multiline.tag:
             assert sum(bool(re.match(regex, tag)) for tag in tags) == 1, regex
-        shown.append({tag for tag in tags for regex in regexes if re.match(regex, tag)})
+        shown.append({tag for tag in tags for regex in chart.multiline.tag if re.match(regex, tag)})
+        assert margin or shown[-1], chart.title
     assert {"curvature/sharpness", "curvature/edge"} in shown
     assert {"curvature/effective_sharpness", "curvature/effective_edge"} in shown
     for name in ("curvature/stability_ratio", *STEP & {"step/stability_ratio"}):
@@ -380,11 +383,11 @@ def test_tensorboard_has_the_scalars_and_a_custom_page(tmp_path: Path) -> None:
 def test_the_custom_page_finds_several_optimizers_and_groups() -> None:
     import re
 
-    from curvwatch.sinks.tensorboard import LAYOUT
+    from curvwatch.sinks.tensorboard import layout
 
-    (charts,) = LAYOUT.values()
-    (regex,) = [r for _, tags in charts.values() for r in tags if r.startswith("^curvature/edge")][:1]
     names = ["", "-SGD", "-SGD-1", "/pg1", "-Adam/pg2", "-Adam/bias"]
+    charts = layout("curvature/edge" + n for n in names)["Stability"]
+    (regex,) = [r for _, tags in charts.values() for r in tags if r.startswith("^curvature/edge")]
     assert all(re.match(regex, "curvature/edge" + n) for n in names)
     assert not re.match(regex, "curvature/edge_of_the_world")
 

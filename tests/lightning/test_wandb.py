@@ -47,7 +47,7 @@ def grouped(params: Any) -> torch.optim.Optimizer:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[CurvatureMonitor, list[Any]]]:
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[CurvatureMonitor, list[Any], Path]:
     """One run, for all tests here: starting W&B takes seconds."""
     directory = tmp_path_factory.mktemp("wandb")
     with pytest.MonkeyPatch.context() as env:
@@ -59,7 +59,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[CurvatureMon
         wandb.finish()
         wandb.teardown()
     (file,) = directory.glob("wandb/offline-run-*/*.wandb")
-    return monitor, list(records(file))
+    return monitor, list(records(file)), file.parent
 
 
 def history(run: Any, name: str) -> tuple[list[int], list[float]]:
@@ -75,8 +75,52 @@ def history(run: Any, name: str) -> tuple[list[int], list[float]]:
     return [step for step, _ in rows], [value for _, value in rows]
 
 
+def logged(run: Any, name: str) -> tuple[int, Any]:
+    """Step and content of what was logged once as `name`."""
+    for record in run[1]:
+        if record.WhichOneof("record_type") == "history":
+            items = {tuple(i.nested_key): json.loads(i.value_json) for i in record.history.item}
+            content = {keys[1]: value for keys, value in items.items() if keys[0] == name}
+            if content:
+                return items[("trainer/global_step",)], content
+    raise AssertionError(f"{name} was not logged")
+
+
+def test_the_config_has_the_hyperparameters_of_the_optimizer(run: Any) -> None:
+    records = [r.config for r in run[1] if r.WhichOneof("record_type") == "config"]
+    config = {u.key: json.loads(u.value_json) for record in records for u in record.update}
+    assert config["curvwatch"] == {
+        "optimizer/class": "Adam",
+        "optimizer/lr/pg1": 0.02,
+        "optimizer/lr/rest": 0.01,
+        "optimizer/beta1": 0.9,
+        "optimizer/beta2": 0.999,
+        "optimizer/eps": 1e-8,
+        "optimizer/weight_decay": 0.0,
+        "optimizer/amsgrad": False,
+    }
+
+
+def test_the_alerts_are_a_table(run: Any) -> None:
+    monitor, _, folder = run
+    step, table = logged(run, "curvwatch/alerts")
+    assert (step, table["_type"]) == (4, "table-file")
+    content = json.loads((folder / "files" / table["path"]).read_text())
+    assert content["columns"] == ["step", "rule", "metric", "value", "meaning"]
+    (alert,) = monitor.alerts
+    assert content["data"] == [[alert.step, alert.rule, alert.metric, alert.value, alert.text]]
+
+
+def test_the_story_is_an_image(run: Any) -> None:
+    _, _, folder = run
+    step, image = logged(run, "curvwatch/run")
+    assert step == 4
+    assert (image["_type"], image["width"], image["height"]) == ("image-file", 1600, 800)
+    assert (folder / "files" / image["path"]).stat().st_size > 10_000
+
+
 def test_values_and_steps_are_those_of_the_history(run: Any) -> None:
-    monitor, _ = run
+    monitor, *_ = run
     assert set(monitor.history) == LANDSCAPE | STEP | {"curvature/edge/pg1", "curvature/edge/rest"}
     for name in monitor.history:
         expected = monitor.history[name]
@@ -86,7 +130,7 @@ def test_values_and_steps_are_those_of_the_history(run: Any) -> None:
 
 
 def test_each_metric_has_a_summary_and_the_x_axis(run: Any) -> None:
-    monitor, all_records = run
+    monitor, all_records, _ = run
     defined = {
         r.metric.name: (r.metric.step_metric, r.metric.summary.max, r.metric.summary.last)
         for r in all_records
@@ -100,7 +144,7 @@ def test_each_metric_has_a_summary_and_the_x_axis(run: Any) -> None:
 
 
 def test_an_alert_is_sent_once_with_its_numbers_in_the_text(run: Any) -> None:
-    monitor, all_records = run
+    monitor, all_records, _ = run
     (alert,) = [r.alert for r in all_records if r.WhichOneof("record_type") == "alert"]
     assert alert.title == "curvwatch: always"
     assert alert.level == "WARN"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 from lightning.fabric.loggers import CSVLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
@@ -45,19 +46,24 @@ def test_a_summary_writer(tmp_path: Path) -> None:
     assert [e.step for e in events] == [0, 3]
     assert abs(events[1].value - watch.history["step/loss_change"].values[1]) < 1e-7
     assert "custom_scalars__config__" in logs.Tags()["tensors"]
-    assert "curvwatch/alerts/always/text_summary" in logs.Tags()["tensors"]
+    assert "curvwatch/alerts/text_summary" in logs.Tags()["tensors"]
 
 
 class WandbRun:
     """Looks like W&B's."""
 
     def __init__(self) -> None:
-        self.rows: list[dict[str, float]] = []
+        self.rows: list[dict[str, Any]] = []
+        self.config = self
+        self.hyperparameters: dict[str, Any] = {}
         self.defined: set[str] = set()
         self.alerts: list[str] = []
 
-    def log(self, row: dict[str, float]) -> None:
+    def log(self, row: dict[str, Any]) -> None:
         self.rows.append(row)
+
+    def update(self, config: dict[str, Any], *, allow_val_change: bool) -> None:
+        self.hyperparameters.update(config)
 
     def define_metric(self, name: str, *, step_metric: str, summary: str) -> None:
         assert step_metric == "trainer/global_step"
@@ -68,9 +74,12 @@ class WandbRun:
 
 
 def test_a_wandb_run() -> None:
+    pytest.importorskip("wandb")
     WandbRun.__module__ = "wandb.sdk"
     run = WandbRun()
     watched(run)
-    assert [row["trainer/global_step"] for row in run.rows] == [0, 3]
-    assert run.defined == set(run.rows[0]) - {"trainer/global_step"}
+    assert [row.pop("trainer/global_step") for row in run.rows] == [0, 3, 3, 3]
+    assert run.defined == set(run.rows[0])
+    assert [list(row) for row in run.rows[2:]] == [["curvwatch/alerts"], ["curvwatch/run"]]
+    assert run.hyperparameters["curvwatch"]["optimizer/class"] == "SGD"
     assert run.alerts == ["curvwatch: always"]
