@@ -81,27 +81,20 @@ def _demo(chosen: argparse.Namespace) -> None:
 def _add_compare(commands: Any) -> None:
     parser = commands.add_parser(
         "compare",
-        help="compare runs: a table, and with -o a report",
+        help="compare runs in a table",
         description="Reads TensorBoard event folders, CSVLogger folders, offline W&B runs and files of "
         "History.save, mixed; prints a row a run.",
     )
     parser.add_argument(
         "runs", type=Path, nargs="+", metavar="RUN", help="a run, or a folder with runs anywhere below"
     )
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write a report in HTML, too")
     parser.add_argument(
         "--metric",
         action="append",
         default=[],
         metavar="NAME",
-        help="the loss of the table, in place of curvature/loss; again for further columns and charts; "
+        help="the loss of the table, in place of curvature/loss; again for further columns; "
         "NAME:max where the largest value is the best",
-    )
-    parser.add_argument(
-        "--x",
-        choices=("step", "time", "epoch"),
-        default="step",
-        help="what the charts of the report are drawn over (default: %(default)s)",
     )
     parser.set_defaults(run=_compare)
 
@@ -111,7 +104,7 @@ def _compare(chosen: argparse.Namespace) -> None:
     from rich.console import Console
 
     from curvwatch.compare.read import read_runs
-    from curvwatch.compare.summary import LOSS, Wanted
+    from curvwatch.compare.summary import Wanted
     from curvwatch.compare.terminal import print_comparison
 
     runs, problems = read_runs(chosen.runs)
@@ -124,15 +117,6 @@ def _compare(chosen: argparse.Namespace) -> None:
             problems.append(f"--metric {wanted.name}: no run has it")
     console = Console(highlight=False)
     print_comparison(runs, problems, console=console, metrics=metrics)
-    if chosen.output is not None:
-        from curvwatch.compare.report import write_report
-
-        names = [wanted.name for wanted in metrics] or [LOSS]
-        try:
-            write_report(runs, chosen.output, x=chosen.x, metrics=names)
-        except OSError as error:
-            raise CurvwatchError(f"the report cannot be written: {printable(error)}") from error
-        console.print(f"\nThe report is in {printable(chosen.output)}", markup=False, soft_wrap=True)
 
 
 def _add_show(commands: Any) -> None:

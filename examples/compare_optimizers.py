@@ -69,4 +69,4 @@ for name, optimizer in OPTIMIZERS.items():
     trainer.fit(Classifier(optimizer, x.shape[1]), loader)
     loss, ratio = map(monitor.history.latest, ("curvature/loss", "curvature/stability_ratio"))
     print(f"{name}: loss {loss:.3f}, stability ratio {ratio:.2f}")
-print("curvwatch compare runs/compare -o report.html")
+print("curvwatch compare runs/compare")

@@ -1,1 +1,1 @@
-"""Read runs back and compare them: in the terminal, and as one HTML file."""
+"""Read runs back and compare them in the terminal."""
