@@ -7,6 +7,7 @@
 from typing import TYPE_CHECKING, Any
 
 from curvwatch.alerts import Alert, Rule
+from curvwatch.compared import Compared
 from curvwatch.errors import CurvwatchError, CurvwatchWarning
 from curvwatch.history import History
 from curvwatch.measures import Measure, Sharpness, StepGeometry
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Alert",
+    "Compared",
     "CurvatureMonitor",
     "CurvwatchError",
     "CurvwatchWarning",

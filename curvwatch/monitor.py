@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from curvwatch.actions import Action, check_actions
 from curvwatch.alerts import Alert, Rule, check_rules
 from curvwatch.chunks import check_chunk_size
+from curvwatch.compared import Following
 from curvwatch.due import Due
 from curvwatch.faults import Faults, OnError
 from curvwatch.history import History
-from curvwatch.measures import Measure, check_cadence, make_measures
+from curvwatch.measures import Measure, check_cadence, compared_by, make_measures
 from curvwatch.objective import Products, check_products
 from curvwatch.probe import Probe, ProbeKind
 from curvwatch.reader import Reader, Readings
@@ -118,6 +119,7 @@ class CurvatureMonitor(CallbackBase):
         self._probe = Probe(self._probe_source, batches=self._probe_batches)
         self._recorder = Recorder(self._faults, rules=self._rules, actions=self._actions)
         self._reader = Reader(self._faults, train=self._train)
+        self._following = Following(compared_by(self.measures), faults=self._faults)
         self._schedule = Schedule(self.measures, every_n_steps=self.every_n_steps, budget=self.budget)
         self._last_step = -1
 
@@ -257,6 +259,7 @@ class CurvatureMonitor(CallbackBase):
                 **self._recorder.state_dict(),
                 **self._schedule.state_dict(),
                 "memory": self._reader.state_dict(),
+                "compared": self._following.state_dict(),
                 "probe": self._probe.state_dict(),
             }
         return {}  # a run that is resumed from this begins its readings anew
@@ -270,6 +273,7 @@ class CurvatureMonitor(CallbackBase):
             self._recorder.load_state_dict(state_dict)
             self._schedule.load_state_dict(state_dict)
             self._reader.load_state_dict(state_dict["memory"])
+            self._following.load_state_dict(state_dict.get("compared", {}))
             self._probe.load_state_dict(state_dict["probe"])
             seen = self._last_step >= 0
             self._probe_lost = seen and state_dict["probe"] is None and self._probe_source == "first"
@@ -332,7 +336,13 @@ class CurvatureMonitor(CallbackBase):
         )
 
     def _new_watch(self, run: FitRun) -> StepWatch:
-        return StepWatch(run.optimizers, faults=self._faults, clips_by_value=run.clips_by_value)
+        self._following.start(run.optimizers, run.suffixes, self._schedule.clock)
+        return StepWatch(
+            run.optimizers,
+            faults=self._faults,
+            clips_by_value=run.clips_by_value,
+            following=self._following,
+        )
 
     def _follow_new_optimizers(self, run: FitRun) -> FitRun | None:
         """The optimizers were replaced in mid-run: go on with the new ones, or stand aside."""

@@ -224,7 +224,11 @@ def _as_step(taken: FinishedStep, opened: Opened) -> Step:
     before = layout.flatten([taken.before[k] for k in keys])
     after = layout.flatten([taken.after[k] for k in keys])
     gradient = _flat(layout, taken.gradient, taken.settings)
-    return Step(opened, after.sub_(before), math.sqrt(layout.dot(before, before)), gradient)
+    length = math.sqrt(layout.dot(before, before))
+    compared = {
+        name: layout.flatten([step.get(k) for k in keys]) for name, step in taken.compared.items()
+    }
+    return Step(opened, after.sub_(before), length, gradient, compared=compared)
 
 
 def _flat(layout: Layout, of_each: Mapping[int, Tensor], settings: Settings) -> Tensor | None:

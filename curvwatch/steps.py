@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from curvwatch.faults import Faults
 from curvwatch.sharding import is_sharded, local, summed
 from curvwatch.stability import StabilityLaw, stability_law
 from curvwatch.vectors import local_dot
+
+if TYPE_CHECKING:
+    from curvwatch.compared import Following
 
 # two gradients that differ by less than this, of each parameter's, are one up to a factor: rounding in
 # bfloat16 stays under it
@@ -47,7 +50,7 @@ class Settings:
     @classmethod
     def of(cls, optimizer: Optimizer, *, gradient_scale: float | None = 1.0) -> Settings:
         """The present ones; `gradient_scale` is what clipping left of the gradient, None by value."""
-        rates = {id(p): _rate(group) for group in optimizer.param_groups for p in group["params"]}
+        rates = {id(p): rate_of(group) for group in optimizer.param_groups for p in group["params"]}
         params = trained(optimizer)
         law = stability_law(optimizer, params, gradient_scale=gradient_scale)
         parts = tuple(P if P is None else local(P) for P in law.preconditioner)
@@ -55,7 +58,7 @@ class Settings:
             params=tuple(params),
             law=replace(law, preconditioner=parts),
             rates=tuple(rates[id(p)] for p in params),
-            group_rates=tuple(map(_rate, optimizer.param_groups)),
+            group_rates=tuple(map(rate_of, optimizer.param_groups)),
         )
 
 
@@ -71,12 +74,14 @@ class FinishedStep:
         gradient: the same of their gradients, before they were clipped; empty where they are not of
             this step (LBFGS looks at several points).
         settings: what it was made with: a scheduler moves them right after it.
+        compared: by name the steps that compared optimizers would have made, each by `id(parameter)`.
     """
 
     before: dict[int, Tensor]
     after: dict[int, Tensor]
     gradient: dict[int, Tensor]
     settings: Settings
+    compared: dict[str, dict[int, Tensor]] = field(default_factory=dict)
 
 
 class StepWatch:
@@ -89,6 +94,7 @@ class StepWatch:
         optimizers: to watch.
         faults: where failures go.
         clips_by_value: whether gradients are clipped by value.
+        following: is told of each step, also while this is not armed.
 
     Attributes:
         stepped: whether an optimizer made a step since this was last set to False.
@@ -96,7 +102,12 @@ class StepWatch:
     """
 
     def __init__(
-        self, optimizers: Sequence[Optimizer], *, faults: Faults, clips_by_value: bool = False
+        self,
+        optimizers: Sequence[Optimizer],
+        *,
+        faults: Faults,
+        clips_by_value: bool = False,
+        following: Following | None = None,
     ) -> None:
         self.optimizers = list(optimizers)
         self.finished: dict[int, FinishedStep] = {}
@@ -104,6 +115,7 @@ class StepWatch:
         self.failed = False
         self._faults = faults
         self._clips_by_value = clips_by_value
+        self._following = following
         self._armed = False
         self._buffers: dict[tuple[str, int], Buffers] = {}
         self._before: dict[int, dict[int, Tensor]] = {}
@@ -153,26 +165,31 @@ class StepWatch:
         return hook
 
     def _keep_weights(self, index: int) -> None:
+        if self._following is not None:
+            self._following.before(index)
         if self._armed and index not in self.finished:
             self._before[index] = self._copied("before", index, _weights(self.optimizers))
             self._first[index] = not self.optimizers[index].state
 
     def _keep_update(self, index: int) -> None:
         self.stepped = True
+        if self._following is not None:
+            self._following.after(index)
         before = self._before.pop(index, None)
         if before is None:
             return
+        compared = {} if self._following is None else self._following.steps(index, before)
         optimizer = self.optimizers[index]
         gradient = self._gradients.pop(index, {})
         sharded = any(map(is_sharded, trained(optimizer)))
-        scale = _scaled_by(gradient, _gradient_used(optimizer), sharded=sharded)
+        scale = _scaled_by(gradient, gradient_used(optimizer), sharded=sharded)
         settings = Settings.of(optimizer, gradient_scale=None if self._clips_by_value else scale)
         if scale is None and not self._clips_by_value and settings.law.reason is not None:
             settings = replace(settings, law=replace(settings.law, reason=_TURNED))
         if self._first[index] or _any_new(optimizer):
             settings = replace(settings, law=_without_single_gradient(settings.law))
         after = self._copied("after", index, _weights([optimizer]))
-        self.finished[index] = FinishedStep(before, after, gradient, settings)
+        self.finished[index] = FinishedStep(before, after, gradient, settings, compared)
 
     def _copied(self, what: str, index: int, tensors: dict[int, Tensor]) -> dict[int, Tensor]:
         return self._buffers.setdefault((what, index), Buffers()).copied(tensors)
@@ -236,7 +253,7 @@ def _without_single_gradient(law: StabilityLaw) -> StabilityLaw:
     )
 
 
-def _rate(group: dict[str, Any]) -> float:
+def rate_of(group: dict[str, Any]) -> float:
     """The learning rate of `group`; nan where the optimizer has none, or finds its own."""
     rate = group.get("lr")
     return math.nan if rate is None else float(rate)
@@ -258,7 +275,7 @@ def _gradient(optimizer: Optimizer) -> dict[int, Tensor]:
     return {id(p): local(p.grad).detach().to_dense() for p in trained(optimizer) if p.grad is not None}
 
 
-def _gradient_used(optimizer: Optimizer) -> dict[int, Tensor]:
+def gradient_used(optimizer: Optimizer) -> dict[int, Tensor]:
     """The gradient that the last step was made with."""
     used = _gradient(optimizer)
     if not isinstance(optimizer, torch.optim.SGD):

@@ -13,6 +13,7 @@ from curvwatch.actions import Action, check_actions
 from curvwatch.alerts import DEFAULT_RULES, Alert, Rule, check_rules
 from curvwatch.arguments import Mode, check_budget, check_word
 from curvwatch.chunks import check_chunk_size
+from curvwatch.compared import Following
 from curvwatch.due import Due
 from curvwatch.faults import Faults, OnError
 from curvwatch.history import History
@@ -24,7 +25,7 @@ from curvwatch.loop.loggers import as_loggers
 from curvwatch.loop.run import LoopRun, LossFn
 from curvwatch.loop.texts import PROBE_LOST, SHARDED, WRONG_ORDER
 from curvwatch.loop.wrappers import called_module
-from curvwatch.measures import Measure, check_cadence, make_measures
+from curvwatch.measures import Measure, check_cadence, compared_by, make_measures
 from curvwatch.objective import Products, check_products
 from curvwatch.probe import Probe, ProbeKind
 from curvwatch.reader import Reader, Readings
@@ -130,6 +131,7 @@ class Watch:
         )
         self._reader = Reader(self._faults, train=False if mode == "eval" else None)
         self._schedule = Schedule(self.measures, every_n_steps=every_n_steps, budget=budget)
+        self._following = Following(compared_by(self.measures), faults=self._faults)
         loggers = as_loggers(logger)
         self._due = Due()
         self._loss_called = False
@@ -151,7 +153,8 @@ class Watch:
                 self._faults.tell(SHARDED)
             self._beginnings = Beginnings(run, called_module(model), self._before_the_step)
             self._gradients = StepGradients(run.optimizers, faults=self._faults)
-            self._steps = StepWatch(run.optimizers, faults=self._faults)
+            self._following.start(run.optimizers, run.suffixes, self._schedule.clock)
+            self._steps = StepWatch(run.optimizers, faults=self._faults, following=self._following)
             self._run = run
             self._open = True
             self._schedule.start(run)
@@ -257,6 +260,7 @@ class Watch:
                 **self._recorder.state_dict(),
                 **self._schedule.state_dict(),
                 "memory": self._reader.state_dict(),
+                "compared": self._following.state_dict(),
                 "probe": self._probe.state_dict(),
             }
         return {}  # a loop that is resumed from this begins its readings anew
@@ -267,6 +271,7 @@ class Watch:
         self._recorder.load_state_dict(state)
         self._schedule.load_state_dict(state)
         self._reader.load_state_dict(state["memory"])
+        self._following.load_state_dict(state.get("compared", {}))
         self._probe = Probe(self._probe_source, batches=self._probe_batches)
         self._probe.load_state_dict(state["probe"])
         run = self._run

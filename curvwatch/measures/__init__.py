@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from curvwatch.compared import Compared
 from curvwatch.measures.base import (
     COST_METRICS,
     Landscape,
@@ -51,6 +52,11 @@ def make_measures(
     return tuple(made)
 
 
+def compared_by(measures: Iterable[Measure]) -> list[Compared]:
+    """The optimizers whose would-be steps `measures` read."""
+    return [c for m in measures if isinstance(m, StepGeometry) for c in m.compare]
+
+
 __all__ = [
     "COST_METRICS",
     "MEASURES",
@@ -64,5 +70,6 @@ __all__ = [
     "StepGeometry",
     "StepMeasure",
     "check_cadence",
+    "compared_by",
     "make_measures",
 ]

@@ -73,6 +73,7 @@ class Step:
         loss: f(w(t)) as training had it; nan where it is unknown.
         memory: the measure's own, kept from reading to reading and in checkpoints: tensors and plain
             Python only.
+        compared: by name the steps that compared optimizers would have made, shape (size,).
     """
 
     objective: Opened
@@ -81,6 +82,7 @@ class Step:
     gradient: Tensor | None = None
     loss: float = math.nan
     memory: MutableMapping[str, Any] = field(default_factory=dict)
+    compared: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Measure(ABC):
@@ -98,7 +100,7 @@ class Measure(ABC):
 
     name: ClassVar[str]
     stage: ClassVar[Stage]
-    metrics: ClassVar[tuple[str, ...]]
+    metrics: tuple[str, ...]
     sampling_metrics: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, *, every_n_steps: int | None = None) -> None:

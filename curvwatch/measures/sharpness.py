@@ -76,7 +76,7 @@ probe; where the probe has several |
     """
 
     name: ClassVar[str] = "sharpness"
-    metrics: ClassVar[tuple[str, ...]] = (
+    metrics: tuple[str, ...] = (
         "curvature/loss",
         "curvature/sharpness",
         "curvature/sharpness_x_lr",

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import ClassVar, Literal, get_args
 
 from torch import Tensor
 
+from curvwatch.compared import METRICS, Compares, make_compared
+from curvwatch.linearization import Linearization
 from curvwatch.measures.base import Reading, Step, StepMeasure
 from curvwatch.vectors import Layout
 
@@ -65,12 +68,23 @@ uphill, or along negative curvature |
             In the first reading and every 20th they are computed again, for 2 gradients; while they
             are others (other kernels, manual optimization, a step that is not repeatable) in all.
         every_n_steps: cadence of this measure alone; None: the monitor's.
+        compare: other optimizers, whose would-be steps are compared at the same point: each is fed with
+            the gradients that the run's optimizer gets, clipped if those are, and moves no weight.
+            Names ("sgd", "momentum", "normalized_sgd", "sign", "adam", "lion", "clipped_sgd",
+            "clipped_adam"), `Compared(...)` for another share of clipped coordinates, and
+            {name: function} of a list of parameters for any optimizer of torch's. It adds
+            `step/<name>/directional_sharpness`, `step/<name>/gradient_correlation` and
+            `step/<name>/gradient_cosine`, always by exact products. A reading costs 2 gradients more
+            for each (and 1.3, once, where `curvature` is "secant"). All steps are fed, also those that
+            are not read: for each optimizer one update of its state, and its state in memory and in
+            checkpoints. That time counts as reading, so give `every_n_steps` with it: a budget may
+            have nothing left.
 
     Source: Pan & Li 2023, definitions of gradient correlation and directional sharpness.
     """
 
     name: ClassVar[str] = "step_geometry"
-    metrics: ClassVar[tuple[str, ...]] = (
+    metrics: tuple[str, ...] = (
         "step/gradient_correlation",
         "step/gradient_cosine",
         "step/directional_sharpness",
@@ -81,11 +95,19 @@ uphill, or along negative curvature |
         "step/relative_update",
     )
 
-    def __init__(self, *, curvature: Curvature = "exact", every_n_steps: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        curvature: Curvature = "exact",
+        every_n_steps: int | None = None,
+        compare: Compares | Iterable[Compares] = (),
+    ) -> None:
         super().__init__(every_n_steps=every_n_steps)
         if curvature not in get_args(Curvature):
             raise ValueError(f"curvature={curvature!r}: one of {get_args(Curvature)} is needed")
         self.curvature = curvature
+        self.compare = make_compared(compare)
+        self.metrics = type(self).metrics + tuple(name for c in self.compare for name in c.metrics)
 
     def read(self, step: Step) -> Reading:
         """Read the geometry of `step`; nan with a note where it did not move the weights."""
@@ -103,6 +125,7 @@ uphill, or along negative curvature |
             return Reading(values, ("the step did not move the weights",))
 
         error, rough = 0.0, False
+        point: Linearization | None = None
         if self.curvature == "exact":
             point = step.objective.linearize(known=_known(step))
             # along the unit vector: d itself may be so short that products underflow
@@ -124,21 +147,49 @@ uphill, or along negative curvature |
         values["step/predicted_loss_change"] = slope + curvature * length**2 / 2
         values["step/loss_change"] = after - before
         values["step/stability_ratio"] = _ratio(curvature * length**2, -2 * slope)
+        notes = self._compare(step, point, g, values)
         if not (math.isfinite(before) and math.isfinite(after)):
             note = f"the loss of the batch goes from {before} to {after}"
-            return Reading(values, (note,), broken=("step/loss_change",))
+            return Reading(values, (note, *notes), broken=("step/loss_change",))
         if not math.isfinite(curvature):
             # the losses are finite: no matter for an alert
-            return Reading(values, ("the Hessian-vector product along the step is not finite",))
+            note = "the Hessian-vector product along the step is not finite"
+            return Reading(values, (note, *notes))
         if rough:
             doubt = _ROUGH.format(curvature, error)
-            return Reading(values, doubtful=_OF_CURVATURE, doubts=(doubt,))
+            of_curvature = (*_OF_CURVATURE, *(c.metrics[0] for c in self.compare))
+            return Reading(values, notes, doubtful=of_curvature, doubts=(doubt,))
         across, along = (0.0, 1.0) if step.gradient is None else layout.compared(g, step.gradient)
         if across > _REPEATABLE:
-            return Reading(values, doubtful=self.metrics, doubts=(_OTHER_LOSS.format(across),))
+            return Reading(values, notes, doubtful=self.metrics, doubts=(_OTHER_LOSS.format(across),))
         if abs(along - 1.0) > _REPEATABLE:
-            return Reading(values, doubts=(_SCALED.format(along),))
-        return Reading(values)
+            return Reading(values, notes, doubts=(_SCALED.format(along),))
+        return Reading(values, notes)
+
+    def _compare(
+        self, step: Step, point: Linearization | None, g: Tensor, values: dict[str, float]
+    ) -> tuple[str, ...]:
+        """Fill in the values of the would-be steps; notes say why one has none."""
+        if not self.compare:
+            return ()
+        dot = step.objective.layout.dot
+        missing = [c.name for c in self.compare if c.name not in step.compared]
+        size = math.sqrt(dot(g, g))
+        for name, d in step.compared.items():
+            length = math.sqrt(dot(d, d))
+            if not 0.0 < length < math.inf:
+                missing.append(name)
+                continue
+            if point is None:
+                try:
+                    point = step.objective.linearize(known=_known(step))
+                except Exception as error:  # the secant of the step itself needs no second derivative
+                    return (f"no would-be step has a directional sharpness: {error}",)
+            unit = d / length
+            correlation = dot(g, unit)
+            of_each = (dot(unit, point.product(unit)), correlation, _ratio(correlation, size))
+            values.update({f"step/{name}/{m}": v for m, v in zip(METRICS, of_each, strict=True)})
+        return (f"there is no would-be step of {', '.join(missing)}",) if missing else ()
 
 
 def _known(step: Step) -> tuple[float, Tensor] | None:

@@ -13,7 +13,7 @@ import lightning.pytorch
 import pytest
 import pytorch_lightning
 
-from curvwatch import CurvatureMonitor, Rule, Sharpness, StepGeometry
+from curvwatch import Compared, CurvatureMonitor, Rule, Sharpness, StepGeometry
 from curvwatch.alerts import DEFAULT_RULES
 from tests.modules import ClassifierMixin, batches
 
@@ -106,6 +106,16 @@ def test_measures_on_the_command_line(fitted: Fitted, args: list[str]) -> None:
     assert isinstance(measure, StepGeometry)
     assert measure.curvature == ("secant" if "secant" in args[-1] else "exact")
     assert "step/stability_ratio" in monitor.history
+
+
+def test_compared_optimizers_on_the_command_line(fitted: Fitted) -> None:
+    half = "{class_path: curvwatch.Compared, init_args: {name: half, optimizer: lion, clip: 0.5}}"
+    measure = f"{{class_path: StepGeometry, init_args: {{compare: [adam, {half}]}}}}"
+    monitor = fitted(f"{CALLBACKS}+=CurvatureMonitor", f"{CALLBACKS}.measures=[{measure}]")
+    (geometry,) = monitor.measures
+    assert isinstance(geometry, StepGeometry)
+    assert geometry.compare == (Compared("adam"), Compared("half", "lion", 0.5))
+    assert "step/half/directional_sharpness" in monitor.history
 
 
 def test_yaml(fitted: Fitted, tmp_path: Path) -> None:

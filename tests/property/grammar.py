@@ -290,12 +290,16 @@ loaders = st.builds(Data, batch_size=st.sampled_from([2, 3]), shuffle=st.boolean
 
 # the monitor
 
+_GEOMETRIES = {
+    "secant": StepGeometry(curvature="secant"),
+    "compared": StepGeometry(compare=["clipped_adam", {"rms": lambda p: torch.optim.RMSprop(p)}]),
+}
 monitors = st.fixed_dictionaries(
     {"every_n_steps": st.sampled_from([1, 2, 3, None])},
     optional={
         "measures": st.sampled_from(
-            [["sharpness"], ["step_geometry"], ["step_geometry", "sharpness"], "secant"]
-        ).map(lambda m: [StepGeometry(curvature="secant"), "sharpness"] if m == "secant" else m),
+            [["sharpness"], ["step_geometry"], ["step_geometry", "sharpness"], "secant", "compared"]
+        ).map(lambda m: [_GEOMETRIES[m], "sharpness"] if isinstance(m, str) else m),
         "probe": st.sampled_from(["first", "current"]),
         "probe_batches": st.sampled_from([1, 2]),
         "mode": st.sampled_from(["train", "eval"]),

@@ -21,11 +21,12 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from curvwatch import Watch
+from curvwatch import Sharpness, StepGeometry, Watch
 from tests.modules import batches, mlp, sgd
 from tests.watch.loops import loop, loss_fn, normalised
 
 STEPS = 6
+MEASURES = [Sharpness(), StepGeometry(compare=["momentum", "clipped_adam"])]
 # global, for what hangs on a module is put back after a reading
 FORWARDS: list[None] = []
 
@@ -53,7 +54,9 @@ def train(
     FORWARDS.clear()
     for ddp in (m for m in model.modules() if isinstance(m, DistributedDataParallel)):
         ddp.register_forward_pre_hook(lambda *_: FORWARDS.append(None))
-    watch = Watch(model, optimizer, loss_fn, every_n_steps=2, logger=rows) if watched else None
+    watch = None
+    if watched:
+        watch = Watch(model, optimizer, loss_fn, MEASURES, every_n_steps=2, logger=rows)
     loop(model, optimizer, data=data, watch=watch)
     seen = {
         "weights": {
