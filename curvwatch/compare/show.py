@@ -12,8 +12,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from curvwatch.compare.charts import charts_of, draw
+from curvwatch.compare.charts import draw
 from curvwatch.compare.find import Found, find_runs, short_names
+from curvwatch.compare.panels import panels_of
 from curvwatch.compare.read import read_run
 from curvwatch.compare.run import LoggedRun
 from curvwatch.compare.summary import variant_names
@@ -103,10 +104,10 @@ def view(run: LoggedRun, *, console: Console, height: int | None = None) -> Rend
 
 
 def _grid(run: LoggedRun, console: Console, columns: int, rows: int | None) -> Table:
-    charts = charts_of(run)[: None if rows is None else rows * columns]
+    panels = panels_of([run])[: None if rows is None else rows * columns]
     width = (console.width - (columns - 1) * 2) // columns
     unicode = console.encoding.lower().startswith("utf")
-    drawn = [draw(run, chart, width, _CHART_HEIGHT, unicode=unicode) for chart in charts]
+    drawn = [draw(run, panel, width, _CHART_HEIGHT, unicode=unicode) for panel in panels]
     grid = Table.grid(padding=(0, 2, 0, 0), pad_edge=False)
     for begin in range(0, len(drawn), columns):
         grid.add_row(*drawn[begin : begin + columns])
