@@ -81,20 +81,27 @@ def _demo(chosen: argparse.Namespace) -> None:
 def _add_compare(commands: Any) -> None:
     parser = commands.add_parser(
         "compare",
-        help="compare runs in a table",
+        help="compare runs: a table, and with -o a report",
         description="Reads TensorBoard event folders, CSVLogger folders, offline W&B runs and files of "
         "History.save, mixed; prints a row a run.",
     )
     parser.add_argument(
         "runs", type=Path, nargs="+", metavar="RUN", help="a run, or a folder with runs anywhere below"
     )
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write a report in HTML, too")
     parser.add_argument(
         "--metric",
         action="append",
         default=[],
         metavar="NAME",
-        help="the loss of the table, in place of curvature/loss; again for further columns; "
+        help="the loss of the table, in place of curvature/loss; again for further columns and charts; "
         "NAME:max where the largest value is the best",
+    )
+    parser.add_argument(
+        "--x",
+        choices=("step", "time", "epoch"),
+        default="step",
+        help="what the charts of the report are drawn over (default: %(default)s)",
     )
     parser.set_defaults(run=_compare)
 
@@ -117,6 +124,15 @@ def _compare(chosen: argparse.Namespace) -> None:
             problems.append(f"--metric {wanted.name}: no run has it")
     console = Console(highlight=False)
     print_comparison(runs, problems, console=console, metrics=metrics)
+    if chosen.output is not None:
+        need("compare -o", "report", {"jinja2": "Jinja2"})
+        from curvwatch.compare.report import write_report
+
+        try:
+            write_report(runs, chosen.output, x=chosen.x, metrics=metrics, problems=problems)
+        except OSError as error:
+            raise CurvwatchError(f"the report cannot be written: {printable(error)}") from error
+        console.print(f"\nThe report is in {printable(chosen.output)}", markup=False, soft_wrap=True)
 
 
 def _add_show(commands: Any) -> None:

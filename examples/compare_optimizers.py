@@ -1,6 +1,7 @@
 """Six optimizers on the same images, with the same batches, number of gradients and readings.
 
     python examples/compare_optimizers.py [STEPS]
+    curvwatch compare runs/compare -o report.html
     tensorboard --logdir runs/compare     # then the pages CUSTOM SCALARS and HPARAMS
 
 On Fashion-MNIST where Debian's dataset-fashion-mnist is installed, else on scikit-learn's digits. Rates
@@ -69,4 +70,4 @@ for name, optimizer in OPTIMIZERS.items():
     trainer.fit(Classifier(optimizer, x.shape[1]), loader)
     loss, ratio = map(monitor.history.latest, ("curvature/loss", "curvature/stability_ratio"))
     print(f"{name}: loss {loss:.3f}, stability ratio {ratio:.2f}")
-print("curvwatch compare runs/compare")
+print("curvwatch compare runs/compare -o report.html")

@@ -111,7 +111,7 @@ def test_compare_optimizers(tmp_path: Path) -> None:
         assert re.search(rf"^{name}: loss {losses[-1].value:.3f}, ", printed, re.M)
         header, *_ = (folder / "metrics.csv").read_text().splitlines()
         assert "curvature/sharpness" in header.split(",")
-    assert printed.splitlines()[-1] == "curvwatch compare runs/compare"
+    assert printed.splitlines()[-1] == "curvwatch compare runs/compare -o report.html"
 
 
 def test_plain(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def is_logarithmic(panel: Panel, values: np.ndarray) -> bool:
 
     They are where the panel asks for it, or a run that went astray would press all others flat.
     """
-    if not len(values) or values.min() <= 0:
+    if not len(values) or values.min() <= 0 or (panel.level is not None and panel.level <= 0):
         return False
     return panel.log or bool(values.max() > 100 * np.median(values))
 

@@ -145,7 +145,7 @@ def test_terminals_of_any_width_show_whole_numbers(tmp_path: Path) -> None:
 # the command
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_and_its_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     logs.csv(tmp_path / "a")
     logs.csv(tmp_path / "b")
     assert cli.main(["compare", str(tmp_path), str(tmp_path / "none"), "--metric", "y"]) == 0
@@ -153,6 +153,13 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert cells(out, "a")[:2] == ["-", "-"]
     assert "--metric y: no run has it" in out
     assert "none: there is no such file or folder" in " ".join(out.split())
+    file = tmp_path / "report.html"
+    for x in ("step", "time", "epoch"):
+        assert cli.main(["compare", str(tmp_path), "-o", str(file), "--x", x]) == 0
+        assert "<html" in file.read_text()
+        file.unlink()
+    assert cli.main(["compare", str(tmp_path), "-o", str(tmp_path / "no" / "folder" / "x")]) == 1
+    assert "the report cannot be written" in capsys.readouterr().err
 
 
 def test_nothing_that_can_be_read_is_an_error(

@@ -1,0 +1,105 @@
+"""The report as a page."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from curvwatch import __version__
+from curvwatch.compare.panels import panels_of
+from curvwatch.compare.report.payload import payload
+from curvwatch.compare.run import LoggedRun
+from curvwatch.compare.summary import Wanted
+from curvwatch.compare.table import LEGEND, compare
+from curvwatch.compare.text import printable
+
+UPLOT = "1.6.32"
+# after six colours the next six runs have the same ones, dashed
+COLOURS = 6
+DASHES: tuple[tuple[int, ...], ...] = ((), (9, 4), (3, 3), (9, 3, 2, 3))
+_SCALES = {"linear": "", "log": " (log axis)", "asinh": " (log axis in both directions)"}
+
+
+def write_report(
+    runs: Sequence[LoggedRun],
+    path: Path,
+    *,
+    x: str = "step",
+    metrics: Sequence[Wanted] = (),
+    problems: Sequence[str] = (),
+) -> None:
+    """One HTML file with table, charts and alerts of `runs`; it loads nothing.
+
+    Args:
+        runs: with any names; those without curves are in the table alone.
+        path: of the file.
+        x: what is drawn over: "step", "time" or "epoch".
+        metrics: the first is the loss of the table; all get a column and a chart.
+        problems: that belong to no run.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    path.write_text(render(runs, x=x, metrics=metrics, problems=problems), encoding="utf-8")
+
+
+def render(
+    runs: Sequence[LoggedRun], *, x: str, metrics: Sequence[Wanted], problems: Sequence[str]
+) -> str:
+    """The page of `write_report`."""
+    panels = panels_of(runs, [wanted.name for wanted in metrics])
+    data = payload(runs, panels, x)
+    drawn = [{line["run"] for line in panel["lines"] if line["x"]} for panel in data["panels"]]
+    styles = {"uplot_css": _file("uplot/uPlot.min.css"), "css": _file("page.css")}
+    scripts = {"uplot_js": _file("uplot/uPlot.iife.min.js"), "js": _file("page.js")}
+    environment = Environment(
+        loader=PackageLoader("curvwatch.compare.report", ""), autoescape=True, undefined=StrictUndefined
+    )
+    environment.filters["printable"] = printable
+    return environment.get_template("page.html.jinja").render(
+        **{name: Markup(text) for name, text in (styles | scripts).items()},
+        policy=_policy(list(styles.values()), list(scripts.values())),
+        version=__version__,
+        uplot_version=UPLOT,
+        colours=COLOURS,
+        dashes=DASHES,
+        table=compare(runs, metrics),
+        legend=LEGEND,
+        problems=[(r.name, p) for r in runs for p in r.problems] + [("", p) for p in problems],
+        x=x,
+        thinned=data["thinned"],
+        panels=panels,
+        scales=[_SCALES[panel["scale"]] for panel in data["panels"]],
+        lines=[panel["lines"] for panel in data["panels"]],
+        missing=[[r.name for i, r in enumerate(runs) if r.curves and i not in has] for has in drawn],
+        alerts=[(run.name, alert) for run in runs for alert in run.alerts],
+        sources=[(r.name, r.path, r.kind, _settings(r)) for r in runs],
+        data=data | {"colours": COLOURS, "dashes": DASHES},
+    )
+
+
+def _settings(run: LoggedRun) -> str:
+    return ", ".join(f"{name}={value}" for name, value in sorted(run.hyperparameters.items()))
+
+
+def _policy(styles: Sequence[str], scripts: Sequence[str]) -> str:
+    """Nothing is loaded, and only the page's own styles and scripts run."""
+
+    def hashes(texts: Sequence[str]) -> str:
+        digests = (hashlib.sha256(text.encode()).digest() for text in texts)
+        return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
+
+    return f"default-src 'none'; style-src {hashes(styles)}; script-src {hashes(scripts)}"
+
+
+def _file(name: str) -> str:
+    # a browser hashes what it reads, with line ends made \n
+    resource: Any = files("curvwatch.compare.report")
+    return str(resource.joinpath(*name.split("/")).read_text(encoding="utf-8")).replace("\r\n", "\n")
