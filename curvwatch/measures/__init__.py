@@ -20,10 +20,14 @@ from curvwatch.measures.step_geometry import StepGeometry
 MEASURES: dict[str, type[Measure]] = {m.name: m for m in (Sharpness, StepGeometry)}
 
 
+# what a monitor measures unless it is told otherwise
+DEFAULT_MEASURES = (Sharpness, StepGeometry)
+
+
 def make_measures(
     measures: Iterable[str | Measure | type[Measure]] | None = None,
 ) -> tuple[Measure, ...]:
-    """Instances of `measures`: names, classes or instances; None: all of them by default.
+    """Instances of `measures`: names, classes or instances; None: those by default.
 
     Raises:
         ValueError: one is unknown, or comes twice.
@@ -31,7 +35,7 @@ def make_measures(
     if isinstance(measures, (str, type)) or not isinstance(measures, (Iterable, type(None))):
         measures = [measures]
     made: list[Measure] = []
-    for m in MEASURES.values() if measures is None else measures:
+    for m in DEFAULT_MEASURES if measures is None else measures:
         if isinstance(m, str):
             if m not in MEASURES:
                 raise ValueError(f"unknown measure {m!r}; there are {', '.join(MEASURES)}")

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from curvwatch.histogram import Histogram
 from curvwatch.objective import Opened
 from curvwatch.stability import StabilityLaw
 
@@ -32,6 +33,7 @@ class Reading:
         doubts: why, in words; part of no other note.
         broken: names of the values that are nan or inf because the loss, a derivative or the weights
             are not finite; a value that is missing for another reason is not among them.
+        histograms: distributions by name, such as a spectral density.
     """
 
     values: Mapping[str, float]
@@ -39,6 +41,7 @@ class Reading:
     doubtful: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
     broken: tuple[str, ...] = ()
+    histograms: Mapping[str, Histogram] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
