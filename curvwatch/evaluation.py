@@ -1,26 +1,21 @@
-"""Two ways to have the loss at other weights than the present ones."""
+"""What is evaluated, and what each way to evaluate it at other weights has in common."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from curvwatch.draws import DrawsOfWhole
 from curvwatch.errors import CurvwatchError
 from curvwatch.isolation import Loan
-from curvwatch.losses import named_where_missing, refuse_once_differentiable, scalar_loss
+from curvwatch.losses import scalar_loss
 from curvwatch.randomness import RandomState
 from curvwatch.samples import Sample
-from curvwatch.sharding import local
 from curvwatch.trees import clone_batch
 from curvwatch.vectors import Layout
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -65,209 +60,8 @@ class Evaluation(Protocol):
         """Gradient and loss, joined in one vector of shape (size + 1,), of each sample."""
 
 
-class Aliased:
-    """Weights are replaced by leaves, so hooks on the real ones do not fire.
-
-    Args:
-        setting: what is evaluated.
-        loan: of its module.
-
-    Attributes:
-        drew: whether a loss drew random numbers of torch.
-    """
-
-    is_averaged = False
-
-    def __init__(self, setting: Setting, loan: Loan) -> None:
-        self.drew = False
-        self._setting = setting
-        self._loan = loan
-        self._placed: list[Tensor] | None = None
-
-    @property
-    def weights(self) -> Sequence[Tensor]:
-        """The weights that are differentiated by."""
-        return self._setting.params
-
-    def losses(self, displacement: Tensor | None) -> Iterator[Tensor]:
-        """The loss of each sample, shape ()."""
-        leaves = self._leaves(displacement)
-        for sample in self._setting.samples:
-            # with gradients on: training_step may take some itself (a penalty on them, a PINN)
-            yield self._loss(sample, leaves).detach()
-
-    def gradients(self, displacement: Tensor | None) -> Iterator[Tensor]:
-        """Gradient and loss, joined in one vector of shape (size + 1,), of each sample."""
-        leaves = self._leaves(displacement)
-        for sample in self._setting.samples:
-            yield self._gradient(sample, leaves)
-
-    def of_graphs(
-        self, compute: Callable[[Graph], T], samples: Iterable[Sample] | None = None
-    ) -> Iterator[T]:
-        """What `compute` makes of the graph of each sample, or of each of `samples`, at w.
-
-        Only one graph is alive at a time, where `compute` keeps none.
-
-        Raises:
-            CurvwatchError: a function in a graph is marked `once_differentiable`.
-        """
-        leaves = self._leaves(None)
-        for sample in self._setting.samples if samples is None else samples:
-            # no variable may hold the graph while the next one is made
-            yield compute(self._graph(sample, leaves))
-
-    def product(self, graph: Graph, v: Tensor) -> Tensor:
-        """The Hessian of `graph` times `v`, shape (size,)."""
-        layout = self._setting.layout
-        # a checkpointed block runs again during this backward pass: with these leaves
-        if self._placed is not graph.leaves:
-            self._place(graph.sample, graph.leaves)
-        pairs = [
-            (g, part)
-            for g, part in zip(graph.gradient, layout.split(v), strict=True)
-            if g is not None and g.requires_grad
-        ]
-        if not pairs:  # linear in every parameter
-            return torch.zeros_like(v)
-        outputs, vectors = zip(*pairs, strict=True)
-        with named_where_missing():
-            hv = torch.autograd.grad(
-                outputs, graph.leaves, vectors, retain_graph=True, allow_unused=True
-            )
-        return layout.flatten(hv)
-
-    def joined(self, graph: Graph) -> Tensor:
-        """Gradient and loss of `graph` in one vector of shape (size + 1,)."""
-        return self._setting.layout.flatten(graph.gradient, and_scalar=graph.loss)
-
-    def _gradient(self, sample: Sample, leaves: list[Tensor]) -> Tensor:
-        loss = self._loss(sample, leaves)
-        return self._setting.layout.flatten(_differentiated(loss, leaves), and_scalar=loss)
-
-    def _graph(self, sample: Sample, leaves: list[Tensor]) -> Graph:
-        loss = self._loss(sample, leaves)
-        refuse_once_differentiable(loss)
-        gradient = _differentiated(loss, leaves, create_graph=True)
-        return Graph(self, sample, loss.detach(), gradient, leaves)
-
-    def _leaves(self, displacement: Tensor | None) -> list[Tensor]:
-        # copies: training_step may write to a weight
-        base = [self._setting.weights.get(id(p), p).detach() for p in self._setting.params]
-        if displacement is None:
-            return [w.clone().requires_grad_() for w in base]
-        parts = self._setting.layout.split(displacement)
-        return [(w + d).requires_grad_() for w, d in zip(base, parts, strict=True)]
-
-    def _place(self, sample: Sample, leaves: list[Tensor]) -> None:
-        setting = self._setting
-        substitutes = {id(p): leaf for p, leaf in zip(setting.params, leaves, strict=True)}
-        for key, weight in setting.weights.items():
-            if key not in substitutes:  # a copy: training_step may write to it
-                substitutes[key] = weight.clone()
-        _place(self._loan, setting, sample, substitutes)
-        self._placed = leaves
-
-    def _loss(self, sample: Sample, leaves: list[Tensor]) -> Tensor:
-        self._place(sample, leaves)
-        before = torch.get_rng_state(), _cuda_state(leaves)
-        with DrawsOfWhole(sample.rows) if sample.rows else nullcontext():
-            loss = _weighted_loss(self._setting, sample)
-        after = torch.get_rng_state(), _cuda_state(leaves)
-        self.drew |= not all(map(torch.equal, before, after))
-        return loss
-
-
-@dataclass(frozen=True)
-class Graph:
-    """The kept graph of one sample's gradient; made by `Aliased.of_graphs`.
-
-    Attributes:
-        loss: of shape ().
-        gradient: of each leaf; None for one that takes no part.
-    """
-
-    _evaluation: Aliased
-    sample: Sample
-    loss: Tensor
-    gradient: tuple[Tensor | None, ...]
-    leaves: list[Tensor]
-
-    def product(self, v: Tensor) -> Tensor:
-        """Hessian-vector product, of shape (size,)."""
-        return self._evaluation.product(self, v)
-
-    def joined(self) -> Tensor:
-        """Gradient and loss in one vector of shape (size + 1,)."""
-        return self._evaluation.joined(self)
-
-
-class Shifted:
-    """Real weights are moved, and gradients taken by `.backward()`: the only way that FSDP2 sees.
-
-    Made by `shifted`, which puts weights and gradients back.
-    """
-
-    is_averaged = True
-
-    def __init__(self, setting: Setting, loan: Loan) -> None:
-        self._setting = setting
-        self._loan = loan
-        params = setting.params
-        self._base = [setting.weights.get(id(p), local(p.detach())).clone() for p in params]
-
-    def losses(self, displacement: Tensor | None) -> Iterator[Tensor]:
-        """The loss of each sample, shape ()."""
-        self._move(displacement)
-        for sample in self._setting.samples:
-            yield self._loss(sample).detach()
-            _reshard(self._setting.module)
-
-    def gradients(self, displacement: Tensor | None) -> Iterator[Tensor]:
-        """Gradient and loss, joined in one vector of shape (size + 1,), of each sample."""
-        self._move(displacement)
-        for sample in self._setting.samples:
-            for weight in self._loan.weights:
-                weight.grad = None
-            loss = self._loss(sample)
-            loss.backward()
-            _reshard(self._setting.module)
-            grads = [p.grad for p in self._setting.params]
-            yield self._setting.layout.flatten(grads, and_scalar=loss)
-
-    def _loss(self, sample: Sample) -> Tensor:
-        _place(self._loan, self._setting, sample, {id(w): w for w in self._loan.weights})
-        loss = _weighted_loss(self._setting, sample)
-        _refuse_detached(loss)
-        return loss
-
-    @torch.no_grad()
-    def _move(self, displacement: Tensor | None) -> None:
-        parts: list[Any] = [0.0] * len(self._base)
-        if displacement is not None:
-            parts = self._setting.layout.split(displacement)
-        for p, base, part in zip(self._setting.params, self._base, parts, strict=True):
-            local(p).copy_(base + part)
-
-
-@contextmanager
-def shifted(setting: Setting, loan: Loan) -> Iterator[Shifted]:
-    """Lend the real weights for shifts; they and their gradients are put back bit for bit."""
-    kept = [(w, local(w.detach()).clone(), w.grad) for w in loan.weights]
-    try:
-        with torch.no_grad():
-            for w in loan.weights:
-                if id(w) in setting.weights:
-                    local(w).copy_(setting.weights[id(w)])
-        yield Shifted(setting, loan)
-    finally:
-        with torch.no_grad():
-            for w, value, gradient in kept:
-                local(w).copy_(value)
-                w.grad = gradient
-
-
-def _place(loan: Loan, setting: Setting, sample: Sample, substitutes: Mapping[int, Tensor]) -> None:
+def place(loan: Loan, setting: Setting, sample: Sample, substitutes: Mapping[int, Tensor]) -> None:
+    """Put weights, and what else the loss of `sample` depends on, into the lent module."""
     loan.place(
         substitutes,
         memory=sample.memory,
@@ -276,41 +70,17 @@ def _place(loan: Loan, setting: Setting, sample: Sample, substitutes: Mapping[in
     )
 
 
-def _weighted_loss(setting: Setting, sample: Sample) -> Tensor:
+def weighted_loss(setting: Setting, sample: Sample) -> Tensor:
+    """The loss of `sample` times its weight, shape ()."""
     with torch.inference_mode(False), torch.enable_grad():
         loss = scalar_loss(setting.loss_fn(clone_batch(sample.batch)))
     return loss.to(device=setting.layout.device, dtype=setting.layout.dtype) * sample.weight
 
 
-def _differentiated(
-    loss: Tensor, leaves: Sequence[Tensor], *, create_graph: bool = False
-) -> tuple[Tensor | None, ...]:
-    _refuse_detached(loss)
-    with named_where_missing():
-        grads = torch.autograd.grad(loss, leaves, create_graph=create_graph, allow_unused=True)
-    if all(g is None for g in grads):
-        raise CurvwatchError(
-            f"the loss does not depend on any of the optimizer's {len(leaves)} parameters"
-        )
-    return grads
-
-
-def _cuda_state(leaves: Sequence[Tensor]) -> Tensor:
-    device = leaves[0].device
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.empty(0)
-
-
-def _refuse_detached(loss: Tensor) -> None:
+def refuse_detached(loss: Tensor) -> None:
+    """Raise a CurvwatchError where `loss` has no gradient."""
     if not loss.requires_grad:
         raise CurvwatchError(
             "the loss does not depend on any parameter that is trained: it was detached, "
             "computed under torch.no_grad, or uses other parameters than the optimizer's"
         )
-
-
-def _reshard(module: nn.Module) -> None:
-    """Free the gathered weights: after a forward pass alone FSDP2 keeps some, and would use them."""
-    part: Any
-    for part in module.modules():
-        if callable(getattr(part, "reshard", None)) and callable(getattr(part, "unshard", None)):
-            part.reshard()

@@ -11,14 +11,16 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from curvwatch.aliased import Aliased, Graph
 from curvwatch.chunks import Chunking
 from curvwatch.errors import CurvwatchError
-from curvwatch.evaluation import Aliased, Evaluation, Graph, Setting, shifted
+from curvwatch.evaluation import Evaluation, Setting
 from curvwatch.footprint import release_free_memory
 from curvwatch.isolation import Memory, lend
 from curvwatch.linearization import Linearization
 from curvwatch.parts import Parts
 from curvwatch.samples import Sample
+from curvwatch.shifted import shifted
 from curvwatch.trees import batch_size
 from curvwatch.vectors import Layout, summed
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from curvwatch.aliased import Aliased, Graph
 from curvwatch.chunks import Chunking, cannot_be_cut, coupling, difference
-from curvwatch.evaluation import Aliased, Graph
 from curvwatch.footprint import Footprint
 from curvwatch.linearization import Linearization
 from curvwatch.losses import computes_in_half
