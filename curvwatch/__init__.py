@@ -6,7 +6,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from curvwatch.alerts import Alert, Rule
+from curvwatch.alerts import Alert, Rule, lower_lr, warmup_again, webhook
 from curvwatch.compared import Compared
 from curvwatch.errors import CurvwatchError, CurvwatchWarning
 from curvwatch.history import History
@@ -35,9 +35,12 @@ __all__ = [
     "StabilityLaw",
     "StepGeometry",
     "Watch",
+    "lower_lr",
     "register_law",
     "stability_law",
     "wandb_workspace",
+    "warmup_again",
+    "webhook",
 ]
 
 

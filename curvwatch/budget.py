@@ -86,6 +86,18 @@ class Budget:
             return False
         return step in _EARLY or step % self.every_n_steps[kind] == 0
 
+    def spares(self, kind: str, made: Mapping[str, int]) -> bool:
+        """Whether there is enough for a further reading of `kind`.
+
+        Args:
+            kind: of reading.
+            made: how many readings of each kind were made since the last look.
+        """
+        costs = {k: max(seconds) for k, seconds in self._costs.items() if seconds}
+        spent = sum(cost * made.get(k, 0) for k, cost in costs.items())
+        there_is = self._account + self._share * self._warm_up_left - spent
+        return kind in costs and there_is >= costs[kind]
+
     def look(self, step: int, passed: Interval) -> None:
         """Learn from what passed since the last look, and decide until the next.
 

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from curvwatch.actions import Action, check_actions
-from curvwatch.alerts import Alert, Rule, check_rules
+from curvwatch.alerts import Action, Alert, PresetName, Rule, check_rules, rules_of
+from curvwatch.alerts.actions import check_actions
 from curvwatch.chunks import check_chunk_size
 from curvwatch.compared import Following
 from curvwatch.due import Due
 from curvwatch.faults import Faults, OnError
 from curvwatch.history import History
-from curvwatch.measures import Measure, check_cadence, compared_by, make_measures
+from curvwatch.measures import Measure, check_cadence, compared_by, feeding, make_measures
 from curvwatch.objective import Products, check_products
 from curvwatch.probe import Probe, ProbeKind
 from curvwatch.reader import Reader, Readings
@@ -55,9 +55,15 @@ class CurvatureMonitor(CallbackBase):
             are made for so many examples at a time; None: for as many as a measurement at the
             first reading shows to fit. Where the loss is no mean over examples (batch normalisation,
             contrastive losses, sums, means over tokens) batches stay whole, and a warning says so.
-        rules: what to alert on, [] for nothing; default: steps that overshoot. Values that are not
-            finite always are.
-        on_alert: called with each `Alert`; "stop" ends the run; a list does several things.
+        alerts: what to alert on: "default", "research" (also the edge reached and left) or "off", see
+            `docs/alerts.md`; None: "default", unless there are `rules`. Values that are not finite
+            are alerted on unless it is "off".
+        rules: rules of your own, over metrics of curvwatch or of the module. They join those of
+            `alerts`; one takes the place of the preset's that has its name.
+        on_alert: what an alert does beside its message in the log and the loggers: a function of the
+            `Alert`; "warn", a Python warning; "stop" ends the run; "checkpoint" saves one, named after
+            the alert; `lower_lr(factor)` and `warmup_again(steps)` change the learning rate;
+            `webhook(url)` sends it away; a list does several things.
         on_error: "warn" reports a failed reading, once for each cause, and training goes on; "raise"
             raises.
         name: tells several monitors of one Trainer apart, in checkpoints.
@@ -82,6 +88,7 @@ class CurvatureMonitor(CallbackBase):
         loss_fn: LossFn | Sequence[LossFn] | None = None,
         hvp: Products = "exact",
         chunk_size: int | None = None,
+        alerts: PresetName | None = None,
         rules: Iterable[Rule] | None = None,
         on_alert: Action | Sequence[Action] | None = None,
         on_error: OnError = "warn",
@@ -106,7 +113,9 @@ class CurvatureMonitor(CallbackBase):
         self._hvp: Products = hvp
         self._chunk_size = chunk_size
         self._loss_fn = check_loss_fns(loss_fn)
-        self._rules = check_rules(rules)
+        self._own_rules = check_rules(rules)
+        self._rules = rules_of(alerts, None if rules is None else self._own_rules)
+        self._watch_finite = alerts != "off"
         self._actions = check_actions(on_alert)
         self._faults = Faults(on_error)
         self._run: FitRun | None = None
@@ -117,11 +126,18 @@ class CurvatureMonitor(CallbackBase):
 
     def _reset(self) -> None:
         self._probe = Probe(self._probe_source, batches=self._probe_batches)
-        self._recorder = Recorder(self._faults, rules=self._rules, actions=self._actions)
+        self._recorder = Recorder(
+            self._faults,
+            rules=self._rules,
+            own_rules=self._own_rules,
+            watch_finite=self._watch_finite,
+            actions=self._actions,
+        )
         self._reader = Reader(self._faults, train=self._train)
         self._following = Following(compared_by(self.measures), faults=self._faults)
         self._schedule = Schedule(self.measures, every_n_steps=self.every_n_steps, budget=self.budget)
         self._last_step = -1
+        self._rates: dict[str, Any] = {}  # state of what alerts did to the learning rates
 
     @property
     def history(self) -> History:
@@ -148,6 +164,8 @@ class CurvatureMonitor(CallbackBase):
             run = self._new_run(trainer, pl_module)
             if not self._resumed and run.step <= self._last_step:
                 self._reset()  # another run, from its beginning
+            if self._rates:
+                run.rates.load_state_dict(self._rates)
             self._resumed = False
             self._probe.start(pl_module, run.fed, device=pl_module.device)
             self._recorder.start(run, run.metric_names(self.measures, batches=self._probe.batches))
@@ -227,7 +245,13 @@ class CurvatureMonitor(CallbackBase):
                 loss = run.training_loss(outputs, read_now=bool(due))
                 if loss is not None:
                     readings.look_at("training loss", loss)
-            self._recorder.record(run, run.step, readings)
+            alerts = self._recorder.record(run, run.step, readings)
+        # what an alert does to the run is not of the readings' time
+        if run.made_step:
+            run.rates.advance()
+        self._recorder.act(run, alerts)
+        self._rates = run.rates.state_dict()
+        self._schedule.hurry(feeding(self.measures, self._recorder.wanted))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the hooks off the optimizers."""
@@ -257,6 +281,7 @@ class CurvatureMonitor(CallbackBase):
             return {
                 "last_step": self._last_step,
                 **self._recorder.state_dict(),
+                "rates": dict(self._rates),
                 **self._schedule.state_dict(),
                 "memory": self._reader.state_dict(),
                 "compared": self._following.state_dict(),
@@ -271,6 +296,7 @@ class CurvatureMonitor(CallbackBase):
             self._resumed = True
             self._last_step = state_dict["last_step"]
             self._recorder.load_state_dict(state_dict)
+            self._rates = dict(state_dict.get("rates", {}))
             self._schedule.load_state_dict(state_dict)
             self._reader.load_state_dict(state_dict["memory"])
             self._following.load_state_dict(state_dict.get("compared", {}))

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from curvwatch.chunks import Chunking
 from curvwatch.errors import CurvwatchError
+from curvwatch.learning_rates import LearningRates
 from curvwatch.measures import COST_METRICS, Measure
 from curvwatch.names import group_suffixes, optimizer_suffixes
 from curvwatch.objective import Objective, Products
@@ -69,6 +70,7 @@ class Run(ABC):
         self._hvp: Products = hvp
         self._chunk_size = chunk_size
         self._chunkings: dict[tuple[int, bool | None], Chunking] = {}
+        self.rates = LearningRates(self.optimizers, self.schedulers)
         self._refuse()
 
     @property
@@ -86,6 +88,11 @@ class Run(ABC):
     def leads(self) -> bool:
         """Whether this process speaks for all."""
 
+    @property
+    def schedulers(self) -> Sequence[Any]:
+        """Of the learning rates."""
+        return ()
+
     @abstractmethod
     def loss_of(self, index: int) -> Callable[[Any], Any]:
         """The loss of optimizer `index` as a function of a `TrainingBatch`."""
@@ -98,9 +105,25 @@ class Run(ABC):
     def publish(self, values: Mapping[str, float]) -> None:
         """Show `values` to others than loggers."""
 
+    def logged(self, names: Sequence[str]) -> dict[str, float]:
+        """The user's own metrics `names` that are new since the last call, averaged over processes."""
+        return {}
+
     @abstractmethod
     def stop(self, reason: str) -> None:
         """End the run after this step."""
+
+    @abstractmethod
+    def save(self, name: str) -> str:
+        """Save a checkpoint under `name`, on every process; its path."""
+
+    def scale_rates(self, factor: float) -> str:
+        """Multiply all learning rates from now on; what changed, in words."""
+        return self.rates.scale(factor)
+
+    def warm_up(self, steps: int, start: float) -> str:
+        """Let all learning rates rise from `start` times theirs; what changed, in words."""
+        return self.rates.warm_up(steps, start)
 
     def weighed(self, samples: Sequence[Sample]) -> list[Sample]:
         """The batches of one step, each with the factor of its loss; by default their mean."""

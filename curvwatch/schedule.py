@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from statistics import median
 from typing import Any
@@ -46,6 +46,7 @@ class Schedule:
         self._agreed: Callable[[Sequence[float]], list[float]] = list
         self._step: int | None = None
         self._laps: deque[float] = deque(maxlen=_LAPS)
+        self._hurried: frozenset[str] = frozenset()
         self._forget()
 
     def _forget(self) -> None:
@@ -65,6 +66,13 @@ class Schedule:
         self._agreed = run.agreed_all
         self.clock.start()
 
+    def hurry(self, names: Collection[str]) -> None:
+        """Read the measures of these names at every step, as far as the budget has saved for it.
+
+        Measures whose cadence is fixed keep it.
+        """
+        self._hurried = frozenset(names)
+
     def due(self, stage: Stage, step: int) -> list[Measure]:
         """The measures of `stage` that are due at optimizer step `step`: asked at each step."""
         budget = self.budget
@@ -73,9 +81,16 @@ class Schedule:
         return [
             measure
             for measure, fixed in self._measures
-            if measure.stage == stage
-            and (step % fixed == 0 if fixed else budget is not None and budget.due(stage, step))
+            if measure.stage == stage and (step % fixed == 0 if fixed else self._is_due(measure, step))
         ]
+
+    def _is_due(self, measure: Measure, step: int) -> bool:
+        budget = self.budget
+        if budget is None:
+            return False
+        if budget.due(measure.stage, step):
+            return True
+        return measure.name in self._hurried and budget.spares(measure.stage, self._counts)
 
     def _next_step(self, budget: Budget, step: int) -> None:
         self._step = step

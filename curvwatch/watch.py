@@ -9,8 +9,8 @@ from typing import Any, get_args
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from curvwatch.actions import Action, check_actions
-from curvwatch.alerts import DEFAULT_RULES, Alert, Rule, check_rules
+from curvwatch.alerts import Action, Alert, PresetName, Rule, check_rules, rules_of
+from curvwatch.alerts.actions import check_actions
 from curvwatch.arguments import Mode, check_budget, check_word
 from curvwatch.chunks import check_chunk_size
 from curvwatch.compared import Following
@@ -25,7 +25,7 @@ from curvwatch.loop.loggers import as_loggers
 from curvwatch.loop.run import LoopRun, LossFn
 from curvwatch.loop.texts import PROBE_LOST, SHARDED, WRONG_ORDER
 from curvwatch.loop.wrappers import called_module
-from curvwatch.measures import Measure, check_cadence, compared_by, make_measures
+from curvwatch.measures import Measure, check_cadence, compared_by, feeding, make_measures
 from curvwatch.objective import Products, check_products
 from curvwatch.probe import Probe, ProbeKind
 from curvwatch.reader import Reader, Readings
@@ -68,8 +68,11 @@ class Watch:
             landscape.
         hvp: "exact" or "difference", see `CurvatureMonitor`.
         chunk_size: the most examples of a part of a batch, see `CurvatureMonitor`.
-        rules: what to alert on; values that are not finite always are.
-        on_alert: called with each `Alert`; "stop" sets `stopped`; a list does several things.
+        alerts: what to alert on, see `CurvatureMonitor`.
+        rules: further rules of your own, over metrics of curvwatch.
+        on_alert: what an alert does, see `CurvatureMonitor`; "stop" sets `stopped`, and a loop saves
+            its own checkpoints.
+        schedulers: torch's, of the learning rates, for `lower_lr` and `warmup_again`.
         on_error: "warn" reports a failed reading, once for each cause; "raise" raises.
         logger: where readings go: objects with `log_metrics(dict, step=)` such as Lightning's and
             Fabric's loggers, a SummaryWriter, a W&B run, or a list of these.
@@ -106,8 +109,10 @@ class Watch:
         mode: Mode = "train",
         hvp: Products = "exact",
         chunk_size: int | None = None,
-        rules: Iterable[Rule] = DEFAULT_RULES,
+        alerts: PresetName | None = None,
+        rules: Iterable[Rule] | None = None,
         on_alert: Action | Sequence[Action] | None = None,
+        schedulers: Sequence[Any] = (),
         on_error: OnError = "warn",
         logger: Any = None,
     ) -> None:
@@ -126,8 +131,13 @@ class Watch:
         self._faults = Faults(on_error)
         self._probe_source, self._probe_batches = probe, probe_batches
         self._probe = Probe(probe, batches=probe_batches)
+        own_rules = check_rules(rules)
         self._recorder = Recorder(
-            self._faults, rules=check_rules(rules), actions=check_actions(on_alert)
+            self._faults,
+            rules=rules_of(alerts, None if rules is None else own_rules),
+            own_rules=own_rules,
+            watch_finite=alerts != "off",
+            actions=check_actions(on_alert),
         )
         self._reader = Reader(self._faults, train=False if mode == "eval" else None)
         self._schedule = Schedule(self.measures, every_n_steps=every_n_steps, budget=budget)
@@ -146,6 +156,7 @@ class Watch:
                 loggers=loggers,
                 hvp=hvp,
                 chunk_size=chunk_size,
+                schedulers=schedulers,
             )
             self._start_probe(run)
             self._recorder.start(run, run.metric_names(self.measures, batches=self._probe.batches))
@@ -197,8 +208,12 @@ class Watch:
                 seen = None if loss is None else run.training_loss(loss, read_now=bool(readings.values))
                 if seen is not None:
                     readings.look_at("training loss", seen)
-            self._recorder.record(run, run.step, readings)
+            alerts = self._recorder.record(run, run.step, readings)
             run.step += 1
+        run.rates.advance()
+        self._recorder.act(run, alerts)
+        self._schedule.hurry(feeding(self.measures, self._recorder.wanted))
+        with self._schedule.clock.reading():
             self._get_ready(run)
         return readings.values
 
@@ -258,6 +273,7 @@ class Watch:
             return {
                 "last_step": -1 if self._run is None else self._run.step - 1,
                 **self._recorder.state_dict(),
+                "rates": {} if self._run is None else self._run.rates.state_dict(),
                 **self._schedule.state_dict(),
                 "memory": self._reader.state_dict(),
                 "compared": self._following.state_dict(),
@@ -278,6 +294,8 @@ class Watch:
         if run is None:
             return
         run.step = state["last_step"] + 1
+        if state.get("rates"):
+            run.rates.load_state_dict(state["rates"])
         with self._faults.caught("setting up for this run"):
             self._start_probe(run)
             if state["probe"] is None and self._probe_source == "first" and run.step:

@@ -1,8 +1,7 @@
 """Six optimizers on the same images, with the same batches, number of gradients and readings.
 
     python examples/compare_optimizers.py [STEPS]
-    curvwatch compare runs/compare -o report.html
-    tensorboard --logdir runs/compare     # then the pages CUSTOM SCALARS and HPARAMS
+    curvwatch compare runs/compare -o report.html    # or tensorboard --logdir runs/compare
 
 On Fashion-MNIST where Debian's dataset-fashion-mnist is installed, else on scikit-learn's digits. Rates
 are the best of 0.0001, 0.0003, ..., 1 by Fashion-MNIST's training loss in steps 900 to 1000.

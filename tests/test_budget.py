@@ -307,3 +307,31 @@ def test_measures_with_a_cadence_of_their_own_are_not_paid_from_the_budget() -> 
     spent = 0.01 * sum(t >= 10_000 for t in run.read["landscape"])
     used = spent / (run.marks[-1][0] - run.marks[10_000][0])
     assert LEAST * BUDGET <= used <= MOST * BUDGET
+
+
+def test_danger_brings_readings_closer_within_the_budget() -> None:
+    run = Process(step=lambda t: 0.1, landscape=lambda t: 2.0, geometry=lambda t: 0.3)
+    run.start()
+    for t in range(6000):
+        dangerous = t in range(4000, 4012) or t >= 5000
+        run.schedule.hurry({"step_geometry"} if dangerous else ())
+        run.make_step(t)
+    usual = [t for t in run.read["step"] if 3000 <= t < 4000]
+    closer = [t for t in run.read["step"] if 4000 <= t < 4012]
+    assert min(b - a for a, b in itertools.pairwise(usual)) >= 20
+    assert len(closer) >= 5  # what was saved
+    assert closer == list(range(closer[0], closer[0] + len(closer)))
+    # the landscape was not asked for
+    assert not [t for t in run.read["landscape"] if 4000 <= t < 4012 and t % 100]
+    # danger that lasts has what there is, and no more
+    assert run.share(1000, 5999) <= 1.1 * run.budget
+    assert run.share(5000, 5999) <= 1.5 * run.budget
+
+
+def test_a_fixed_cadence_stays_in_danger() -> None:
+    run = Process(step=lambda t: 0.1, landscape=lambda t: 0.1, geometry=lambda t: 0.1, every_n_steps=50)
+    run.start()
+    for t in range(200):
+        run.schedule.hurry({"sharpness", "step_geometry"})
+        run.make_step(t)
+    assert run.read["step"] == run.read["landscape"] == [0, 50, 100, 150]

@@ -32,6 +32,7 @@ class LoopRun(Run):
         loggers: where readings go.
         hvp: how Hessian-vector products are made.
         chunk_size: the most examples of a part of a batch; None: found out.
+        schedulers: of the learning rates.
 
     Attributes:
         step: the optimizer step that is being made, counted from 0.
@@ -52,7 +53,9 @@ class LoopRun(Run):
         loggers: Sequence[Any],
         hvp: Products = "exact",
         chunk_size: int | None = None,
+        schedulers: Sequence[Any] = (),
     ) -> None:
+        self._schedulers = schedulers
         ddp = ddp_inside(model)
         group = None if ddp is None else ddp.process_group
         spread = ddp is not None or any(map(is_sharded, model.parameters()))
@@ -79,6 +82,11 @@ class LoopRun(Run):
         return self._loggers if self.leads else []
 
     @property
+    def schedulers(self) -> Sequence[Any]:
+        """The user's."""
+        return self._schedulers
+
+    @property
     def leads(self) -> bool:
         """Whether this is the first process."""
         return self._rank == 0
@@ -100,6 +108,12 @@ class LoopRun(Run):
         if self.leads:
             log.warning("the run is asked to stop: %s", reason)
         self.stopped = True
+
+    def save(self, name: str) -> str:
+        """A loop has no checkpoint that could be saved for it."""
+        raise CurvwatchError(
+            "a loop of your own saves its own checkpoints: on_alert takes a function that does"
+        )
 
     def training_loss(self, loss: Tensor, *, read_now: bool) -> Tensor | None:
         """`loss` averaged over processes; None where a look at it would make the host wait."""

@@ -1,6 +1,6 @@
 """One quantity a file; each can be switched on in `CurvatureMonitor(measures=[...])`."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from curvwatch.compared import Compared
 from curvwatch.measures.base import (
@@ -61,6 +61,11 @@ def compared_by(measures: Iterable[Measure]) -> list[Compared]:
     return [c for m in measures if isinstance(m, StepGeometry) for c in m.compare]
 
 
+def feeding(measures: Iterable[Measure], metrics: Collection[str]) -> set[str]:
+    """The names of those of `measures` that read any of `metrics`."""
+    return {m.name for m in measures if not set(metrics).isdisjoint(m.metrics + m.sampling_metrics)}
+
+
 __all__ = [
     "COST_METRICS",
     "MEASURES",
@@ -75,5 +80,6 @@ __all__ = [
     "StepMeasure",
     "check_cadence",
     "compared_by",
+    "feeding",
     "make_measures",
 ]

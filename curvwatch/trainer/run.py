@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -80,6 +81,7 @@ class FitRun(Run):
         )
         self.suffixes = monitor_suffixes(trainer, self.optimizers)
         self.finished: Mapping[int, FinishedStep] = {}
+        self._shown: dict[str, Tensor] = {}
         self._loss_fns = self._one_each(loss_fns)
         self._knowledge = [Knowledge() for _ in self.optimizers]
         self._batch_idx = 0
@@ -145,6 +147,11 @@ class FitRun(Run):
         return clips and self.trainer.gradient_clip_algorithm == "value"
 
     @property
+    def schedulers(self) -> Sequence[Any]:
+        """The Trainer's."""
+        return [config.scheduler for config in self.trainer.lr_scheduler_configs]
+
+    @property
     def loggers(self) -> Sequence[Any]:
         """The Trainer's."""
         return self.trainer.loggers
@@ -200,6 +207,15 @@ class FitRun(Run):
                     self.trainer.progress_bar_metrics[f"stability_ratio{suffix}"] = float(ratio)
                     break
 
+    def logged(self, names: Sequence[str]) -> dict[str, float]:
+        """Those that `self.log` wrote since the last call; a look at each makes the host wait."""
+        shown = self.trainer.callback_metrics
+        news = {n: shown[n] for n in names if n in shown and shown[n] is not self._shown.get(n)}
+        self._shown.update(news)
+        # the same on every process, also where only one logs
+        values = self.agreed_all([float(news[n]) if n in news else math.nan for n in names])
+        return dict(zip(names, values, strict=True))
+
     def batch_loss(self, outputs: Any) -> Tensor | None:
         """The loss in `outputs` of `on_train_batch_end`, as it was sent backward; None if unknown."""
         if isinstance(outputs, Mapping):
@@ -228,6 +244,15 @@ class FitRun(Run):
         if self.trainer.is_global_zero:
             log.warning("the run is asked to stop: %s", reason)
         self.trainer.should_stop = True
+
+    def save(self, name: str) -> str:
+        """A checkpoint of the Trainer's, where its others are; every process takes part."""
+        checkpoint = self.trainer.checkpoint_callback
+        folder = getattr(checkpoint, "dirpath", None) or self.trainer.log_dir
+        folder = Path(self.trainer.strategy.broadcast(folder or self.trainer.default_root_dir))
+        path = str(folder / f"{name}.ckpt")
+        self.trainer.save_checkpoint(path)
+        return path
 
     def _one_each(self, loss_fns: LossFn | Sequence[LossFn] | None) -> list[LossFn | None]:
         count = len(self.optimizers)

@@ -29,6 +29,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, A
     return {
         run.name: [torch.load(run / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
         for run in directory.iterdir()
+        if (run / "0.pt").exists()
     }
 
 
@@ -64,6 +65,15 @@ def test_a_loss_that_is_not_finite_on_one_process_stops_both_at_the_same_step(se
         (alert,) = process["alerts"]
         assert (alert["rule"], alert["metric"], alert["step"]) == ("not_finite", "training loss", 4)
         assert math.isinf(alert["value"])
+
+
+def test_an_alert_acts_on_both_processes_alike(seen: Any) -> None:
+    plain = seen["watched"][0]["lr"]
+    for process in seen["changes"]:
+        assert of_ours(process) == []
+        assert [(a["rule"], a["step"], a["value"]) for a in process["alerts"]] == [("mine", 4, 9.0)]
+        assert process["lr"] == pytest.approx(plain / 2)
+    assert_same(*(process["weights"] for process in seen["changes"]), "weights")
 
 
 def test_a_reading_that_fails_on_one_process_fails_on_both(seen: Any) -> None:

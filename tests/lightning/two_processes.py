@@ -16,7 +16,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
-from curvwatch import CurvatureMonitor
+from curvwatch import CurvatureMonitor, Rule, lower_lr
 from tests.modules import CLASSES, FEATURES, Classifier, batches, fit
 
 STEPS = 8
@@ -62,6 +62,14 @@ class FailsOnOne(Classifier):
         return self.loss(batch)
 
 
+class LogsOnOne(Classifier):
+    """Each process logs a value of its own: 0 to 7, and 10 to 17."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.log("mine", float(batch_idx + 10 * self.global_rank))
+        return self.loss(batch)
+
+
 class Saves(pl.Callback):
     """Writes what this process saw."""
 
@@ -72,6 +80,7 @@ class Saves(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         seen = {
             "steps": trainer.global_step,
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
             "weights": dict(module.state_dict()),
             "logged": {k: v for k, v in trainer.logged_metrics.items() if k.startswith("train_loss")},
             "history": self.monitor and self.monitor.history.to_dict(),
@@ -114,6 +123,9 @@ def main(directory: Path) -> None:
     # the probe stays finite: the training loss alone tells
     stopping = CurvatureMonitor(["sharpness"], every_n_steps=2, on_alert="stop")
     run(directory / "stop", NotFiniteOnOne, stopping)
+    mine = Rule("mine", "mine", above=8.5)  # of the mean
+    changing = CurvatureMonitor(every_n_steps=2, rules=[mine], on_alert=[lower_lr(0.5), "checkpoint"])
+    run(directory / "changes", LogsOnOne, changing, default_root_dir=directory)
     run(directory / "fails", FailsOnOne, CurvatureMonitor(every_n_steps=1))
 
 
