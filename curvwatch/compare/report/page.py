@@ -72,7 +72,7 @@ def render(
         dashes=DASHES,
         table=compare(runs, metrics),
         legend=LEGEND,
-        problems=[(r.name, p) for r in runs for p in r.problems] + [("", p) for p in problems],
+        problems=_problems(runs, problems),
         x=x,
         thinned=data["thinned"],
         panels=panels,
@@ -83,6 +83,15 @@ def render(
         sources=[(r.name, r.path, r.kind, _settings(r)) for r in runs],
         data=data | {"colours": COLOURS, "dashes": DASHES},
     )
+
+
+def _problems(runs: Sequence[LoggedRun], others: Sequence[str]) -> list[tuple[list[str], str]]:
+    """Each with the names of the runs that have it."""
+    told: dict[str, list[str]] = {}
+    for run in runs:
+        for problem in run.problems:
+            told.setdefault(problem, []).append(run.name)
+    return [*((names, problem) for problem, names in told.items()), *(([], p) for p in others)]
 
 
 def _settings(run: LoggedRun) -> str:
