@@ -15,6 +15,7 @@ from torch import Tensor
 from curvwatch.due import Due
 from curvwatch.errors import CurvwatchError
 from curvwatch.faults import Faults
+from curvwatch.histogram import Histogram
 from curvwatch.measures import (
     COST_METRICS,
     Landscape,
@@ -48,6 +49,7 @@ class Readings:
         doubtful: metrics whose values may be wrong.
         doubts: measures with doubtful values, and why.
         products: Hessian-vector products spent.
+        histograms: distributions by name, with suffix.
     """
 
     values: dict[str, float] = field(default_factory=dict)
@@ -57,6 +59,7 @@ class Readings:
     doubtful: set[str] = field(default_factory=set)
     doubts: list[tuple[str, str]] = field(default_factory=list)
     products: int = 0
+    histograms: dict[str, Histogram] = field(default_factory=dict)
 
     @property
     def trusted(self) -> dict[str, float]:
@@ -78,6 +81,7 @@ class Readings:
             for text in reading.doubts
         ]
         self.broken += [(name + suffix, reading.values[name]) for name in reading.broken]
+        self.histograms.update({name + suffix: h for name, h in reading.histograms.items()})
 
     def cost(self, seconds: float, share: float) -> None:
         """Tell the price of a reading of the landscape."""

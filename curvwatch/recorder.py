@@ -91,6 +91,8 @@ class Recorder:
             self.history.record(step, readings.values)
             run.publish(readings.values)
             self._sinks.scalars(readings.values, step)
+        if readings.histograms:
+            self._sinks.histograms(readings.histograms, step)
         for measure, doubt in readings.doubts:
             self._faults.tell(f"{doubt} (step {step})", causes=(f"doubt of {measure}",))
         values = {**readings.trusted, **self._values_of_user(run)}

@@ -12,6 +12,7 @@ import numpy as np
 
 from curvwatch.alerts import Alert
 from curvwatch.faults import Faults
+from curvwatch.histogram import Histogram
 from curvwatch.history import History
 from curvwatch.sinks import tensorboard, wandb
 from curvwatch.sinks.charts import margins
@@ -63,6 +64,18 @@ class Sinks:
             logger.log_metrics({**values, **bounds}, step=step)
 
         self._with_each("logging a reading", write)
+
+    def histograms(self, histograms: Mapping[str, Histogram], step: int) -> None:
+        """Log distributions of optimizer step `step`, where a logger has a place for them."""
+
+        def write(logger: Any) -> None:
+            experiment = getattr(logger, "experiment", None)
+            if tensorboard.is_tensorboard(experiment):
+                tensorboard.write_histograms(experiment, histograms, step)
+            elif wandb.is_wandb(experiment):
+                wandb.write_histograms(experiment, histograms, step)
+
+        self._with_each("logging a distribution", write)
 
     def alert(self, alert: Alert, alerts: Sequence[Alert]) -> None:
         """Show `alert`, the last of `alerts`, where a logger has a place for it."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from curvwatch.alerts import Alert
+from curvwatch.histogram import Histogram
 from curvwatch.sinks.charts import HIGH, LOW, SECTIONS, SHARPNESS
 
 _SUFFIX = r"(-[^/]*)?(/[^/]*)?$"
@@ -70,6 +71,24 @@ def _cell(text: str) -> str:
 def write_alerts(experiment: Any, alerts: Sequence[Alert]) -> None:
     """Show all `alerts` so far in one table on the Text page."""
     experiment.add_text("curvwatch/alerts", alert_table(alerts), alerts[-1].step)
+
+
+def write_histograms(experiment: Any, histograms: Mapping[str, Histogram], step: int) -> None:
+    """Show distributions on the Histograms page."""
+    for name, histogram in histograms.items():
+        edges, weights = histogram.edges, histogram.weights
+        middles, total = (edges[:-1] + edges[1:]) / 2, float(weights.sum())
+        experiment.add_histogram_raw(
+            name,
+            min=float(edges[0]),
+            max=float(edges[-1]),
+            num=total,
+            sum=float(weights @ middles),
+            sum_squares=float(weights @ middles**2),
+            bucket_limits=edges[1:].tolist(),
+            bucket_counts=weights.tolist(),
+            global_step=step,
+        )
 
 
 def write_image(experiment: Any, image: np.ndarray, step: int) -> None:

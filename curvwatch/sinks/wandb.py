@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from curvwatch.alerts import Alert
+from curvwatch.histogram import Histogram
 
 _STEP = "trainer/global_step"
 
@@ -42,6 +43,14 @@ def write_alerts(experiment: Any, alerts: Sequence[Alert], step: int) -> None:
     rows = [[a.step, a.rule, a.metric, a.value, a.text] for a in alerts]
     table = wandb.Table(columns=["step", "rule", "metric", "value", "meaning"], data=rows)
     experiment.log({"curvwatch/alerts": table, _STEP: step})
+
+
+def write_histograms(experiment: Any, histograms: Mapping[str, Histogram], step: int) -> None:
+    """Log distributions, each as a panel over time."""
+    import wandb
+
+    made = {name: wandb.Histogram(np_histogram=(h.weights, h.edges)) for name, h in histograms.items()}
+    experiment.log({**made, _STEP: step})
 
 
 def write_image(experiment: Any, image: np.ndarray, step: int) -> None:

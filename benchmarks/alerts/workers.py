@@ -1,0 +1,28 @@
+"""Records of many runs, by several processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+import torch
+from rich.progress import track
+
+from benchmarks.alerts.grid import Config
+from benchmarks.alerts.record import path_of, recorded
+
+
+def record(folder: Path, configs: list[Config], processes: int = 2) -> None:
+    """Run what has no record yet, with progress."""
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [(folder, config) for config in configs if not path_of(folder, config).exists()]
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(processes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        done = pool.imap_unordered(_record, missing)
+        for _ in track(done, "recording", len(missing), disable=not missing):
+            pass
+
+
+def _record(task: tuple[Path, Config]) -> None:
+    folder, config = task
+    recorded(config).save(folder)
