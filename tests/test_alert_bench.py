@@ -1,0 +1,82 @@
+"""What the benchmark of alerts makes of made-up runs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks.alerts import detectors
+from benchmarks.alerts.grid import COUNT, grid
+from benchmarks.alerts.label import label
+from benchmarks.alerts.record import Record
+from benchmarks.alerts.score import score
+from curvwatch import Rule
+
+CALM = np.linspace(2.0, 1.0, 200)
+
+
+def record(loss: np.ndarray, **values: np.ndarray) -> Record:
+    ones = np.ones(len(loss))
+    return Record(grid(1)[0], np.asarray(loss, dtype=float), ones, ones, values)
+
+
+def changed(at: slice, to: float) -> np.ndarray:
+    loss = CALM.copy()
+    loss[at] = to
+    return loss
+
+
+@pytest.mark.parametrize(
+    ("loss", "fate", "fails", "doubles"),
+    [
+        (CALM, "healthy", None, None),
+        (changed(slice(150, None), 99.0), "diverged", 150, 150),
+        (changed(slice(150, None), np.nan), "diverged", 150, 150),
+        (changed(slice(3, None), 5.0), "diverged", 3, 3),
+        (changed(slice(150, 155), 99.0), "spiked", 150, 150),
+        (changed(slice(185, 190), 3.9), "shaken", None, None),
+        (np.full(200, 2.0), "stuck", None, None),
+    ],
+)
+def test_fates(loss: np.ndarray, fate: str, fails: int | None, doubles: int | None) -> None:
+    found = label(record(loss))
+    assert (found.fate, found.doubles) == (fate, doubles)
+    assert found.fails == fails or (fate == "diverged" and found.fails is not None)
+
+
+def test_a_healthy_run_at_its_edge() -> None:
+    ratios = np.full(200, np.nan)
+    ratios[::10] = 0.9
+    assert label(record(CALM, **{"curvature/stability_ratio": ratios})).fate == "edge"
+
+
+def test_scores() -> None:
+    lost, calm = record(changed(slice(150, None), 99.0)), record(CALM)
+    runs = [(r, label(r)) for r in (lost, calm)]
+    known = score(lambda r: [130, 160] if r is lost else [7], runs)
+    assert (known.recall, known.leads, known.precision) == (1.0, (20,), 2 / 3)
+    assert known.false_per_1000 == 1000 / 200
+    none = score(lambda r: [], runs)
+    assert (none.recall, none.lead, none.false) == (0.0, (0.0, 0.0, 0.0), 0)
+    assert score(lambda r: [151], runs).recall == 0.0  # when it is lost
+
+
+def test_detectors() -> None:
+    lost = record(changed(slice(150, None), 99.0))
+    assert detectors.loss_spike(10)(lost) == [150]
+    assert detectors.loss_spike(10)(record(CALM)) == detectors.check_finite(lost) == []
+    assert detectors.check_finite(record(changed(slice(150, None), np.nan))) == [150]
+    ratios = np.full(200, np.nan)
+    ratios[::10] = np.arange(20)
+    ruled = detectors.rules([Rule("r", "curvature/stability_ratio", above=4.5)])
+    assert ruled(record(CALM, **{"curvature/stability_ratio": ratios})) == [50]
+    assert detectors.rules([Rule("r", "train_loss", times_median=10)])(lost) == [150]
+
+
+def test_the_grid_is_the_same_every_time_and_halved_by_seed() -> None:
+    runs = grid()
+    assert runs == grid()
+    assert len(runs) == COUNT >= 120
+    assert {(r.seed % 2, r.half) for r in runs} == {(0, "tuning"), (1, "held out")}
+    for task, optimizer in (("gpt", "adam"), ("cnn", "sgd"), ("mlp", "rmsprop"), ("relu", "momentum")):
+        assert any((r.task, r.optimizer) == (task, optimizer) for r in runs)
