@@ -368,6 +368,7 @@ class CurvatureMonitor(CallbackBase):
             faults=self._faults,
             clips_by_value=run.clips_by_value,
             following=self._following,
+            keeps_used=any(m.needs_used for m in self.measures),
         )
 
     def _follow_new_optimizers(self, run: FitRun) -> FitRun | None:

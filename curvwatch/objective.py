@@ -17,6 +17,7 @@ from curvwatch.errors import CurvwatchError
 from curvwatch.evaluation import Evaluation, Setting
 from curvwatch.footprint import release_free_memory
 from curvwatch.isolation import Memory, lend
+from curvwatch.layers import parameter_names
 from curvwatch.linearization import Linearization
 from curvwatch.parts import Parts
 from curvwatch.samples import Sample
@@ -93,6 +94,8 @@ class Objective:
         self.samples = tuple(samples)
         self.params = tuple(params)
         self.layout = Layout.of(self.params)
+        # now: once the module is on loan, others are in their places
+        self.names = parameter_names(module, self.params)
         self.train = train
         self.hvp: Products = "difference" if self.layout.sharded else hvp
         self.chunking = Chunking(chunking) if isinstance(chunking, int) else chunking
@@ -171,6 +174,12 @@ class Opened:
     def batches(self) -> int:
         """How many batches f is a mean of, those of other processes included."""
         return len(self.samples) * self.objective.processes
+
+    @property
+    def weights(self) -> Tensor:
+        """w, shape (size,)."""
+        setting = self._setting
+        return self.layout.flatten([setting.weights.get(id(p), p) for p in setting.params])
 
     def loss(self, displacement: Tensor | None = None) -> float:
         """f(w + displacement), forward passes alone."""
@@ -287,9 +296,7 @@ class Opened:
     def _difference_distance(self) -> float:
         """How far gradients are taken from w: 2 sqrt(eps) (1 + |w|) (Andrei 2009, section 3)."""
         eps = max(torch.finfo(dtype).eps for dtype in self.layout.dtypes)
-        weights = self.layout.flatten(
-            [self._setting.weights.get(id(p), p) for p in self._setting.params]
-        )
+        weights = self.weights
         return 2 * math.sqrt(eps) * (1 + math.sqrt(self.layout.dot(weights, weights)))
 
     def stderr(self, quotients: Callable[[], list[float]]) -> float:

@@ -160,8 +160,9 @@ class Reader:
                     assert isinstance(measure, LandscapeMeasure)
                     memory = self._memory.setdefault(f"{measure.name}{suffix}", {})
                     generator = run.generator()
-                    with self._read(run, measure, suffix, into):
-                        at = Landscape(opened, settings.rates, settings.law, memory, generator)
+                    with self._read(run, measure, index, into):
+                        update = partial(_update, opened.layout, step) if step else None
+                        at = Landscape(opened, settings.rates, settings.law, memory, generator, update)
                         reading = measure.read(at)
                         if known and math.isfinite(trained):
                             memory[_DOUBT] = loss_doubt(opened.known_loss, trained, half=run.half)
@@ -188,17 +189,18 @@ class Reader:
                 step = replace(_as_step(taken, opened), loss=expected)
                 for measure in due.step:
                     assert isinstance(measure, StepMeasure)
-                    with self._read(run, measure, suffix, into):
+                    with self._read(run, measure, index, into):
                         memory = self._memory.setdefault(f"{measure.name}{suffix}", {})
                         reading = measure.read(replace(step, memory=memory))
                         doubt = loss_doubt(opened.known_loss, expected, half=run.half)
                         into.add(doubted(reading, doubt), measure.name, suffix)
 
     @contextmanager
-    def _read(self, run: Run, measure: Measure, suffix: str, into: Readings) -> Iterator[None]:
+    def _read(self, run: Run, measure: Measure, index: int, into: Readings) -> Iterator[None]:
         """Where a reading fails its values are missing, and the reason is noted."""
         with self._faults.caught(f"the reading of {measure.name}"):
-            into.values.update({name + suffix: math.nan for name in measure.metrics})
+            metrics, suffix = run.metrics_of(measure, index), run.suffixes[index]
+            into.values.update({name + suffix: math.nan for name in metrics})
             try:
                 yield
             except Exception as error:
@@ -232,7 +234,15 @@ def _as_step(taken: FinishedStep, opened: Opened) -> Step:
     compared = {
         name: layout.flatten([step.get(k) for k in keys]) for name, step in taken.compared.items()
     }
-    return Step(opened, after.sub_(before), length, gradient, compared=compared)
+    used = _flat(layout, taken.used, taken.settings)
+    return Step(opened, after.sub_(before), length, gradient, compared=compared, used=used)
+
+
+def _update(layout: Layout, taken: FinishedStep) -> Tensor:
+    """D = w(t+1) - w(t), shape (size,)."""
+    keys = [id(p) for p in taken.settings.params]
+    after = layout.flatten([taken.after[k] for k in keys])
+    return after.sub_(layout.flatten([taken.before[k] for k in keys]))
 
 
 def _flat(layout: Layout, of_each: Mapping[int, Tensor], settings: Settings) -> Tensor | None:

@@ -71,6 +71,7 @@ class Run(ABC):
         self._chunk_size = chunk_size
         self._chunkings: dict[tuple[int, bool | None], Chunking] = {}
         self.rates = LearningRates(self.optimizers, self.schedulers)
+        self._metrics: dict[tuple[str, int], tuple[str, ...]] = {}
         self._refuse()
 
     @property
@@ -160,9 +161,9 @@ class Run(ABC):
         several = batches * self.processes > 1
         names = [
             name + suffix
-            for suffix in self.suffixes
+            for index, suffix in enumerate(self.suffixes)
             for m in measures
-            for name in m.metrics + (m.sampling_metrics if several else ())
+            for name in self.metrics_of(m, index) + (m.sampling_metrics if several else ())
         ]
         if any(m.stage == "landscape" for m in measures):
             names += [
@@ -172,6 +173,13 @@ class Run(ABC):
             ]
             names += COST_METRICS
         return names
+
+    def metrics_of(self, measure: Measure, index: int) -> tuple[str, ...]:
+        """The metrics of `measure` for optimizer `index`, without suffix: the same in the whole run."""
+        key = measure.name, index
+        if key not in self._metrics:
+            self._metrics[key] = measure.metrics_of(self.module, trained(self.optimizers[index]))
+        return self._metrics[key]
 
     def generator(self) -> torch.Generator:
         """Of random vectors: the same at the same step of every run; each shard has its own."""

@@ -75,6 +75,7 @@ class FinishedStep:
             this step (LBFGS looks at several points).
         settings: what it was made with: a scheduler moves them right after it.
         compared: by name the steps that compared optimizers would have made, each by `id(parameter)`.
+        used: as `gradient`, after clipping; empty where no measure needs it.
     """
 
     before: dict[int, Tensor]
@@ -82,6 +83,7 @@ class FinishedStep:
     gradient: dict[int, Tensor]
     settings: Settings
     compared: dict[str, dict[int, Tensor]] = field(default_factory=dict)
+    used: dict[int, Tensor] = field(default_factory=dict)
 
 
 class StepWatch:
@@ -95,6 +97,7 @@ class StepWatch:
         faults: where failures go.
         clips_by_value: whether gradients are clipped by value.
         following: is told of each step, also while this is not armed.
+        keeps_used: whether to keep the gradient as the optimizer got it, too.
 
     Attributes:
         stepped: whether an optimizer made a step since this was last set to False.
@@ -108,6 +111,7 @@ class StepWatch:
         faults: Faults,
         clips_by_value: bool = False,
         following: Following | None = None,
+        keeps_used: bool = False,
     ) -> None:
         self.optimizers = list(optimizers)
         self.finished: dict[int, FinishedStep] = {}
@@ -116,6 +120,7 @@ class StepWatch:
         self._faults = faults
         self._clips_by_value = clips_by_value
         self._following = following
+        self._keeps_used = keeps_used
         self._armed = False
         self._buffers: dict[tuple[str, int], Buffers] = {}
         self._before: dict[int, dict[int, Tensor]] = {}
@@ -182,14 +187,17 @@ class StepWatch:
         optimizer = self.optimizers[index]
         gradient = self._gradients.pop(index, {})
         sharded = any(map(is_sharded, trained(optimizer)))
-        scale = _scaled_by(gradient, gradient_used(optimizer), sharded=sharded)
+        used = gradient_used(optimizer)
+        scale = _scaled_by(gradient, used, sharded=sharded)
         settings = Settings.of(optimizer, gradient_scale=None if self._clips_by_value else scale)
         if scale is None and not self._clips_by_value and settings.law.reason is not None:
             settings = replace(settings, law=replace(settings.law, reason=_TURNED))
         if self._first[index] or _any_new(optimizer):
             settings = replace(settings, law=_without_single_gradient(settings.law))
         after = self._copied("after", index, _weights([optimizer]))
-        self.finished[index] = FinishedStep(before, after, gradient, settings, compared)
+        kept = self._keeps_used and not isinstance(optimizer, torch.optim.LBFGS)
+        used = self._copied("used", index, used) if kept else {}
+        self.finished[index] = FinishedStep(before, after, gradient, settings, compared, used)
 
     def _copied(self, what: str, index: int, tensors: dict[int, Tensor]) -> dict[int, Tensor]:
         return self._buffers.setdefault((what, index), Buffers()).copied(tensors)

@@ -377,6 +377,8 @@ class Watch:
             made = self._gradients.of_step.get(index)
             with self._faults.caught("the comparison of gradients"):
                 if made:
+                    step = corrected[index] = replace(step, used=made)
+                if made and (due.landscape or any(m.looks_at_loss for m in due.step)):
                     seen = Comparison.of_step(run, due, index, step, made)
                     corrected[index] = seen.corrected(step)
                     seen.doubt(readings, self.measures, run.suffixes[index])

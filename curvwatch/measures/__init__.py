@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable
 
 from curvwatch.compared import Compared
+from curvwatch.measures.activations import ActivationSparsity
 from curvwatch.measures.base import (
     COST_METRICS,
     Landscape,
@@ -14,10 +15,23 @@ from curvwatch.measures.base import (
     StepMeasure,
     check_cadence,
 )
+from curvwatch.measures.gradient_stats import GradientStats
+from curvwatch.measures.gradient_subspace import GradientSubspace
+from curvwatch.measures.layer_curvature import LayerCurvature
 from curvwatch.measures.sharpness import Sharpness
 from curvwatch.measures.step_geometry import StepGeometry
 
-MEASURES: dict[str, type[Measure]] = {m.name: m for m in (Sharpness, StepGeometry)}
+MEASURES: dict[str, type[Measure]] = {
+    m.name: m
+    for m in (
+        Sharpness,
+        StepGeometry,
+        LayerCurvature,
+        GradientSubspace,
+        GradientStats,
+        ActivationSparsity,
+    )
+}
 
 
 # what a monitor measures unless it is told otherwise
@@ -69,8 +83,12 @@ def feeding(measures: Iterable[Measure], metrics: Collection[str]) -> set[str]:
 __all__ = [
     "COST_METRICS",
     "MEASURES",
+    "ActivationSparsity",
+    "GradientStats",
+    "GradientSubspace",
     "Landscape",
     "LandscapeMeasure",
+    "LayerCurvature",
     "Measure",
     "Reading",
     "Sharpness",

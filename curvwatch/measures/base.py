@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from curvwatch.histogram import Histogram
 from curvwatch.objective import Opened
@@ -55,6 +55,7 @@ class Landscape:
         memory: the measure's own, kept from reading to reading and in checkpoints: tensors and plain
             Python only.
         generator: of random vectors; the same at the same step of every run.
+        update: makes d = w(t+1) - w(t), shape (size,); None where no step was seen.
     """
 
     objective: Opened
@@ -62,6 +63,7 @@ class Landscape:
     law: StabilityLaw
     memory: MutableMapping[str, Any]
     generator: torch.Generator
+    update: Callable[[], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class Step:
         memory: the measure's own, kept from reading to reading and in checkpoints: tensors and plain
             Python only.
         compared: by name the steps that compared optimizers would have made, shape (size,).
+        used: the gradient as the optimizer got it, unscaled and clipped, shape (size,); None where it
+            is unknown, or no measure needs it.
     """
 
     objective: Opened
@@ -86,6 +90,7 @@ class Step:
     loss: float = math.nan
     memory: MutableMapping[str, Any] = field(default_factory=dict)
     compared: Mapping[str, Tensor] = field(default_factory=dict)
+    used: Tensor | None = None
 
 
 class Measure(ABC):
@@ -99,17 +104,25 @@ class Measure(ABC):
         stage: "landscape": read on the probe before a step; "step": read once the step is taken.
         metrics: the names of its values.
         sampling_metrics: further ones, where the objective is a mean over several batches.
+        looks_at_loss: whether it evaluates the loss; one of the gradients of training alone does not.
+        needs_used: whether it needs `Step.used`.
     """
 
     name: ClassVar[str]
     stage: ClassVar[Stage]
     metrics: tuple[str, ...]
     sampling_metrics: ClassVar[tuple[str, ...]] = ()
+    looks_at_loss: ClassVar[bool] = True
+    needs_used: ClassVar[bool] = False
 
     def __init__(self, *, every_n_steps: int | None = None) -> None:
         if every_n_steps is not None:
             check_cadence(every_n_steps)
         self.every_n_steps = every_n_steps
+
+    def metrics_of(self, module: nn.Module, params: Sequence[Tensor]) -> tuple[str, ...]:
+        """The names of its values in a run that trains `params` of `module`; by default `metrics`."""
+        return self.metrics
 
 
 class LandscapeMeasure(Measure):

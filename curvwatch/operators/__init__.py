@@ -1,7 +1,16 @@
 """Symmetric linear operators, known by their products with a vector."""
 
-from curvwatch.operators.base import FunctionOperator, SymmetricOperator, unit
+from curvwatch.operators.base import FunctionOperator, SymmetricOperator, random_signs, unit
+from curvwatch.operators.blocks import Block
 from curvwatch.operators.hessian import hessian
 from curvwatch.operators.scaled import Scaled
 
-__all__ = ["FunctionOperator", "Scaled", "SymmetricOperator", "hessian", "unit"]
+__all__ = [
+    "Block",
+    "FunctionOperator",
+    "Scaled",
+    "SymmetricOperator",
+    "hessian",
+    "random_signs",
+    "unit",
+]

@@ -47,6 +47,12 @@ def norm(operator: SymmetricOperator, v: Tensor) -> Tensor:
     return operator.inner(v[None], v)[0].clamp(min=0.0).sqrt().to(v.dtype)
 
 
+def random_signs(operator: SymmetricOperator, generator: torch.Generator) -> Tensor:
+    """Entries of 1 and -1, each as likely, shape (length,), drawn on the CPU."""
+    signs = torch.empty(operator.length, dtype=operator.dtype).bernoulli_(generator=generator)
+    return signs.mul_(2.0).sub_(1.0).to(operator.device)
+
+
 class FunctionOperator:
     """An operator from a function v -> A v.
 

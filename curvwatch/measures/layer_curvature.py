@@ -1,0 +1,266 @@
+"""The curvature of each layer alone: sharpness, trace and spectral density of the diagonal blocks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from curvwatch.histogram import Histogram
+from curvwatch.layers import By, check_by, layers_of, parameter_names
+from curvwatch.linearization import Linearization
+from curvwatch.measures.base import Landscape, LandscapeMeasure, Reading
+from curvwatch.measures.layer_density import Rule, densities, heterogeneity, jackknifed, rule_of
+from curvwatch.operators import Block, FunctionOperator, hessian, random_signs, unit
+from curvwatch.solvers import Eigenpairs, lanczos
+
+_OF_LAYER = ("sharpness", "trace", "trace_stderr", "share", "share_stderr")
+# of a warm start, relative to the last leading vector: an eigenvector that rises from below is found
+_RANDOM_PART = 0.1
+_WARM_PRODUCTS = 3
+# without one, before close eigenvalues part, a smaller one may look converged
+_COLD_RTOL = 1e-4
+_COLD_PRODUCTS = 6
+_BASIS = 16
+# rounding in bfloat16 stays under this; a wrong second derivative was seen at 30 %
+_ASYMMETRIC = 0.05
+# times the rounding of a product: what is left of a block that is zero
+_ROUNDED = 64.0
+# a trace that is nearer to zero, in standard errors, is nothing to have a share in
+_CLEAR = 4.0
+# a difference of gradients with a larger relative error is none
+_COARSEST = 0.01
+
+
+class LayerCurvature(LandscapeMeasure):
+    """The diagonal blocks of the Hessian H of the loss, one for each layer.
+
+    H_l is H with the rows and columns of the weights of layer l alone: what the loss does while the
+    other layers stay where they are.
+
+    | metric | value |
+    |---|---|
+    | `curvature/layer/<name>/sharpness` | largest (algebraic) eigenvalue of H_l |
+    | `curvature/layer/<name>/trace`, `.../trace_stderr` | trace of H_l, and its standard error |
+    | `curvature/layer/<name>/share`, `.../share_stderr` | trace of H_l / trace of all layers; below 0 \
+or over 1 where some traces are negative; missing where that of all may be zero |
+    | `curvature/layer_heterogeneity`, `..._stderr` | mean over all pairs of layers of the \
+Jensen-Shannon distance of their spectral densities, and its standard error; 0: alike, 1: apart |
+    | `curvature/layer_residual` | abs(H_l v - value v) / abs(value), the largest of the layers' |
+
+    Price: one gradient; `probes` Hessian-vector products for the traces of all layers together; for
+    each layer some 4 products, in the first reading 6 to 10, for its sharpness, and `density_probes` x
+    `density_steps`, 32 by default, for its density. `density_probes=0` leaves densities out.
+
+    The distance is the square root of the Jensen-Shannon divergence in base 2, of densities of mass 1
+    each, on 256 bins that all layers share. Eigenvalues are taken as they are, so a layer with the same
+    spectrum times ten is another one, and each is spread by a Gaussian whose standard deviation is 1 %
+    of the range of all. With few random vectors the distance comes out too large: noise sets layers
+    apart, and the standard error does not see that.
+
+    Args:
+        by: "module": the weights of one submodule are a layer; "parameter": each is its own; or a
+            function from a parameter's name to the name of its layer, None to leave it out.
+        probes: random vectors for the traces; at least 2, for the standard error.
+        density_probes: random vectors for the density of each layer; 0: no densities; otherwise at
+            least 2, for a standard error.
+        density_steps: products for each of these vectors.
+        rtol: relative residual at which the solver of each sharpness stops.
+        max_products: the most products of one solve.
+        every_n_steps: cadence of this measure alone; None: the monitor's.
+
+    Sources: Hutchinson 1990, with random signs; one product serves all layers, as z_l'(H z)_l has
+    the mean tr H_l. Sankar et al. 2021, "A deeper look at the Hessian eigenspectrum of deep neural
+    networks and its applications to regularization" (layers have spectra of their own).
+    """
+
+    name: ClassVar[str] = "layer_curvature"
+    metrics: tuple[str, ...] = (
+        "curvature/layer_residual",
+        "curvature/layer_heterogeneity",
+        "curvature/layer_heterogeneity_stderr",
+    )
+
+    def __init__(
+        self,
+        *,
+        by: By = "module",
+        probes: int = 8,
+        density_probes: int = 2,
+        density_steps: int = 16,
+        rtol: float = 0.01,
+        max_products: int = 50,
+        every_n_steps: int | None = None,
+    ) -> None:
+        super().__init__(every_n_steps=every_n_steps)
+        check_by(by)
+        _check_whole("probes", probes, "at least 2, for a standard error", least=2)
+        _check_whole("density_probes", density_probes, "0, or at least 2 for a standard error")
+        if density_probes == 1:
+            raise ValueError("density_probes=1: 0, or at least 2 for a standard error, is needed")
+        _check_whole("density_steps", density_steps, "at least 2", least=2)
+        if isinstance(rtol, str) or not 0 < rtol < 1:
+            raise ValueError(f"rtol={rtol!r}: a relative error between 0 and 1 is needed")
+        _check_whole("max_products", max_products, "at least one", least=1)
+        self.by = by
+        self.probes = probes
+        self.density_probes = density_probes
+        self.density_steps = density_steps
+        self.rtol = rtol
+        if not density_probes:
+            self.metrics = type(self).metrics[:1]
+        self.max_products = max_products
+
+    def metrics_of(self, module: nn.Module, params: Sequence[Tensor]) -> tuple[str, ...]:
+        """Those of each layer, and those of all."""
+        return self._metrics(layers_of(parameter_names(module, params), self.by))
+
+    def read(self, at: Landscape) -> Reading:
+        """Read each layer; nan with a note where products are not finite."""
+        layers = layers_of(at.objective.objective.names, self.by)
+        values = dict.fromkeys(self._metrics(layers), math.nan)
+        point = at.objective.linearize()
+        if not (math.isfinite(point.loss) and bool(torch.isfinite(point.gradient).all())):
+            note = f"on the probe the loss is {point.loss} or its gradient is not finite"
+            return Reading(values, (note,))
+        if not layers:
+            return Reading(values, ("`by` leaves every parameter out",))
+        H = hessian(point)
+        blocks = {name: Block(H, at.objective.layout, indices) for name, indices in layers.items()}
+        norm = self._traces(at, H, blocks, values)
+        doubtful, doubts, worst = [], [], 0.0
+        last = at.memory.get("vectors")
+        if last is not None:
+            last = last.to(H.device, H.dtype) if last.shape == (H.length,) else None
+        vectors = torch.zeros(H.length, dtype=H.dtype, device=H.device)
+        for name, block in blocks.items():
+            pairs = self._sharpness(at, block, None if last is None else block.cut(last))
+            value, residual = float(pairs.values[0]), float(pairs.residuals[0])
+            values[f"curvature/layer/{name}/sharpness"] = value
+            if not math.isfinite(value):
+                continue
+            block.put(pairs.vectors[0], vectors)
+            if abs(value) + residual <= _ROUNDED * torch.finfo(H.dtype).eps * norm:
+                continue  # a layer that the loss does not depend on, such as a bias before BatchNorm
+            worst = max(worst, residual / abs(value) if value else math.inf)
+            why = _doubt(pairs) or _of_differences(point, block, pairs)
+            if why:
+                doubtful.append(f"curvature/layer/{name}/sharpness")
+                doubts.append(f"curvature/layer/{name}/sharpness = {value:.6g} {why}")
+        if not all(math.isfinite(values[f"curvature/layer/{name}/sharpness"]) for name in blocks):
+            return Reading(values, ("Hessian-vector products on the probe are not finite",))
+        at.memory["vectors"] = vectors
+        values["curvature/layer_residual"] = worst
+        histograms = self._densities(at, blocks, values)
+        notes = []
+        if any(math.isnan(values[f"curvature/layer/{name}/share"]) for name in blocks):
+            notes.append(
+                f"the trace of all layers is within {_CLEAR:g} standard errors of zero, so no layer "
+                "has a share in it; LayerCurvature(probes=...) may tell them apart"
+            )
+        if self.density_probes and not histograms:
+            notes.append("products with a random vector are not finite, so no layer has a density")
+        elif self.density_probes and len(blocks) == 1:
+            notes.append("there is one layer alone, and none to compare its density with")
+        return Reading(
+            values,
+            tuple(notes),
+            doubtful=tuple(doubtful),
+            doubts=tuple(doubts),
+            histograms=histograms,
+        )
+
+    def _metrics(self, layers: dict[str, list[int]]) -> tuple[str, ...]:
+        of_each = tuple(f"curvature/layer/{name}/{what}" for name in layers for what in _OF_LAYER)
+        return of_each + self.metrics
+
+    def _traces(
+        self, at: Landscape, H: FunctionOperator, blocks: dict[str, Block], values: dict[str, float]
+    ) -> float:
+        """Fill in traces and shares of all layers from the same products; the size of H."""
+        seen, norm = np.empty((self.probes, len(blocks))), 0.0
+        for row in seen:
+            z = random_signs(H, at.generator)
+            Hz = H.matvec(z)
+            norm = max(norm, math.sqrt(at.objective.layout.dot(Hz, Hz)))
+            row[:] = [b.layout.dot(b.cut(z), b.cut(Hz)) for b in blocks.values()]
+        root = math.sqrt(self.probes)
+        traces, total = seen.mean(axis=0), seen.sum(axis=1)
+        errors = seen.std(axis=0, ddof=1) / root
+        with np.errstate(divide="ignore", invalid="ignore"):
+            shares = traces / total.mean()
+            # of a quotient of two means over the same vectors, to first order
+            off = (seen - shares * total[:, None]).std(axis=0, ddof=1) / root
+            of_shares = off / abs(total.mean())
+        if abs(total.mean()) < _CLEAR * total.std(ddof=1) / root:  # a quotient by noise
+            shares, of_shares = np.full_like(shares, np.nan), np.full_like(shares, np.nan)
+        for name, *each in zip(blocks, traces, errors, shares, of_shares, strict=True):
+            pairs = zip(_OF_LAYER[1:], map(float, each), strict=True)
+            values.update({f"curvature/layer/{name}/{what}": value for what, value in pairs})
+        return norm
+
+    def _densities(
+        self, at: Landscape, blocks: dict[str, Block], values: dict[str, float]
+    ) -> dict[str, Histogram]:
+        """Fill in how unlike the layers' densities are; the densities by metric name."""
+        if not self.density_probes:
+            return {}
+
+        def rules(block: Block) -> list[Rule]:
+            many = range(self.density_probes)
+            return [rule_of(block, steps=self.density_steps, generator=at.generator) for _ in many]
+
+        of_each = {f"curvature/layer/{name}/density": rules(block) for name, block in blocks.items()}
+        if not all(np.isfinite(rule.nodes).all() for each in of_each.values() for rule in each):
+            return {}
+        values["curvature/layer_heterogeneity"] = heterogeneity(of_each)
+        values["curvature/layer_heterogeneity_stderr"] = jackknifed(of_each)
+        return densities(of_each)
+
+    def _sharpness(self, at: Landscape, block: Block, last: Tensor | None) -> Eigenpairs:
+        start, cold = None, last is None
+        if last is not None:
+            noise = torch.randn(block.length, generator=at.generator, dtype=block.dtype)
+            start = last + _RANDOM_PART * unit(block, noise.to(block.device))
+        return lanczos(
+            block,
+            start=start,
+            rtol=min(self.rtol, _COLD_RTOL) if cold else self.rtol,
+            min_products=_COLD_PRODUCTS if cold else _WARM_PRODUCTS,
+            max_products=self.max_products,
+            basis=_BASIS,
+            generator=at.generator,
+        )
+
+
+def _check_whole(name: str, value: object, needed: str, *, least: int = 0) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}={value!r}: {needed}, is needed")
+
+
+def _doubt(pairs: Eigenpairs) -> str | None:
+    """Why the leading value is not to be trusted; None where it is."""
+    if pairs.asymmetry > _ASYMMETRIC:
+        return (
+            f"is not to be trusted: products are not symmetric (off by {pairs.asymmetry:.1%}), so an "
+            "operation of the loss has a wrong second derivative or is rounded in half precision"
+        )
+    if not pairs.converged:
+        allow = "LayerCurvature(max_products=...) allows more"
+        return f"did not converge in {pairs.products} products; {allow}"
+    return None
+
+
+def _of_differences(point: Linearization, block: Block, pairs: Eigenpairs) -> str | None:
+    """Why differences of gradients are not to be trusted; None where they are, or products exact."""
+    if point.coarser is None:
+        return None
+    v, value = pairs.vectors[0], float(pairs.values[0])
+    again = float(block.inner(v[None], block.cut(point.coarser(block.padded(v))))[0])
+    if abs(again - value) <= _COARSEST * abs(value):
+        return None
+    return f"is not to be trusted: at twice the distance differences of gradients give {again:.6g}"
