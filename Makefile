@@ -9,7 +9,7 @@ RUNS    ?= runs/demo
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint fast test-property test-modules bench bench-quick peers clean constraints images
+.PHONY: demo test lint fast test-property test-modules bench bench-quick bench-alerts peers clean constraints images
 
 demo: $(READY)
 	$(BIN)/curvwatch demo --dir $(RUNS)
@@ -44,6 +44,10 @@ bench: $(READY) peers
 # small versions, some 2 minutes, to runs/benchmarks
 bench-quick: $(READY) peers
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks --quick $(ONLY)
+
+# 200 short runs, some 20 minutes, to runs/alerts: which alerts come before a run is lost
+bench-alerts: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.alerts
 
 # the other tools, in a folder of their own; the benchmarks do without what cannot be had
 peers: $(READY)
