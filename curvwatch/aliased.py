@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -72,12 +72,30 @@ class Aliased:
             # no variable may hold the graph while the next one is made
             yield compute(self._graph(sample, leaves))
 
+    def of_losses(
+        self,
+        compute: Callable[[Sample, Tensor, list[Tensor]], T],
+        samples: Iterable[Sample],
+        *,
+        loss_fn: Callable[[Any], Any] | None = None,
+    ) -> Iterator[T]:
+        """What `compute` makes of each sample, its loss with its graph, and the leaves of that.
+
+        By another `loss_fn` where one is given.
+        """
+        leaves = self._leaves(None)
+        for sample in samples:
+            yield compute(sample, self._loss(sample, leaves, loss_fn), leaves)
+
+    def place_again(self, sample: Sample, leaves: list[Tensor]) -> None:
+        """Before a backward pass: a checkpointed block runs again in it, with these leaves."""
+        if self._placed is not leaves:
+            self._place(sample, leaves)
+
     def product(self, graph: Graph, v: Tensor) -> Tensor:
         """The Hessian of `graph` times `v`, shape (size,)."""
         layout = self._setting.layout
-        # a checkpointed block runs again during this backward pass: with these leaves
-        if self._placed is not graph.leaves:
-            self._place(graph.sample, graph.leaves)
+        self.place_again(graph.sample, graph.leaves)
         pairs = [
             (g, part)
             for g, part in zip(graph.gradient, layout.split(v), strict=True)
@@ -123,11 +141,16 @@ class Aliased:
         place(self._loan, setting, sample, substitutes)
         self._placed = leaves
 
-    def _loss(self, sample: Sample, leaves: list[Tensor]) -> Tensor:
+    def _loss(
+        self,
+        sample: Sample,
+        leaves: list[Tensor],
+        loss_fn: Callable[[Any], Any] | None = None,
+    ) -> Tensor:
         self._place(sample, leaves)
         before = torch.get_rng_state(), _cuda_state(leaves)
         with DrawsOfWhole(sample.rows) if sample.rows else nullcontext():
-            loss = weighted_loss(self._setting, sample)
+            loss = weighted_loss(self._setting, sample, loss_fn=loss_fn)
         after = torch.get_rng_state(), _cuda_state(leaves)
         self.drew |= not all(map(torch.equal, before, after))
         return loss

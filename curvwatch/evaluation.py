@@ -70,10 +70,12 @@ def place(loan: Loan, setting: Setting, sample: Sample, substitutes: Mapping[int
     )
 
 
-def weighted_loss(setting: Setting, sample: Sample) -> Tensor:
-    """The loss of `sample` times its weight, shape ()."""
+def weighted_loss(
+    setting: Setting, sample: Sample, *, loss_fn: Callable[[Any], Any] | None = None
+) -> Tensor:
+    """The loss of `sample` times its weight, shape (); by another `loss_fn` where one is given."""
     with torch.inference_mode(False), torch.enable_grad():
-        loss = scalar_loss(setting.loss_fn(clone_batch(sample.batch)))
+        loss = scalar_loss((loss_fn or setting.loss_fn)(clone_batch(sample.batch)))
     return loss.to(device=setting.layout.device, dtype=setting.layout.dtype) * sample.weight
 
 

@@ -169,11 +169,17 @@ class Opened:
         self.known_loss: float | None = None
         self.known_gradient: Tensor | None = None
         self._point: Linearization | None = None
+        self._parts: Parts | None = None
 
     @property
     def batches(self) -> int:
         """How many batches f is a mean of, those of other processes included."""
         return len(self.samples) * self.objective.processes
+
+    @property
+    def pieces(self) -> Sequence[Sample]:
+        """The batches; in parts, once a product has shown that these add up."""
+        return self.samples if self._parts is None else self._parts.pieces
 
     @property
     def weights(self) -> Tensor:
@@ -221,6 +227,7 @@ class Opened:
                 chunking = self.objective.chunking
                 parts = Parts(self, chunking) if chunking is not None else None
                 in_parts = parts is not None and parts.needed
+                self._parts = parts if in_parts else None
                 self._point = parts.linearize(known) if parts and in_parts else self.by_graph()
         return self._point
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -44,6 +44,13 @@ class Parts:
     def needed(self) -> bool:
         """Whether a batch goes into more than one part."""
         return self._counts is not None
+
+    @property
+    def pieces(self) -> Sequence[Sample]:
+        """The parts, once a product has shown that they add up; before, or else, whole batches."""
+        if not self._checked:
+            return self._opened.samples
+        return [part for parts in self._parts() for part in parts]
 
     def linearize(self, known: tuple[float, Tensor] | None) -> Linearization:
         """As `Opened.linearize`; `known` are loss and gradient, to be checked by the first product."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -93,12 +94,7 @@ class LoopRun(Run):
 
     def loss_of(self, index: int) -> Callable[[Any], Any]:
         """The user's loss function."""
-
-        def loss(item: TrainingBatch) -> Any:
-            take_off_inside(self.module)
-            return self._loss_fns[index](self.module, item.batch)
-
-        return loss
+        return _Loss(self.module, partial(self._loss_fns[index], self.module))
 
     def publish(self, values: Mapping[str, float]) -> None:
         """Nobody but loggers is told: `Watch.step` returns `values`."""
@@ -120,3 +116,19 @@ class LoopRun(Run):
         if self._average is None:
             return loss.detach() if read_now or loss.device.type == "cpu" else None
         return self._average(loss.detach().float()) if read_now else None
+
+
+class _Loss:
+    """`function` of the user's batch, with the wrappers off the children of `module`."""
+
+    def __init__(self, module: nn.Module, function: Callable[[Any], Any]) -> None:
+        self._module = module
+        self._function = function
+
+    def __call__(self, item: TrainingBatch) -> Any:
+        take_off_inside(self._module)
+        return self._function(item.batch)
+
+    def instead(self, function: Callable[[Any], Any]) -> _Loss:
+        """Another function of the batch alone."""
+        return _Loss(self._module, function)

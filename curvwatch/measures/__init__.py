@@ -15,6 +15,8 @@ from curvwatch.measures.base import (
     StepMeasure,
     check_cadence,
 )
+from curvwatch.measures.fisher import Fisher
+from curvwatch.measures.gauss_newton import GaussNewton
 from curvwatch.measures.gradient_stats import GradientStats
 from curvwatch.measures.gradient_subspace import GradientSubspace
 from curvwatch.measures.layer_curvature import LayerCurvature
@@ -30,6 +32,8 @@ MEASURES: dict[str, type[Measure]] = {
         GradientSubspace,
         GradientStats,
         ActivationSparsity,
+        GaussNewton,
+        Fisher,
     )
 }
 
@@ -84,6 +88,8 @@ __all__ = [
     "COST_METRICS",
     "MEASURES",
     "ActivationSparsity",
+    "Fisher",
+    "GaussNewton",
     "GradientStats",
     "GradientSubspace",
     "Landscape",

@@ -61,6 +61,15 @@ class StepLoss:
                 return self._loss_fn(self._module, item.batch)
             return self._training_step(item)
 
+    def instead(self, function: Callable[[Any], Any]) -> Callable[[TrainingBatch], Any]:
+        """`function` of the batch alone, called as `training_step` is: in silence, in its precision."""
+
+        def loss(item: TrainingBatch) -> Any:
+            with self._silent(item, on_step=_run_closure, on_clear=_clear):
+                return function(item.batch)
+
+        return loss
+
     @contextmanager
     def _silent(
         self,

@@ -1,0 +1,157 @@
+"""The Gauss-Newton matrix: its largest eigenvalue and trace, and how far the Hessian is from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from curvwatch.measures.base import Landscape, LandscapeMeasure, Reading
+from curvwatch.measures.matrices import (
+    check_options,
+    given_outputs,
+    leading,
+    mean_and_error,
+    relative_residual,
+    solver_doubt,
+)
+from curvwatch.operators import gauss_newton, hessian, random_signs
+from curvwatch.output_graph import OutputGraphs
+
+# relative; rounding in half precision stays under it
+_SAME_LOSS = 0.01
+
+
+class GaussNewton(LandscapeMeasure):
+    """G = J' H_L J, J the derivative of the network's outputs, H_L the Hessian of the loss by them.
+
+    G is what the Hessian H would be, were the network linear in its weights; the rest, H - G, is the
+    curvature of the network itself.
+
+    | metric | value |
+    |---|---|
+    | `gauss_newton/lambda_max` | largest eigenvalue of G |
+    | `gauss_newton/lambda_max_residual` | abs(G v - value v) / value, v the unit eigenvector |
+    | `gauss_newton/trace`, `gauss_newton/trace_stderr` | trace of G, and its standard error |
+    | `gauss_newton/distance`, `gauss_newton/distance_stderr` | abs(H - G) / abs(H), Frobenius norms, \
+and its standard error: 0 where the Hessian is Gauss-Newton |
+
+    The outputs are found from the loss: they are what cross_entropy, nll_loss, kl_div, mse_loss,
+    l1_loss, smooth_l1_loss, huber_loss, binary_cross_entropy, binary_cross_entropy_with_logits or
+    gaussian_nll_loss got, of torch.nn.functional or by their modules; where these take probabilities,
+    the logits. Weights of classes, reductions, factors and further terms of the outputs count as they
+    do in the loss. G depends on what counts as output: a variance, not its logarithm. Where the outputs
+    are not clear, or a term of the loss does not go through them, the reading fails and says why;
+    `outputs_fn` and `loss_of_outputs` then tell. Of l1_loss G is zero, as its second derivative is.
+
+    Price: two gradients, `probes` products with each of H and G, and 4 to 10 further ones with G for
+    its eigenvalue; a product with G costs what one with H does. Not for weights that are spread over
+    processes.
+
+    Args:
+        outputs_fn: from a batch to the outputs, a tensor or several; uses the module that is trained.
+        loss_of_outputs: from these and the batch to the loss; without weights. What the loss has
+            beside it, such as a regulariser, is in H and not in G.
+        probes: random vectors for trace and distance; at least 2, for standard errors.
+        rtol: relative residual at which the solver stops.
+        max_products: the most products of the solve.
+        every_n_steps: cadence of this measure alone; None: the monitor's.
+
+    Sources: Schraudolph 2002, "Fast curvature matrix-vector products for second-order gradient
+    descent"; Papyan 2019, "Measurements of three-level hierarchical structure in the
+    outliers in the spectrum of deepnet Hessians" (H = G + rest); Hutchinson 1990 (random
+    signs; abs(A z)^2 has the mean of the squared Frobenius norm).
+    """
+
+    name: ClassVar[str] = "gauss_newton"
+    metrics: tuple[str, ...] = (
+        "gauss_newton/lambda_max",
+        "gauss_newton/lambda_max_residual",
+        "gauss_newton/trace",
+        "gauss_newton/trace_stderr",
+        "gauss_newton/distance",
+        "gauss_newton/distance_stderr",
+    )
+
+    def __init__(
+        self,
+        *,
+        outputs_fn: Callable[[Any], Any] | None = None,
+        loss_of_outputs: Callable[[Any, Any], Any] | None = None,
+        probes: int = 8,
+        rtol: float = 0.01,
+        max_products: int = 50,
+        every_n_steps: int | None = None,
+    ) -> None:
+        super().__init__(every_n_steps=every_n_steps)
+        check_options(probes=probes, rtol=rtol, max_products=max_products)
+        self.given = given_outputs(outputs_fn, loss_of_outputs)
+        self.probes = probes
+        self.rtol = rtol
+        self.max_products = max_products
+
+    def read(self, at: Landscape) -> Reading:
+        """Read G; nan with a note where products are not finite.
+
+        Raises:
+            CurvwatchError: the outputs are not clear; the message says what helps.
+        """
+        values = dict.fromkeys(self.metrics, math.nan)
+        point = at.objective.linearize()
+        if not (math.isfinite(point.loss) and bool(torch.isfinite(point.gradient).all())):
+            note = f"on the probe the loss is {point.loss} or its gradient is not finite"
+            return Reading(values, (note,))
+        H = hessian(point)
+        graphs = OutputGraphs(at.objective, self.given)
+        G = gauss_newton(at.objective, graphs)
+        dot = at.objective.layout.dot
+        seen = np.empty((self.probes, 3))  # z'Gz, |Hz - Gz|^2, |Hz|^2
+        for row in seen:
+            z = random_signs(H, at.generator)
+            # H first: it finds out whether batches can be taken in parts
+            Hz, Gz = H.matvec(z), G.matvec(z)
+            rest = Hz - Gz
+            row[:] = dot(z, Gz), dot(rest, rest), dot(Hz, Hz)
+        if not np.isfinite(seen).all():
+            return Reading(values, ("products with the Hessian or with G are not finite",))
+        values["gauss_newton/trace"], values["gauss_newton/trace_stderr"] = mean_and_error(seen[:, 0])
+        distance, error = root_of_quotient(seen[:, 1], seen[:, 2])
+        values["gauss_newton/distance"], values["gauss_newton/distance_stderr"] = distance, error
+        notes = [] if seen[:, 2].any() else ["the Hessian is zero: nothing is near or far from it"]
+        if self.given is not None:
+            notes += other_loss(at, graphs, point.loss)
+        pairs = leading(at, G, "vector", rtol=self.rtol, max_products=self.max_products)
+        values["gauss_newton/lambda_max"] = float(pairs.values[0])
+        values["gauss_newton/lambda_max_residual"] = relative_residual(pairs)
+        doubt = solver_doubt("gauss_newton/lambda_max", pairs, type(self).__name__)
+        doubtful = ("gauss_newton/lambda_max",) if doubt else ()
+        return Reading(values, tuple(notes), doubtful, (doubt,) if doubt else ())
+
+
+def other_loss(at: Landscape, graphs: OutputGraphs, loss: float) -> list[str]:
+    """A note where the loss of the outputs that the user gave is not the `loss` of training."""
+    new = at.objective.weights.new_tensor
+    of_outputs = float(graphs.total(lambda graph, _: new(float(graph.loss.detach()))))
+    if abs(of_outputs - loss) <= _SAME_LOSS * abs(loss):
+        return []
+    return [
+        f"the loss of the outputs is {of_outputs:.6g}, that of training {loss:.6g}: what lies between "
+        "is part of the Hessian, and not of the matrix of the outputs"
+    ]
+
+
+def root_of_quotient(above: np.ndarray, below: np.ndarray) -> tuple[float, float]:
+    """The root of mean `above` / mean `below`, both (n,) and not negative, and its standard error.
+
+    To first order in the deviations of the two; nan where `below` is zero.
+    """
+    if not below.any():
+        return math.nan, math.nan
+    quotient = above.mean() / below.mean()
+    if quotient == 0:
+        return 0.0, 0.0
+    error = mean_and_error(above - quotient * below)[1] / below.mean()
+    return math.sqrt(quotient), float(error / (2 * math.sqrt(quotient)))

@@ -1,0 +1,114 @@
+"""What measures of whole matrices share: their options, leading eigenvectors, means with errors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from curvwatch.measures.base import Landscape
+from curvwatch.operators import SymmetricOperator, unit
+from curvwatch.output_graph import GivenOutputs
+from curvwatch.solvers import Eigenpairs, lanczos
+
+# of a warm start, relative to the last vectors: an eigenvector that rises from below is found
+_RANDOM_PART = 0.1
+_WARM_PRODUCTS = 4
+# without one, before close eigenvalues part, a smaller one may look converged
+_COLD_RTOL = 1e-4
+_COLD_PRODUCTS = 8
+_BASIS = 16
+# rounding in bfloat16 stays under this; a wrong second derivative was seen at 30 %
+_ASYMMETRIC = 0.05
+
+
+def check_options(*, probes: object, rtol: object, max_products: object) -> None:
+    """Raise a ValueError that quotes the first option that is out of range."""
+    _check_whole("probes", probes, least=2, needed="at least 2 random vectors, for a standard error,")
+    if isinstance(rtol, bool) or not isinstance(rtol, (int, float)) or not 0 < rtol < 1:
+        raise ValueError(f"rtol={rtol!r}: a relative error between 0 and 1 is needed")
+    _check_whole("max_products", max_products, least=1, needed="at least one product")
+
+
+def _check_whole(name: str, value: object, *, least: int, needed: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}={value!r}: {needed} is needed")
+
+
+def given_outputs(
+    outputs_fn: Callable[[Any], Any] | None, loss_of_outputs: Callable[[Any, Any], Any] | None
+) -> GivenOutputs | None:
+    """What the user says the outputs are; None: nothing.
+
+    Raises:
+        ValueError: one of the two is missing or no function.
+    """
+    if outputs_fn is None and loss_of_outputs is None:
+        return None
+    if not (callable(outputs_fn) and callable(loss_of_outputs)):
+        raise ValueError(
+            f"outputs_fn={outputs_fn!r}, loss_of_outputs={loss_of_outputs!r}: both are needed, "
+            "functions of a batch and of (outputs, batch), or none"
+        )
+    return GivenOutputs(outputs_fn, loss_of_outputs)
+
+
+def leading(
+    at: Landscape,
+    operator: SymmetricOperator,
+    key: str,
+    *,
+    k: int = 1,
+    rtol: float,
+    max_products: int,
+) -> Eigenpairs:
+    """The `k` leading pairs of `operator`, from the vectors kept in memory as `key`."""
+    last, start = at.memory.get(key), None
+    if last is not None and last.shape == (operator.length,):
+        noise = torch.randn(operator.length, generator=at.generator, dtype=operator.dtype)
+        start = unit(operator, last.to(operator.device, operator.dtype))
+        start = start + _RANDOM_PART * unit(operator, noise.to(operator.device))
+    cold = start is None
+    pairs = lanczos(
+        operator,
+        k=k,
+        start=start,
+        rtol=min(rtol, _COLD_RTOL) if cold else rtol,
+        min_products=k - 1 + (_COLD_PRODUCTS if cold else _WARM_PRODUCTS),
+        max_products=max(max_products, k),
+        basis=max(_BASIS, 2 * k + 4),
+        generator=at.generator,
+    )
+    if np.isfinite(pairs.values).all():
+        at.memory[key] = pairs.vectors[:k].mean(dim=0)
+    return pairs
+
+
+def relative_residual(pairs: Eigenpairs) -> float:
+    """The largest of the pairs' residuals, each relative to the size of its value."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = pairs.residuals / np.abs(pairs.values)
+    return float(np.where(pairs.residuals == 0, 0.0, relative).max())
+
+
+def solver_doubt(metric: str, pairs: Eigenpairs, measure: str) -> str | None:
+    """Why `metric`, read from `pairs`, is not to be trusted; None where it is."""
+    if pairs.asymmetry > _ASYMMETRIC:
+        return (
+            f"{metric} is not to be trusted: products are not symmetric (off by {pairs.asymmetry:.1%}),"
+            " so an operation of the loss has a wrong derivative or is rounded in half precision"
+        )
+    if not pairs.converged:
+        return (
+            f"{metric} did not converge in {pairs.products} products: {pairs.values[0]:.6g} with a "
+            f"residual of {pairs.residuals[0]:.2g}; {measure}(max_products=...) allows more"
+        )
+    return None
+
+
+def mean_and_error(seen: np.ndarray) -> tuple[float, float]:
+    """Mean of `seen` (n,), and its standard error."""
+    return float(seen.mean()), float(seen.std(ddof=1)) / math.sqrt(len(seen))
