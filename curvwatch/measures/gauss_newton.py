@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,7 +66,7 @@ and its standard error: 0 where the Hessian is Gauss-Newton |
     signs; abs(A z)^2 has the mean of the squared Frobenius norm).
     """
 
-    name: ClassVar[str] = "gauss_newton"
+    name: str = "gauss_newton"
     metrics: tuple[str, ...] = (
         "gauss_newton/lambda_max",
         "gauss_newton/lambda_max_residual",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -78,7 +77,7 @@ Jensen-Shannon distance of their spectral densities, and its standard error; 0: 
     networks and its applications to regularization" (layers have spectra of their own).
     """
 
-    name: ClassVar[str] = "layer_curvature"
+    name: str = "layer_curvature"
     metrics: tuple[str, ...] = (
         "curvature/layer_residual",
         "curvature/layer_heterogeneity",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +47,7 @@ together 1, but for layers that are left out |
     ratio).
     """
 
-    name: ClassVar[str] = "top_eigenvalues"
+    name: str = "top_eigenvalues"
     metrics: tuple[str, ...] = (
         "curvature/eigenvalue_residual",
         "curvature/eigenvalue_gap",
