@@ -30,13 +30,14 @@ _ASYMMETRIC = 0.05
 
 def check_options(*, probes: object, rtol: object, max_products: object) -> None:
     """Raise a ValueError that quotes the first option that is out of range."""
-    _check_whole("probes", probes, least=2, needed="at least 2 random vectors, for a standard error,")
+    check_whole("probes", probes, least=2, needed="at least 2 random vectors, for a standard error,")
     if isinstance(rtol, bool) or not isinstance(rtol, (int, float)) or not 0 < rtol < 1:
         raise ValueError(f"rtol={rtol!r}: a relative error between 0 and 1 is needed")
-    _check_whole("max_products", max_products, least=1, needed="at least one product")
+    check_whole("max_products", max_products, least=1, needed="at least one product")
 
 
-def _check_whole(name: str, value: object, *, least: int, needed: str) -> None:
+def check_whole(name: str, value: object, *, least: int, needed: str) -> None:
+    """Raise a ValueError unless `value` is a whole number of `least` or more."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name}={value!r}: {needed} is needed")
 

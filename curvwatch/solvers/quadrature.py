@@ -146,6 +146,14 @@ class Quadrature:
             return found._replace(truncation=self._nearest(below))
         return self.estimate(_ratio, lambda x: np.where(x < below, np.abs(x), 0.0), np.abs)
 
+    def share_below(self, place: float) -> Estimate:
+        """Share of the number of eigenvalues under `place`, which lies where they are few.
+
+        Its truncation is the difference to fewer steps, as that of other sums, and no bound as that of
+        `negative_share("count")`, which next to a dense bulk is far too wide.
+        """
+        return self.estimate(lambda share: share, lambda x: (x < place) * 1.0)
+
     def _nearest(self, place: float) -> float:
         """The larger weight of the two nodes around `place`, the mean over vectors."""
         larger = []
