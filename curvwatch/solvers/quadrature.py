@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -91,6 +91,14 @@ class Quadrature:
     def finite(self) -> bool:
         """Whether all products were finite; else nodes are nan."""
         return bool(np.isfinite(self.nodes).all())
+
+    def without(self, vector: int) -> Quadrature:
+        """The rules of all random vectors but the one at that position."""
+        nodes, weights, residuals = (
+            np.delete(a, vector, axis=0) for a in (self.nodes, self.weights, self.residuals)
+        )
+        shorter = self.shorter.without(vector) if self.shorter else None
+        return replace(self, nodes=nodes, weights=weights, residuals=residuals, shorter=shorter)
 
     def estimate(self, statistic: Callable[..., float], *functions: Function) -> Estimate:
         """`statistic` of the means over the eigenvalues of each of `functions`.
