@@ -130,8 +130,6 @@ def test_a_rule_has_the_moments_of_its_vector() -> None:
 def test_of_a_zero_matrix_all_is_at_zero() -> None:
     zero = operator_of(torch.zeros(5, 5, dtype=torch.float64))
     rule = stochastic_lanczos(zero, 2, 8, generator=seeded())
-        operator_of(torch.zeros(5, 5, dtype=torch.float64)), 2, 8, generator=seeded()
-    )
     assert not rule.nodes.any()
     assert rule.weights.sum(axis=1) == pytest.approx(1.0)
 
