@@ -15,14 +15,16 @@ from curvwatch.measures import DEFAULT_MEASURES, MEASURES, Measure
 
 PAGE = Path(__file__).with_name("quantities.md")
 CHECKED = {
-    "sharpness": "dense Hessians in float64 on four networks, a real optimizer on quadratics at its edge: "
+    "sharpness": "dense Hessians in float64 on four networks, a real optimizer on quadratics at "
+    "its edge: "
     "`tests/numerics/test_monitor_twins.py`, `tests/stability/`",
     "step_geometry": "dense gradients and Hessians at both ends of the step, on four networks: "
     "`tests/numerics/test_monitor_twins.py`, `tests/compared/`",
     "layer_curvature": "blocks of the dense Hessian on four networks, scipy's Jensen-Shannon distance, "
     "errors against repeated readings and their rate: `tests/measures/test_layer_curvature.py`, "
     "`test_layer_density.py`",
-    "gradient_subspace": "dense eigenvectors on four networks: `tests/measures/test_gradient_subspace.py`; "
+    "gradient_subspace": "dense eigenvectors on four networks: "
+    "`tests/measures/test_gradient_subspace.py`; "
     "[on digits](gallery/subspace.md)",
     "gradient_stats": "plain torch on four networks, with clipping and under a GradScaler: "
     "`tests/measures/test_gradient_stats.py`",
@@ -34,12 +36,14 @@ CHECKED = {
     "against Gauss-Newton: `tests/measures/test_fisher.py`, `test_fisher_operator.py`",
     "batch_sharpness": "dense Hessians of each batch on four networks, a regression whose values are "
     "known, errors at the rate of sampling: `tests/measures/test_batch_sharpness.py`",
-    "gradient_noise": "dense gradients of each batch on four networks, a regression whose noise scale is "
+    "gradient_noise": "dense gradients of each batch on four networks, a regression whose noise "
+    "scale is "
     "known: `tests/measures/test_gradient_noise.py`",
     "critical_sharpness": "quadratics, and a scan of the line on four networks: "
     "`tests/measures/test_critical_sharpness.py`",
     "spectral_density": "dense eigenvalues on four networks, of each matrix; quadratics with planted "
-    "outliers; rates and moments in `tests/numerics/test_quadrature.py`; scree tests on spectra of random "
+    "outliers; rates and moments in `tests/numerics/test_quadrature.py`; scree tests on spectra "
+    "of random "
     "matrices: `tests/measures/test_spectral_density.py`; [on digits](gallery/outliers.md)",
     "top_eigenvalues": "dense eigenvectors on four networks, equal eigenvalues: "
     "`tests/measures/test_top_eigenvalues.py`, `tests/numerics/test_deflated.py`",
@@ -50,15 +54,17 @@ CHECKED = {
 }
 HEAD = """# The quantities
 
-What curvwatch can measure, one section a measure; `python docs/quantities.py` writes this page out of the
-docstrings. w are the weights, f is the loss on the probe, g its gradient, H its Hessian, d the step that the
-optimizer took, lr the learning rate; abs() of a vector is its Euclidean length. `CurvatureMonitor(["sharpness",
-"spectral_density"])` switches measures on by their names, `CurvatureMonitor([SpectralDensity(of="fisher")])` with
-other arguments; {defaults} are on by default. `curvwatch measures` prints the same in the terminal.
+What curvwatch can measure, one section a measure; `python docs/quantities.py` writes this page out of
+the docstrings. w are the weights, f is the loss on the probe, g its gradient, H its Hessian, d the step
+that the optimizer took, lr the learning rate; abs() of a vector is its Euclidean length.
+`CurvatureMonitor(["sharpness", "spectral_density"])` switches measures on by their names,
+`CurvatureMonitor([SpectralDensity(of="fisher")])` with other arguments; {defaults} are on by default.
+`curvwatch measures` prints the same in the terminal.
 
-A price is in gradients (one forward and one backward pass over the probe) and in Hessian-vector products (about
-two gradients each). Each value comes with its residual or standard error, is missing (nan) where it cannot be had,
-with the reason in `monitor.history.notes`, and is doubtful, and raises no alert, where it may be wrong.
+A price is in gradients (one forward and one backward pass over the probe) and in Hessian-vector
+products (about two gradients each). Each value comes with its residual or standard error; is missing
+(nan) where it cannot be had, with the reason in `monitor.history.notes`; and is doubtful, and raises no
+alert, where it may be wrong.
 
 | measure | what |
 |---|---|
