@@ -77,6 +77,26 @@ def test_of_a_quadratic_the_kind_is_known(kind, objective):
 
 
 @double
+@pytest.mark.parametrize(("times", "kind"), [(0.9, "minimum"), (1.1, "slope")])
+def test_the_threshold_of_a_slope_is_that_of_gradient_over_curvature(times, kind):
+    # the second weight has no curvature: it makes the weights as long as it takes
+    length = 1 / (1e-3 * times)
+    with landscape(of_quadratic([1.0, 0.0], [1.0, math.sqrt(length**2 - 1)])) as at:
+        read = StationaryPoint().read(at).values
+    assert read["curvature/gradient_over_curvature"] == pytest.approx(1e-3 * times)
+    assert KINDS[int(read["curvature/stationary_kind"])] == kind
+
+
+@double
+@pytest.mark.parametrize(("times", "kind"), [(0.9, "plateau"), (1.1, "minimum")])
+def test_the_threshold_of_a_plateau_is_that_of_the_change_along_the_weights(times, kind):
+    # half abs(H) abs(w)^2 = times x flat x abs(f)
+    with landscape(of_quadratic([2e-3 * times, 0.0], [0.0, 1.0], 1.0)) as at:
+        read = StationaryPoint().read(at).values
+    assert KINDS[int(read["curvature/stationary_kind"])] == kind
+
+
+@double
 @pytest.mark.parametrize("scale", [1e-8, 1e8])
 @pytest.mark.parametrize("stretch", [1e-4, 1e4])
 def test_units_of_loss_and_weights_do_not_matter(scale, stretch):

@@ -68,3 +68,15 @@ def test_an_unclear_break_has_a_large_error() -> None:
     assert clear.count == 5
     assert clear.error == 0.0
     assert found.error >= 1
+
+
+def test_the_error_has_that_of_a_look_at_fewer() -> None:
+    moved = 0
+    for _ in range(20):
+        values = np.sort(np.exp(1.5 * RANDOM.normal(size=500)))[::-1][:32]
+        found, of_fewer = count_outliers(values), count_outliers(values[:24])
+        assert found is not None
+        assert of_fewer is not None
+        moved += found.count != of_fewer.count
+        assert found.error >= abs(found.count - of_fewer.count)
+    assert moved > 5
