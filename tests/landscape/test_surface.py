@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import doctest
 import random
+import sys
 
 import lightning.pytorch as pl
 import numpy as np
@@ -15,7 +17,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader
 
-from curvwatch import CurvwatchError, Objective
+from curvwatch import CurvwatchError, Objective, landscape
 from curvwatch.landscape import FunctionSurface, slice_1d, slice_2d, surface_of
 from tests.landscape.surfaces import Bowl, bowl_objective, case_surface
 from tests.lightning.trace import assert_same, picture, world
@@ -384,6 +386,14 @@ def test_a_hessian_of_an_open_surface_is_refused():
     with surface.open(), pytest.raises(CurvwatchError, match="the surface is open"), surface.hessian():
         pass
     assert slice_1d(surface, points=3).forwards == 3
+
+
+def test_examples_in_docstrings_hold():
+    names = {**vars(landscape), "torch": torch, "nn": nn}
+    modules = [sys.modules[f"curvwatch.landscape.{m}"] for m in ("surface", "module_surface", "slices")]
+    results = [doctest.testmod(module, extraglobs=names) for module in modules]
+    assert sum(r.attempted for r in results) == 8
+    assert not any(r.failed for r in results)
 
 
 def test_a_trained_module_of_lightning_leaves_no_trace():
