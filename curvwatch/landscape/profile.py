@@ -1,0 +1,84 @@
+"""The losses along a curve, with more points where the loss is highest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+# a further point keeps this part of its interval away from those that are there
+_APART = 0.05
+# in t; further points would differ by rounding
+_FINEST = 1e-6
+
+
+def profile(
+    loss: Callable[[float], float], grid: Iterable[float], *, refine: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Losses on `grid`, next to its ends, and at `refine` further points around the highest.
+
+    Each further point goes where a parabola through three neighbours says that the loss is highest
+    (successive parabolic interpolation), so a hill that the grid has seen at all is found to its top. A
+    hill that lies between two neighbours of the grid is not seen. Where a loss is not finite there is
+    no top to look for.
+
+    Args:
+        loss: at t.
+        grid: values of t, two at least.
+        refine: how many further points, at most.
+
+    Returns:
+        t, rising, and the losses, both of shape (n,), float64.
+    """
+    points = sorted(set(grid))
+    # nothing beside an end tells of a hill right next to it
+    points += [(points[0] + points[1]) / 2, (points[-2] + points[-1]) / 2]
+    values = {t: float(loss(t)) for t in sorted(set(points))}
+    for _ in range(refine):
+        t = next_point(sorted(values), [values[t] for t in sorted(values)])
+        if t is None:
+            break
+        values[t] = float(loss(t))
+    t_sorted = np.array(sorted(values))
+    return t_sorted, np.array([values[t] for t in t_sorted])
+
+
+def next_point(t: Sequence[float], losses: Sequence[float]) -> float | None:
+    """Where the loss may be higher than anywhere yet; None where no further point would tell."""
+    if not all(map(math.isfinite, losses)):
+        return None
+    best: tuple[float, float] | None = None
+    for i in range(1, len(t) - 1):
+        if losses[i] < losses[i - 1] or losses[i] < losses[i + 1]:
+            continue
+        if t[i + 1] - t[i - 1] <= _FINEST:
+            continue
+        height, at = _vertex(t[i - 1 : i + 2], losses[i - 1 : i + 2])
+        if best is None or height > best[0]:
+            best = height, at
+    return None if best is None else best[1]
+
+
+def _vertex(t: Sequence[float], losses: Sequence[float]) -> tuple[float, float]:
+    """The height of the parabola through three points, the middle one highest, and where to look."""
+    left, middle, right = t
+    # slopes on either side: up to the middle, down from it
+    up = (losses[1] - losses[0]) / (middle - left)
+    down = (losses[2] - losses[1]) / (right - middle)
+    bend = (down - up) / (right - left)
+    if bend == 0:  # three equal losses
+        return losses[1], _middle_of_the_wider(t)
+    slope = up + bend * (middle - left)
+    at = middle - slope / (2 * bend)
+    height = losses[1] - slope**2 / (4 * bend)
+    side = (left, middle) if at < middle else (middle, right)
+    apart = _APART * (side[1] - side[0])
+    if abs(at - middle) < apart or not side[0] + apart < at < side[1] - apart:
+        at = _middle_of_the_wider(t)
+    return height, at
+
+
+def _middle_of_the_wider(t: Sequence[float]) -> float:
+    left, middle, right = t
+    return (left + middle) / 2 if middle - left > right - middle else (middle + right) / 2
