@@ -39,17 +39,16 @@ def write(
     if path.suffix != ".npz":
         path = path.with_name(path.name + ".npz")
     head = json.dumps({"version": _VERSION, "what": what, "values": dict(values)})
+    content: dict[str, Any] = {_HEAD: np.array(head), **arrays}
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     with open(unfinished, "wb") as file:
-        np.savez_compressed(file, **{_HEAD: np.array(head)}, **dict(arrays))
+        np.savez_compressed(file, **content)
     unfinished.replace(path)
     return path
 
 
-def read(
-    path: str | os.PathLike[str], what: str
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def read(path: str | os.PathLike[str], what: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read what `write` wrote: the arrays and the values.
 
     Raises:

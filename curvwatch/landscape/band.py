@@ -11,7 +11,7 @@ from torch import Tensor
 
 from curvwatch.errors import CurvwatchError
 from curvwatch.landscape.curves import segment_lengths
-from curvwatch.landscape.terrain import Terrain
+from curvwatch.landscape.surface import Surface
 from curvwatch.vectors import local_dot
 
 # FIRE (Bitzek et al. 2006): its own constants
@@ -20,10 +20,10 @@ _MIXING, _MIXING_DECAY = 0.1, 0.99
 _LARGEST_TIME = 10.0
 # of the mean distance of pivots: how far the first step, and any step, moves one
 _FIRST_MOVE, _LARGEST_MOVE = 0.01, 0.2
-# the highest pivot climbs once forces are down to this part of the first ones, or after half of the steps
+# the highest pivot climbs once forces are down to this part of the first ones, or after half the steps
 _CLIMB_BELOW = 0.1
-# a segment gets a pivot where the loss on it rises by this part of the band's range over its ends' (20 %
-# in Draxler et al. 2018, section 2.3)
+# a segment gets a pivot where the loss on it rises by this part of the band's range over its ends', the
+# 20 % of Draxler et al. (2018)
 _INSERT_ABOVE = 0.2
 _LOOKS = (0.25, 0.5, 0.75)
 
@@ -46,7 +46,7 @@ class Relaxed:
 
 
 def relaxed(
-    terrain: Terrain,
+    surface: Surface,
     points: Tensor,
     steps: Iterable[int],
     *,
@@ -65,7 +65,7 @@ def relaxed(
     et al. 2000), so it comes to rest on the saddle. Steps are FIRE's (Bitzek et al. 2006).
 
     Args:
-        terrain: the loss.
+        surface: the loss.
         points: ends and pivots to begin with, shape (k, size).
         steps: from 0 to `count`, each once.
         count: how many steps, at most; each takes a gradient for every pivot.
@@ -78,7 +78,7 @@ def relaxed(
     Raises:
         CurvwatchError: the loss or its gradient at a pivot is not finite.
     """
-    ends = terrain.loss(points[0]), terrain.loss(points[-1])
+    ends = surface.loss(points[0]), surface.loss(points[-1])
     when = {count * (i + 1) // (inserts + 1) for i in range(inserts)}
     mover: _Fire | None = None
     history: list[float] = []
@@ -86,9 +86,9 @@ def relaxed(
     points = points.clone()
     for step in steps:
         if step in when:
-            points = _with_pivots(terrain, points, ends, history[-1])
+            points = _with_pivots(surface, points, ends, history[-1])
             mover = None
-        losses, gradients = _looked(terrain, points[1:-1])
+        losses, gradients = _looked(surface, points[1:-1])
         history.append(max(losses))
         if spring is None:
             spring = _spring_like(points, gradients)
@@ -96,7 +96,11 @@ def relaxed(
         force = max(map(_norm, forces))
         first = first or force
         climbing = climbing or (climb and (force <= _CLIMB_BELOW * first or 2 * step >= count))
-        if force <= tolerance * first and (climbing or not climb) and not when & set(range(step, count)):
+        if (
+            force <= tolerance * first
+            and (climbing or not climb)
+            and not when & set(range(step, count))
+        ):
             break
         if mover is None:
             mover = _Fire(points, forces)
@@ -105,17 +109,17 @@ def relaxed(
     return Relaxed(points, history, relative, relative <= tolerance)
 
 
-def _looked(terrain: Terrain, pivots: Tensor) -> tuple[list[float], Tensor]:
+def _looked(surface: Surface, pivots: Tensor) -> tuple[list[float], Tensor]:
     """Loss and gradient of each pivot."""
     losses, gradients = [], torch.empty_like(pivots)
     for i, w in enumerate(pivots):
-        loss, gradients[i] = terrain.gradient(w)
+        loss, gradients[i] = surface.gradient(w)
         losses.append(loss)
     for i, loss in enumerate(losses):
         if not (math.isfinite(loss) and bool(gradients[i].isfinite().all())):
             raise CurvwatchError(
-                f"the loss at pivot {i + 1} of {len(losses)} is {loss:g}, or its gradient is not finite: "
-                "a band needs a finite loss all along; kind='chain' leaves such places out"
+                f"the loss at pivot {i + 1} of {len(losses)} is {loss:g}, or its gradient is not "
+                "finite: a band needs a finite loss all along; kind='chain' leaves such places out"
             )
     return losses, gradients
 
@@ -160,15 +164,13 @@ def _tangent(back: Tensor, forth: Tensor, before: float, here: float, after: flo
     return tangent / norm if norm > 0 else torch.zeros_like(tangent)
 
 
-def _with_pivots(
-    terrain: Terrain, points: Tensor, ends: tuple[float, float], highest: float
-) -> Tensor:
+def _with_pivots(surface: Surface, points: Tensor, ends: tuple[float, float], highest: float) -> Tensor:
     """`points` and one more where the loss between two rises far above theirs."""
-    losses = [ends[0], *(terrain.loss(w) for w in points[1:-1]), ends[1]]
+    losses = [ends[0], *(surface.loss(w) for w in points[1:-1]), ends[1]]
     margin = _INSERT_ABOVE * (max(highest, *losses) - min(losses))
     more = [points[0]]
     for i in range(len(points) - 1):
-        looks = {part: terrain.loss(torch.lerp(points[i], points[i + 1], part)) for part in _LOOKS}
+        looks = {part: surface.loss(torch.lerp(points[i], points[i + 1], part)) for part in _LOOKS}
         excess = {p: loss - losses[i] - p * (losses[i + 1] - losses[i]) for p, loss in looks.items()}
         part = max(excess, key=excess.__getitem__)
         if excess[part] > margin:

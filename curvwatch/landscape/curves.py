@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -67,7 +68,7 @@ class Curve:
         """The point at `t`, shape (size,); of an end it is the end itself, bit for bit."""
         parts = [(s, w) for s, w in zip(self.shares(t), self.controls, strict=True) if s != 0.0]
         share, first = parts[0]
-        point = first * share
+        point: Tensor = first * share
         for share, w in parts[1:]:
             point.add_(w, alpha=share)
         return point
@@ -78,7 +79,7 @@ class Curve:
         if self.shape == "chain":
             return math.fsum(segment_lengths(self.controls))
         # |phi'(t)|^2 is a form in the steps between control points, whose inner products are enough
-        steps = [after - before for before, after in zip(self.controls, self.controls[1:], strict=False)]
+        steps = [after - before for before, after in pairwise(self.controls)]
         gram = np.array([[float(local_dot(u, v)) for v in steps] for u in steps])
         nodes, weights = np.polynomial.legendre.leggauss(_QUADRATURE)
         n = len(steps)
@@ -92,9 +93,9 @@ class Curve:
         return total
 
 
-def segment_lengths(points: Tensor | Sequence[Tensor]) -> list[float]:
+def segment_lengths(points: Iterable[Tensor]) -> list[float]:
     """Distances between successive points, summed in float64."""
-    return [distance(a, b) for a, b in zip(points, points[1:], strict=False)]
+    return [distance(a, b) for a, b in pairwise(points)]
 
 
 def distance(a: Tensor, b: Tensor) -> float:

@@ -11,14 +11,14 @@ import torch
 
 from curvwatch.errors import CurvwatchError
 from curvwatch.landscape.curves import Curve
-from curvwatch.landscape.terrain import Terrain
+from curvwatch.landscape.subsets import Drawn
 
 Optimizer = Literal["adam", "sgd"]
 DEFAULT_RATES: dict[Optimizer, float] = {"adam": 0.01, "sgd": 0.1}
 
 
 def fitted(
-    terrain: Terrain,
+    drawn: Drawn,
     curve: Curve,
     steps: Iterable[int],
     *,
@@ -36,7 +36,7 @@ def fitted(
     or its gradient is not finite is left out.
 
     Args:
-        terrain: the loss.
+        drawn: the loss, on the batches of each step.
         curve: to begin with; it has a bend at least.
         steps: from 0 to `count`, each once: a progress bar may be around it.
         count: how many steps.
@@ -61,12 +61,11 @@ def fitted(
     )
     history: list[float] = []
     for step in steps:
+        at = ((torch.arange(draws) + torch.rand(draws, generator=generator)) / draws).tolist()
         gradient, total = torch.zeros_like(bends), 0.0
-        for t in (torch.arange(draws) + torch.rand(draws, generator=generator)) / draws:
-            shares = curve.shares(float(t))
-            loss, g = terrain.gradient(curve.at(float(t)))
+        for t, (loss, g) in zip(at, drawn.gradient([curve.at(t) for t in at]), strict=True):
             total += loss / draws
-            for row, share in zip(gradient, shares[1:-1], strict=True):
+            for row, share in zip(gradient, curve.shares(t)[1:-1], strict=True):
                 row.add_(g, alpha=share / draws)
         finite = math.isfinite(total) and bool(gradient.isfinite().all())
         history.append(total if finite else math.inf)
@@ -78,8 +77,8 @@ def fitted(
             curve.controls[1:-1] = bends.detach()
     if history and not any(map(math.isfinite, history)):
         raise CurvwatchError(
-            f"in none of {len(history)} steps were the losses along the curve and their gradients finite, "
-            "so it could not be trained: the ends may be too far apart for their mean to make sense"
+            f"in none of {len(history)} steps were the losses along the curve and their gradients "
+            "finite, so it could not be trained: the ends may be too far apart for what lies between"
         )
     return curve, history
 

@@ -1,13 +1,13 @@
-"""Paths between two minima: straight, trained, or relaxed, and the barrier on each."""
+"""Paths between two minima: straight, trained or relaxed, and the barrier on each."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path as FilePath
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path as File
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -17,15 +17,327 @@ from torch import Tensor
 from curvwatch.arguments import check_word
 from curvwatch.errors import CurvwatchError
 from curvwatch.landscape import archive
+from curvwatch.landscape.alignment import Aligned
 from curvwatch.landscape.band import relaxed
 from curvwatch.landscape.bars import bar
-from curvwatch.landscape.curves import Curve, between, distance
-from curvwatch.landscape.fitting import DEFAULT_RATES, Optimizer, fitted
+from curvwatch.landscape.checkpoints import Checkpoint, weights_of
+from curvwatch.landscape.checks import check_count, check_positive
+from curvwatch.landscape.curves import Curve, between
+from curvwatch.landscape.fitting import DEFAULT_RATES, fitted
 from curvwatch.landscape.profile import profile
-from curvwatch.landscape.terrain import Counted, Terrain
+from curvwatch.landscape.subsets import Drawn
+from curvwatch.landscape.surface import Surface
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Kind = Literal["line", "bezier", "chain", "band"]
+
 _WHAT = "path"
+# what `path` takes for each kind, and its defaults
+_TRAINED = {
+    "steps": 200,
+    "bends": 1,
+    "optimizer": "adam",
+    "learning_rate": None,
+    "draws": 2,
+    "batches": None,
+}
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "line": {},
+    "bezier": _TRAINED,
+    "chain": _TRAINED,
+    "band": {
+        "steps": 100,
+        "pivots": 7,
+        "spring": None,
+        "inserts": 0,
+        "climb": True,
+        "tolerance": 0.01,
+    },
+}
+# of the points between the ends, relative to their distance
+_JITTER = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Path:
+    """A path between two minima, and the losses on it.
+
+    Attributes:
+        kind: "line", "bezier", "chain" or "band".
+        t: shape (n,), rising from 0 to 1: of a line, Bezier curve or chain the curve's parameter, of a
+            band the share of its length.
+        losses: shape (n,); inf or nan where the loss is.
+        length: of the path, in the units of weights.
+        controls: shape (k, size): the ends, and between them the bends or pivots.
+        knots: shape (k,): where the control points lie on a line, chain or band, in t.
+        training: shape (steps made,): of each step the mean loss at its draws (inf: the step was left
+            out), of a band's the highest loss of a pivot.
+        gradients: spent, in passes over all batches.
+        forwards: spent besides.
+        force: of a band, the largest force on a pivot at the end, relative to the first one; else nan.
+        settings: what `path` was called with, by name.
+        notes: what to know before the numbers are believed.
+    """
+
+    kind: Kind
+    t: np.ndarray
+    losses: np.ndarray
+    length: float
+    controls: np.ndarray
+    knots: np.ndarray
+    training: np.ndarray
+    gradients: float
+    forwards: float
+    force: float = math.nan
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def barrier(self) -> float:
+        """The highest loss on the path minus that of the higher end.
+
+        0 where no loss is above the higher end's; inf where a loss on the path is not finite.
+        """
+        if not np.isfinite(self.losses).all():
+            return math.inf
+        return float(self.losses.max() - max(self.losses[0], self.losses[-1]))
+
+    @property
+    def barrier_t(self) -> float:
+        """Where the loss is highest; where it is not finite first, if it is so anywhere."""
+        finite = np.isfinite(self.losses)
+        at = self.losses.argmax() if finite.all() else finite.argmin()
+        return float(self.t[at])
+
+    @property
+    def resolution(self) -> tuple[float, float]:
+        """In t, the widest gap between losses, and the wider of the gaps beside the highest one.
+
+        A hill that is narrower than the first may have been stepped over.
+        """
+        gaps = np.diff(self.t)
+        at = int(np.searchsorted(self.t, self.barrier_t))
+        return float(gaps.max()), float(gaps[max(0, at - 1) : at + 1].max())
+
+    def at(self, t: float) -> Tensor:
+        """The weights at `t`, shape (size,), on the CPU.
+
+        Raises:
+            ValueError: `t` is not between 0 and 1.
+        """
+        if not 0 <= t <= 1:
+            raise ValueError(f"t={t!r}: a number from 0 to 1 is needed")
+        shape: Literal["bezier", "chain"] = "bezier" if self.kind == "bezier" else "chain"
+        curve = Curve(shape, torch.from_numpy(self.controls), torch.from_numpy(self.knots))
+        return curve.at(t)
+
+    def plot(self) -> Figure:
+        """The losses along the path.
+
+        Raises:
+            ImportError: matplotlib is missing; `pip install 'curvwatch[report]'` has it.
+        """
+        from curvwatch.landscape.path_plots import plot_paths
+
+        return plot_paths([self])
+
+    def save(self, path: str | os.PathLike[str]) -> File:
+        """Write the path, control points too, as a .npz file without pickle; returns where it is."""
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        values = {name: getattr(self, name) for name in _VALUES}
+        values.update(settings=dict(self.settings), notes=list(self.notes))
+        return archive.write(path, _WHAT, arrays=arrays, values=values)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Path:
+        """Read what `save` wrote.
+
+        Raises:
+            OSError: there is no such file.
+            CurvwatchError: it holds no path, or is damaged.
+        """
+        arrays, values = archive.read(path, _WHAT)
+        try:
+            values["notes"] = tuple(values["notes"])
+            fields: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
+            return cls(**fields, **values)
+        except (KeyError, TypeError) as error:
+            raise CurvwatchError(f"{path} is damaged: {error}") from error
+
+
+_ARRAYS = ("t", "losses", "controls", "knots", "training")
+_VALUES = ("kind", "length", "gradients", "forwards", "force")
+
+
+def path(
+    surface: Surface,
+    a: Checkpoint | Aligned,
+    b: Checkpoint | Aligned,
+    *,
+    kind: Kind = "line",
+    points: int = 31,
+    refine: int = 12,
+    seed: int = 0,
+    progress: bool = True,
+    **options: Any,
+) -> Path:
+    """A path from `a` to `b`, and the losses on it.
+
+    - "line": straight, without options.
+    - "bezier" and "chain": a Bezier curve or a polygonal chain whose bends are trained, so that the
+      mean of the loss over it is low (Garipov et al. 2018, section 3). `bends=1`: how many;
+      `steps=200`; `draws=2`: places on the curve that a step looks at, a gradient each;
+      `optimizer="adam"` or "sgd"
+      (momentum .9); `learning_rate`, by default 0.01 and 0.1; `batches=None`: a step uses so many of
+      the surface's batches, None: all.
+    - "band": a nudged elastic band (Jonsson et al. 1998; Draxler et al. 2018), which finds a path over
+      the lowest pass nearby. `pivots=7`: how many; `steps=100`, a gradient for each pivot, at most;
+      `inserts=0`: so many times, pivots are added where the loss between two rises; `climb=True`: the
+      highest pivot climbs onto the saddle; `spring=None`: the stiffness, in loss / weight^2, by
+      default as strong as the first forces; `tolerance=0.01`: it is at rest where forces are down to
+      this part of the first ones.
+
+    The ends stay as they are. The highest loss on a path is never lower than the lowest pass between
+    the ends, so every barrier is an upper bound of it.
+
+    Args:
+        surface: the loss.
+        a: the beginning: a flat vector, or a checkpoint that `weights_of` reads.
+        b: the end; what `align` returned, for a path to the permuted network.
+        kind: of path.
+        points: losses on a grid of so many t, and next to the ends; of a chain and a band at its
+            control points, too.
+        refine: at most so many further losses around the highest.
+        seed: of all random numbers.
+        progress: show a progress bar.
+        **options: those of the kind, see above.
+
+    Raises:
+        ValueError: an argument is not what it should be.
+        CurvwatchError: the loss is not finite at an end, or everywhere that a curve was trained.
+
+    Example:
+        >>> surface = FunctionSurface(lambda w: (w**2 - 1).square().sum(), torch.zeros(1))
+        >>> path(surface, torch.tensor([-1.0]), torch.tensor([1.0]), progress=False).barrier
+        1.0
+    """
+    check_word("kind", kind, get_args(Kind))
+    chosen = _checked_options(kind, options)
+    check_count("points", points, least=3)
+    check_count("refine", refine, least=0)
+    ends = _weights(surface, a), _weights(surface, b)
+    _check_ends(surface, ends)
+    before = surface.counts.gradients, surface.counts.forwards
+    training: list[float] = []
+    notes: list[str] = []
+    force, drawn = math.nan, Drawn(surface, chosen.get("batches"), seed=seed)
+    if kind != "line" and torch.equal(*ends):
+        raise ValueError(f"both ends are the same weights: there is nothing to find for kind={kind!r}")
+    steps = chosen.get("steps", 0)
+    counted = bar(range(steps), f"{kind}: steps", total=steps, show=progress and steps > 0)
+    if kind == "line":
+        curve = Curve.even("chain", torch.stack(ends))
+    elif kind == "band":
+        with surface.open():
+            band = relaxed(
+                surface,
+                between(*ends, chosen["pivots"], seed=seed, jitter=_JITTER),
+                counted,
+                count=steps,
+                spring=chosen["spring"],
+                inserts=chosen["inserts"],
+                climb=chosen["climb"],
+                tolerance=chosen["tolerance"],
+            )
+        curve, training, force = Curve.by_length(band.points), band.history, band.force
+        if not band.converged:
+            notes.append(
+                f"the band is not at rest: after {len(training)} steps the largest force is "
+                f"{force:.2g} of the first; more steps may lower the barrier"
+            )
+    else:
+        begun = Curve.even(kind, between(*ends, chosen["bends"], seed=seed, jitter=_JITTER))
+        with nullcontext() if chosen["batches"] else surface.open():
+            curve, training = fitted(
+                drawn,
+                begun,
+                counted,
+                count=steps,
+                optimizer=chosen["optimizer"],
+                learning_rate=chosen["learning_rate"],
+                draws=chosen["draws"],
+                seed=seed,
+            )
+        left_out = sum(map(math.isinf, training))
+        if left_out:
+            notes.append(
+                f"{left_out} of {steps} steps met losses that are not finite and were left out"
+            )
+    t, losses = _profile(surface, curve, points, refine, show=progress)
+    if not np.isfinite(losses).all():
+        count = int((~np.isfinite(losses)).sum())
+        notes.append(f"{count} of {len(losses)} losses on the path are not finite: the barrier is inf")
+    return Path(
+        kind=kind,
+        t=t,
+        losses=losses,
+        length=curve.length,
+        controls=curve.controls.cpu().numpy(),
+        knots=curve.knots.numpy(),
+        training=np.array(training),
+        gradients=surface.counts.gradients - before[0] + drawn.gradients,
+        forwards=surface.counts.forwards - before[1] + drawn.forwards,
+        force=force,
+        settings={"points": points, "refine": refine, "seed": seed, **chosen},
+        notes=tuple(notes),
+    )
+
+
+def _profile(
+    surface: Surface, curve: Curve, points: int, refine: int, *, show: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    grid = np.linspace(0.0, 1.0, points).tolist()
+    if curve.shape == "chain":
+        grid = sorted({*grid, *curve.knots.tolist()})
+    with surface.open():
+        return profile(lambda t: surface.loss(curve.at(t)), grid, refine=refine, show=show)
+
+
+def _weights(surface: Surface, end: Checkpoint | Aligned) -> Tensor:
+    return weights_of(end.state if isinstance(end, Aligned) else end, surface)
+
+
+def _check_ends(surface: Surface, ends: tuple[Tensor, Tensor]) -> None:
+    with surface.open():
+        for name, w in zip("ab", ends, strict=True):
+            loss = surface.loss(w)
+            if not math.isfinite(loss):
+                raise CurvwatchError(
+                    f"the loss at {name} is {loss:g}: no barrier can be told from an end that is no "
+                    "minimum"
+                )
+
+
+def _checked_options(kind: Kind, options: Mapping[str, Any]) -> dict[str, Any]:
+    known = _OPTIONS[kind]
+    for name in options:
+        if name not in known:
+            has = f"has the options {', '.join(known)}" if known else "has no options"
+            raise ValueError(f"{name}={options[name]!r}: kind={kind!r} {has}")
+    chosen = {**known, **options}
+    for name in ("steps", "bends", "draws", "pivots"):
+        if name in chosen:
+            check_count(name, chosen[name], least=1)
+    if "inserts" in chosen:
+        check_count("inserts", chosen["inserts"], least=0)
+    if chosen.get("batches") is not None:
+        check_count("batches", chosen["batches"], least=1)
+    if "optimizer" in chosen:
+        check_word("optimizer", chosen["optimizer"], tuple(DEFAULT_RATES))
+        if chosen["learning_rate"] is None:
+            chosen["learning_rate"] = DEFAULT_RATES[chosen["optimizer"]]
+    for name in ("learning_rate", "spring", "tolerance"):
+        check_positive(name, chosen.get(name))
+    return chosen

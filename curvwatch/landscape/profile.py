@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from curvwatch.landscape.bars import bar
+
 # a further point keeps this part of its interval away from those that are there
 _APART = 0.05
 # in t; further points would differ by rounding
@@ -14,7 +16,7 @@ _FINEST = 1e-6
 
 
 def profile(
-    loss: Callable[[float], float], grid: Iterable[float], *, refine: int
+    loss: Callable[[float], float], grid: Iterable[float], *, refine: int, show: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Losses on `grid`, next to its ends, and at `refine` further points around the highest.
 
@@ -27,6 +29,7 @@ def profile(
         loss: at t.
         grid: values of t, two at least.
         refine: how many further points, at most.
+        show: whether there is a progress bar.
 
     Returns:
         t, rising, and the losses, both of shape (n,), float64.
@@ -34,7 +37,9 @@ def profile(
     points = sorted(set(grid))
     # nothing beside an end tells of a hill right next to it
     points += [(points[0] + points[1]) / 2, (points[-2] + points[-1]) / 2]
-    values = {t: float(loss(t)) for t in sorted(set(points))}
+    points = sorted(set(points))
+    taken = bar(points, "losses along the way", total=len(points), show=show)
+    values = {t: float(loss(t)) for t in taken}
     for _ in range(refine):
         t = next_point(sorted(values), [values[t] for t in sorted(values)])
         if t is None:
