@@ -56,7 +56,7 @@ def read(path: str | os.PathLike[str], what: str) -> tuple[dict[str, np.ndarray]
         CurvwatchError: it is none of `write`'s, holds another kind of result, or is damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         head = json.loads(str(arrays.pop(_HEAD)))
         version, found, values = head["version"], head["what"], head["values"]

@@ -90,7 +90,7 @@ class Curve:
                 [n * math.comb(n - 1, k) * t**k * (1 - t) ** (n - 1 - k) for k in range(n)]
             )
             total += weight / 2 * math.sqrt(max(0.0, float(slope @ gram @ slope)))
-        return total
+        return float(total)
 
 
 def segment_lengths(points: Iterable[Tensor]) -> list[float]:

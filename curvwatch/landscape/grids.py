@@ -8,7 +8,7 @@ from typing import Literal
 
 Grid = Literal["1-2-5", "log"]
 
-# of "log", whose steps are 1 to 10, 13, 16, 20, 25, 32, 40, 50, 63, 79, 100, 126 ...
+# of "log", whose steps are 1 to 6, 8, 10, 13, 16, 20, 25, 32, 40, 50, 63, 79, 100, 126 ...
 _PER_DECADE = 10
 
 

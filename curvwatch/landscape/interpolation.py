@@ -16,11 +16,11 @@ from torch import Tensor
 from curvwatch.errors import CurvwatchError
 from curvwatch.landscape import archive
 from curvwatch.landscape.alignment import Aligned
-from curvwatch.landscape.bars import bar
 from curvwatch.landscape.checkpoints import Checkpoint, weights_of
-from curvwatch.landscape.checks import check_count
+from curvwatch.landscape.checks import check_count, check_surface
 from curvwatch.landscape.curves import Curve, distance, segment_lengths
 from curvwatch.landscape.outputs_at import outputs_at
+from curvwatch.landscape.progress import shown
 from curvwatch.landscape.surface import Surface
 from curvwatch.landscape.turning import GaussLength, gauss_length
 
@@ -173,11 +173,12 @@ def interpolate(
     check_count("points", points, least=3)
     if tolerance is not None and not tolerance >= 0:
         raise ValueError(f"tolerance={tolerance!r}: 0 or more, or None for that of rounding, is needed")
+    check_surface(surface)
     start, end = _weights(surface, a), _weights(surface, b)
     line = Curve.even("chain", torch.stack([start, end]))
     alphas = np.linspace(0.0, 1.0, points)
     with surface.open():
-        grid = bar(alphas.tolist(), "losses on the line", total=points, show=progress)
+        grid = shown(alphas.tolist(), "losses on the line", progress=progress)
         losses = np.array([surface.loss(line.at(t)) for t in grid])
     notes: list[str] = []
     if tolerance is None:
@@ -246,7 +247,7 @@ def _outputs(
     show: bool,
 ) -> Iterator[Tensor]:
     given = outputs if callable(outputs) else None
-    for t in bar(alphas.tolist(), "outputs on the line", total=len(alphas), show=show):
+    for t in shown(alphas.tolist(), "outputs on the line", progress=show):
         z = outputs_at(surface, line.at(t), given)
         if not bool(z.isfinite().all()):
             raise CurvwatchError(f"at alpha = {t:.3g} an output is not finite")

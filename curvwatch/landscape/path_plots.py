@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from curvwatch.landscape.figures import is_logarithmic, plain
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -34,9 +36,7 @@ def plot_paths(paths: Sequence[Path], *, labels: Sequence[str] | None = None) ->
         draw_losses(axes, path.t, path.losses, f"{label}: barrier {path.barrier:.3g}", f"C{i}")
         if np.isfinite(path.losses).all():
             axes.plot(path.barrier_t, path.losses.max(), "o", color=f"C{i}", markersize=5)
-    axes.set_xlabel("t, from a to b")
-    axes.set_ylabel("loss")
-    axes.legend(fontsize="small")
+    _finish(axes, "t, from a to b", [path.losses for path in paths])
     return figure
 
 
@@ -62,9 +62,7 @@ def plot_interpolations(
         label = labels[i] if labels else f"line {i + 1}"
         told = "monotone" if line.monotone else f"rises by {line.bump:.3g}"
         draw_losses(axes, line.alphas, line.losses, f"{label}: {told}", f"C{i}")
-    axes.set_xlabel("alpha, from a to b")
-    axes.set_ylabel("loss")
-    axes.legend(fontsize="small")
+    _finish(axes, "alpha, from a to b", [line.losses for line in lines])
     return figure
 
 
@@ -80,10 +78,8 @@ def new_figure(who: str) -> tuple[Figure, Any]:
 
 def draw_losses(axes: Any, t: np.ndarray, losses: np.ndarray, label: str, color: str) -> None:
     """A curve of losses; crosses at the bottom where they are not finite."""
-    # a dollar sign would begin a formula
-    label = label.replace("$", r"\$")
     finite = np.isfinite(losses)
-    axes.plot(t, np.where(finite, losses, np.nan), "-", color=color, linewidth=1.5, label=label)
+    axes.plot(t, np.where(finite, losses, np.nan), "-", color=color, linewidth=1.5, label=plain(label))
     if not finite.all():
         where = t[~finite]
         axes.plot(
@@ -95,3 +91,11 @@ def draw_losses(axes: Any, t: np.ndarray, losses: np.ndarray, label: str, color:
             clip_on=False,
             label="not finite",
         )
+
+
+def _finish(axes: Any, along: str, losses: Sequence[np.ndarray]) -> None:
+    if is_logarithmic(np.concatenate(losses)):
+        axes.set_yscale("log")
+    axes.set_xlabel(along)
+    axes.set_ylabel("loss")
+    axes.legend(fontsize="small")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path as File
@@ -19,12 +19,12 @@ from curvwatch.errors import CurvwatchError
 from curvwatch.landscape import archive
 from curvwatch.landscape.alignment import Aligned
 from curvwatch.landscape.band import relaxed
-from curvwatch.landscape.bars import bar
 from curvwatch.landscape.checkpoints import Checkpoint, weights_of
-from curvwatch.landscape.checks import check_count, check_positive
+from curvwatch.landscape.checks import check_count, check_positive, check_surface
 from curvwatch.landscape.curves import Curve, between
 from curvwatch.landscape.fitting import DEFAULT_RATES, fitted
 from curvwatch.landscape.profile import profile
+from curvwatch.landscape.progress import shown
 from curvwatch.landscape.subsets import Drawn
 from curvwatch.landscape.surface import Surface
 
@@ -41,7 +41,7 @@ _TRAINED = {
     "optimizer": "adam",
     "learning_rate": None,
     "draws": 2,
-    "batches": None,
+    "batches_per_step": None,
 }
 _OPTIONS: dict[str, dict[str, Any]] = {
     "line": {},
@@ -178,7 +178,7 @@ def path(
     *,
     kind: Kind = "line",
     points: int = 31,
-    refine: int = 12,
+    refine: int = 16,
     seed: int = 0,
     progress: bool = True,
     **options: Any,
@@ -189,9 +189,8 @@ def path(
     - "bezier" and "chain": a Bezier curve or a polygonal chain whose bends are trained, so that the
       mean of the loss over it is low (Garipov et al. 2018, section 3). `bends=1`: how many;
       `steps=200`; `draws=2`: places on the curve that a step looks at, a gradient each;
-      `optimizer="adam"` or "sgd"
-      (momentum .9); `learning_rate`, by default 0.01 and 0.1; `batches=None`: a step uses so many of
-      the surface's batches, None: all.
+      `optimizer="adam"` or "sgd" (momentum .9); `learning_rate`, by default 0.01 and 0.1;
+      `batches_per_step=None`: a step uses so many of the surface's batches, None: all.
     - "band": a nudged elastic band (Jonsson et al. 1998; Draxler et al. 2018), which finds a path over
       the lowest pass nearby. `pivots=7`: how many; `steps=100`, a gradient for each pivot, at most;
       `inserts=0`: so many times, pivots are added where the loss between two rises; `climb=True`: the
@@ -199,8 +198,8 @@ def path(
       default as strong as the first forces; `tolerance=0.01`: it is at rest where forces are down to
       this part of the first ones.
 
-    The ends stay as they are. The highest loss on a path is never lower than the lowest pass between
-    the ends, so every barrier is an upper bound of it.
+    The ends stay as they are. No path is lower than the lowest pass between the ends, so every barrier
+    is an upper bound of that pass, as far as the grid has seen the path's highest loss.
 
     Args:
         surface: the loss.
@@ -209,7 +208,8 @@ def path(
         kind: of path.
         points: losses on a grid of so many t, and next to the ends; of a chain and a band at its
             control points, too.
-        refine: at most so many further losses around the highest.
+        refine: at most so many further losses, half of them around all tops that the grid has seen, the
+            others around the highest.
         seed: of all random numbers.
         progress: show a progress bar.
         **options: those of the kind, see above.
@@ -224,57 +224,17 @@ def path(
         1.0
     """
     check_word("kind", kind, get_args(Kind))
+    check_surface(surface)
     chosen = _checked_options(kind, options)
     check_count("points", points, least=3)
     check_count("refine", refine, least=0)
     ends = _weights(surface, a), _weights(surface, b)
-    _check_ends(surface, ends)
     before = surface.counts.gradients, surface.counts.forwards
-    training: list[float] = []
-    notes: list[str] = []
-    force, drawn = math.nan, Drawn(surface, chosen.get("batches"), seed=seed)
+    _check_ends(surface, ends)
     if kind != "line" and torch.equal(*ends):
         raise ValueError(f"both ends are the same weights: there is nothing to find for kind={kind!r}")
-    steps = chosen.get("steps", 0)
-    counted = bar(range(steps), f"{kind}: steps", total=steps, show=progress and steps > 0)
-    if kind == "line":
-        curve = Curve.even("chain", torch.stack(ends))
-    elif kind == "band":
-        with surface.open():
-            band = relaxed(
-                surface,
-                between(*ends, chosen["pivots"], seed=seed, jitter=_JITTER),
-                counted,
-                count=steps,
-                spring=chosen["spring"],
-                inserts=chosen["inserts"],
-                climb=chosen["climb"],
-                tolerance=chosen["tolerance"],
-            )
-        curve, training, force = Curve.by_length(band.points), band.history, band.force
-        if not band.converged:
-            notes.append(
-                f"the band is not at rest: after {len(training)} steps the largest force is "
-                f"{force:.2g} of the first; more steps may lower the barrier"
-            )
-    else:
-        begun = Curve.even(kind, between(*ends, chosen["bends"], seed=seed, jitter=_JITTER))
-        with nullcontext() if chosen["batches"] else surface.open():
-            curve, training = fitted(
-                drawn,
-                begun,
-                counted,
-                count=steps,
-                optimizer=chosen["optimizer"],
-                learning_rate=chosen["learning_rate"],
-                draws=chosen["draws"],
-                seed=seed,
-            )
-        left_out = sum(map(math.isinf, training))
-        if left_out:
-            notes.append(
-                f"{left_out} of {steps} steps met losses that are not finite and were left out"
-            )
+    found = _searched(surface, ends, kind, chosen, seed=seed, progress=progress)
+    curve, notes = found.curve, list(found.notes)
     t, losses = _profile(surface, curve, points, refine, show=progress)
     if not np.isfinite(losses).all():
         count = int((~np.isfinite(losses)).sum())
@@ -286,12 +246,100 @@ def path(
         length=curve.length,
         controls=curve.controls.cpu().numpy(),
         knots=curve.knots.numpy(),
-        training=np.array(training),
-        gradients=surface.counts.gradients - before[0] + drawn.gradients,
-        forwards=surface.counts.forwards - before[1] + drawn.forwards,
-        force=force,
+        training=np.array(found.training),
+        gradients=surface.counts.gradients - before[0] + found.gradients,
+        forwards=surface.counts.forwards - before[1] + found.forwards,
+        force=found.force,
         settings={"points": points, "refine": refine, "seed": seed, **chosen},
         notes=tuple(notes),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Searched:
+    """A curve and what the search for it left; gradients and forwards of drawn batches alone."""
+
+    curve: Curve
+    training: list[float] = field(default_factory=list)
+    force: float = math.nan
+    gradients: float = 0.0
+    forwards: float = 0.0
+    notes: tuple[str, ...] = ()
+
+
+def _searched(
+    surface: Surface,
+    ends: tuple[Tensor, Tensor],
+    kind: Kind,
+    chosen: Mapping[str, Any],
+    *,
+    seed: int,
+    progress: bool,
+) -> _Searched:
+    if kind == "line":
+        return _Searched(Curve.even("chain", torch.stack(ends)))
+    steps = shown(range(chosen["steps"]), f"{kind}: steps", progress=progress)
+    if kind == "band":
+        return _banded(surface, ends, chosen, steps, seed)
+    return _trained(surface, ends, kind, chosen, steps, seed)
+
+
+def _banded(
+    surface: Surface,
+    ends: tuple[Tensor, Tensor],
+    chosen: Mapping[str, Any],
+    steps: Iterable[int],
+    seed: int,
+) -> _Searched:
+    with surface.open():
+        band = relaxed(
+            surface,
+            between(*ends, chosen["pivots"], seed=seed, jitter=_JITTER),
+            steps,
+            count=chosen["steps"],
+            **{name: chosen[name] for name in ("spring", "inserts", "climb", "tolerance")},
+        )
+    note = (
+        f"the band is not at rest: after {len(band.history)} steps the largest force is "
+        f"{band.force:.2g} of the first; more steps may lower the barrier"
+    )
+    return _Searched(
+        Curve.by_length(band.points),
+        band.history,
+        band.force,
+        notes=() if band.converged else (note,),
+    )
+
+
+def _trained(
+    surface: Surface,
+    ends: tuple[Tensor, Tensor],
+    shape: Literal["bezier", "chain"],
+    chosen: Mapping[str, Any],
+    steps: Iterable[int],
+    seed: int,
+) -> _Searched:
+    drawn = Drawn(surface, chosen["batches_per_step"], seed=seed)
+    # of parts of its batches another surface is made, which cannot be opened with it
+    with nullcontext() if drawn.draws else surface.open():
+        curve, history = fitted(
+            drawn,
+            Curve.even(shape, between(*ends, chosen["bends"], seed=seed, jitter=_JITTER)),
+            steps,
+            count=chosen["steps"],
+            optimizer=chosen["optimizer"],
+            learning_rate=chosen["learning_rate"],
+            draws=chosen["draws"],
+            seed=seed,
+        )
+    left_out = sum(map(math.isinf, history))
+    note = f"{left_out} of {len(history)} steps met losses that are not finite and were left out"
+    return _Searched(
+        curve,
+        history,
+        gradients=drawn.gradients,
+        forwards=drawn.forwards,
+        notes=(note,) if left_out else (),
     )
 
 
@@ -332,8 +380,8 @@ def _checked_options(kind: Kind, options: Mapping[str, Any]) -> dict[str, Any]:
             check_count(name, chosen[name], least=1)
     if "inserts" in chosen:
         check_count("inserts", chosen["inserts"], least=0)
-    if chosen.get("batches") is not None:
-        check_count("batches", chosen["batches"], least=1)
+    if chosen.get("batches_per_step") is not None:
+        check_count("batches_per_step", chosen["batches_per_step"], least=1)
     if "optimizer" in chosen:
         check_word("optimizer", chosen["optimizer"], tuple(DEFAULT_RATES))
         if chosen["learning_rate"] is None:

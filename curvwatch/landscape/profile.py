@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from curvwatch.landscape.bars import bar
+from curvwatch.landscape.progress import shown
 
 # a further point keeps this part of its interval away from those that are there
 _APART = 0.05
@@ -38,10 +38,12 @@ def profile(
     # nothing beside an end tells of a hill right next to it
     points += [(points[0] + points[1]) / 2, (points[-2] + points[-1]) / 2]
     points = sorted(set(points))
-    taken = bar(points, "losses along the way", total=len(points), show=show)
+    taken = shown(points, "losses along the way", progress=show)
     values = {t: float(loss(t)) for t in taken}
-    for _ in range(refine):
-        t = next_point(sorted(values), [values[t] for t in sorted(values)])
+    for i in range(refine):
+        at = sorted(values)
+        # first every hill a little: a narrow one may be higher than it looks
+        t = next_point(at, [values[t] for t in at], widest=i < refine / 2)
         if t is None:
             break
         values[t] = float(loss(t))
@@ -49,20 +51,23 @@ def profile(
     return t_sorted, np.array([values[t] for t in t_sorted])
 
 
-def next_point(t: Sequence[float], losses: Sequence[float]) -> float | None:
-    """Where the loss may be higher than anywhere yet; None where no further point would tell."""
+def next_point(t: Sequence[float], losses: Sequence[float], *, widest: bool = False) -> float | None:
+    """Where the loss may be higher than anywhere yet; None where no further point would tell.
+
+    Args:
+        t: rising.
+        losses: at `t`.
+        widest: look at the top whose neighbours are farthest apart, not at the one that looks highest.
+    """
     if not all(map(math.isfinite, losses)):
         return None
-    best: tuple[float, float] | None = None
+    tops: list[tuple[float, float, float]] = []
     for i in range(1, len(t) - 1):
-        if losses[i] < losses[i - 1] or losses[i] < losses[i + 1]:
-            continue
-        if t[i + 1] - t[i - 1] <= _FINEST:
-            continue
-        height, at = _vertex(t[i - 1 : i + 2], losses[i - 1 : i + 2])
-        if best is None or height > best[0]:
-            best = height, at
-    return None if best is None else best[1]
+        width = t[i + 1] - t[i - 1]
+        if losses[i] >= max(losses[i - 1], losses[i + 1]) and width > _FINEST:
+            height, at = _vertex(t[i - 1 : i + 2], losses[i - 1 : i + 2])
+            tops.append((round(width, 9) if widest else 0.0, height, at))
+    return max(tops)[2] if tops else None
 
 
 def _vertex(t: Sequence[float], losses: Sequence[float]) -> tuple[float, float]:

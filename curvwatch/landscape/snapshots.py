@@ -40,13 +40,14 @@ class Snapshots(CallbackBase):
         folder: where files go; None: `snapshots` in the Trainer's `log_dir`, or where it has none in
             its `default_root_dir`.
         every_n_steps: after each so many steps, in place of a grid.
-        grid: "log": ten steps a decade (1 to 10, 13, 16, 20, 25, 32, 40, 50, 63, 79, 100, 126 ...), or
-            "1-2-5".
+        grid: "log": ten steps a decade (1 to 6, 8, 10, 13, 16, 20, 25, 32, 40, 50, 63, 79, 100, 126
+            ...), or "1-2-5".
         max_files: the most files; beyond, those go that leave the smallest gaps (in the logarithm of
             the step, with `every_n_steps` in steps), never the first and the last.
         max_bytes: the most bytes of all files together, kept likewise; None: any number.
         dtype: "float16" or "bfloat16": of the files, which say so; weights are cast back on reading. A
             tensor with numbers too large for it keeps its own. None: all bits.
+        name: tells several in one Trainer apart; needs a folder for each, too.
         on_error: "warn" where a file cannot be written, or "raise".
 
     Raises:
@@ -67,6 +68,7 @@ class Snapshots(CallbackBase):
         max_files: int = 50,
         max_bytes: int | None = None,
         dtype: Literal["float16", "bfloat16"] | None = None,
+        name: str | None = None,
         on_error: OnError = "warn",
     ) -> None:
         super().__init__()
@@ -85,6 +87,7 @@ class Snapshots(CallbackBase):
         self._max_files = max_files
         self._max_bytes = max_bytes
         self._dtype = dtype
+        self._name = name
         self._faults = Faults(on_error)
         self._folder: Path | None = None
         self._run = ""
@@ -101,7 +104,7 @@ class Snapshots(CallbackBase):
     @property
     def state_key(self) -> str:
         """In checkpoints."""
-        return f"Snapshots[{self._folder_given or ''}]"
+        return type(self).__name__ + (f"[{self._name}]" if self._name else "")
 
     # the hooks
 
@@ -125,7 +128,7 @@ class Snapshots(CallbackBase):
                 )
         if self._active:
             self._seen = step
-            if step not in self._paths:
+            if not self._paths:
                 self._keep(trainer, pl_module)
 
     def on_train_batch_end(
@@ -217,7 +220,8 @@ class Snapshots(CallbackBase):
         if self._bytes > (self._max_bytes or self._bytes):
             self._faults.tell(
                 f"the snapshots of the first and the last step take {self._bytes} bytes, more than "
-                f"max_bytes={self._max_bytes}"
+                f"max_bytes={self._max_bytes}",
+                causes=("max_bytes",),
             )
 
     def _too_many(self) -> bool:

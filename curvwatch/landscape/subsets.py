@@ -37,16 +37,22 @@ class Drawn:
         self._total = len(surface.objective.samples) if isinstance(surface, ModuleSurface) else 1
         if count is not None and not isinstance(surface, ModuleSurface):
             raise CurvwatchError(
-                f"batches={count}: a {type(surface).__name__} has no batches to draw from; leave it out"
+                f"batches_per_step={count}: a {type(surface).__name__} has no batches "
+                "to draw from; leave it out"
             )
         self._count = self._total if count is None else min(count, self._total)
         self._generator = torch.Generator().manual_seed(seed)
         self._left: list[int] = []
 
+    @property
+    def draws(self) -> bool:
+        """Whether a step has some of the batches, and not all."""
+        return self._count < self._total
+
     def gradient(self, points: list[torch.Tensor]) -> list[tuple[float, torch.Tensor]]:
         """Loss and gradient at each of `points`, on the batches of the next step."""
         surface = self._surface
-        if self._count == self._total or not isinstance(surface, ModuleSurface):
+        if not self.draws or not isinstance(surface, ModuleSurface):
             return [surface.gradient(w) for w in points]
         chosen: list[int] = []
         while len(chosen) < self._count:
