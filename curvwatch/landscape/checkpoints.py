@@ -95,8 +95,9 @@ def load(path: Path) -> Any:
             f"{path} cannot be loaded with weights_only=True ({reason}): where you trust it, load it "
             "yourself and give its state_dict"
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise CurvwatchError(f"{path} cannot be read as a checkpoint: {error}") from error
+    except Exception as error:  # what is no pickle fails in ways of any kind
+        reason = f"{type(error).__name__}: {error}"
+        raise CurvwatchError(f"{path} cannot be read as a checkpoint ({reason})") from error
 
 
 def _tensors(label: str, content: Any) -> dict[str, Any]:

@@ -223,10 +223,13 @@ class _Cost:
 
 
 def _directions(f: Surface, along: Any, count: int, options: dict[str, Any]) -> Directions:
-    if isinstance(along, Directions):
-        if len(along.vectors) != count:
-            raise ValueError(f"{len(along.vectors)} directions were given where {count} are needed")
-        return along
+    found = along if isinstance(along, Directions) else _made(f, along, count, options)
+    if len(found.vectors) != count:
+        raise ValueError(f"{len(found.vectors)} directions were given where {count} are needed")
+    return found
+
+
+def _made(f: Surface, along: Any, count: int, options: dict[str, Any]) -> Directions:
     at, seed, keep_1d = options["at"], options["seed"], options["keep_1d"]
     normalize = options["normalize"]
     if not isinstance(along, str):

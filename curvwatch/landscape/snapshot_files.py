@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,9 @@ class Snapshot:
         state: tensors by name, those of trained parameters and of buffers, in the dtypes that they had
             in training.
         stored: the precision of the file, where it is less; None: all bits are kept.
+        hyper_parameters: that the module saved, where they are plain values: with them
+            `load_from_checkpoint` takes the file.
+        lightning: the version of Lightning.
     """
 
     step: int
@@ -40,6 +43,8 @@ class Snapshot:
     run: str
     state: Mapping[str, Tensor]
     stored: str | None = None
+    hyper_parameters: Mapping[str, Any] = field(default_factory=dict)
+    lightning: str = ""
 
     def save(self, folder: Path) -> Path:
         """Write it into `folder`, replacing that of the same step; returns where it is.
@@ -54,7 +59,9 @@ class Snapshot:
             "run": self.run,
             "stored": self.stored,
             "dtypes": {name: str(t.dtype).removeprefix("torch.") for name, t in self.state.items()},
-            # the name that readers of checkpoints look for
+            # names that readers of checkpoints look for
+            "hyper_parameters": dict(self.hyper_parameters),
+            "pytorch-lightning_version": self.lightning,
             "state_dict": {name: _narrowed(t, half) for name, t in self.state.items()},
         }
         folder.mkdir(parents=True, exist_ok=True)
@@ -76,7 +83,15 @@ class Snapshot:
             raise CurvwatchError(f"{path} is no snapshot that this curvwatch can read")
         dtypes: dict[str, str] = content["dtypes"]
         state = {n: t.to(getattr(torch, dtypes[n])) for n, t in content["state_dict"].items()}
-        return cls(content["step"], content["epoch"], content["run"], state, content["stored"])
+        return cls(
+            content["step"],
+            content["epoch"],
+            content["run"],
+            state,
+            content["stored"],
+            content["hyper_parameters"],
+            content["pytorch-lightning_version"],
+        )
 
 
 def snapshots_in(folder: str | os.PathLike[str]) -> dict[int, Path]:
@@ -107,7 +122,9 @@ def run_of(path: Path) -> str | None:
     return run if isinstance(run, str) else None
 
 
-def taken_of(module: nn.Module, *, step: int, epoch: int, run: str, stored: str | None) -> Snapshot:
+def taken_of(
+    module: nn.Module, *, step: int, epoch: int, run: str, stored: str | None, lightning: str
+) -> Snapshot:
     """A snapshot of `module` as it is: it holds copies, on the CPU.
 
     Raises:
@@ -125,7 +142,19 @@ def taken_of(module: nn.Module, *, step: int, epoch: int, run: str, stored: str 
             if buffer is not None and name not in part._non_persistent_buffers_set:
                 state[f"{prefix}.{name}" if prefix else name] = buffer
     copies = {name: t.detach().to("cpu", copy=True) for name, t in state.items()}
-    return Snapshot(step, epoch, run, copies, stored)
+    # not module.hparams, which would make them where there are none
+    own = vars(module).get("_hparams", {})
+    hyper_parameters = dict(own) if _is_plain(own) else {}
+    return Snapshot(step, epoch, run, copies, stored, hyper_parameters, lightning)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a file with `value` can be read without trust."""
+    if isinstance(value, dict):
+        return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return type(value) in (list, tuple) and all(map(_is_plain, value))
+    return value is None or type(value) in (bool, int, float, str)
 
 
 def _narrowed(t: Tensor, dtype: Any) -> Tensor:

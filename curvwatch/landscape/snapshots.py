@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -204,8 +205,14 @@ class Snapshots(CallbackBase):
             if "FSDP" in strategy:
                 raise CurvwatchError(f"{strategy} spreads the weights over processes")
             step = trainer.global_step
+            package = type(trainer).__module__.partition(".")[0]
             taken = taken_of(
-                module, step=step, epoch=trainer.current_epoch, run=self._run, stored=self._dtype
+                module,
+                step=step,
+                epoch=trainer.current_epoch,
+                run=self._run,
+                stored=self._dtype,
+                lightning=import_module(package).__version__,
             )
             assert self._folder is not None
             self._paths[step] = taken.save(self._folder)
