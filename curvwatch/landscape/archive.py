@@ -43,7 +43,7 @@ def write(
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     with open(unfinished, "wb") as file:
-        np.savez_compressed(file, **content)
+        np.savez(file, **content)  # weights do not compress
     unfinished.replace(path)
     return path
 

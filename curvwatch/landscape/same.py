@@ -70,7 +70,7 @@ def difference(
         return result
 
     random = inputs is None
-    device = next(iter(one.values())).device
+    device = next(module.parameters()).device
     with lend(module) as loan:
         if random:
             assert chain is not None

@@ -125,7 +125,7 @@ def run_of(path: Path) -> str | None:
 def taken_of(
     module: nn.Module, *, step: int, epoch: int, run: str, stored: str | None, lightning: str
 ) -> Snapshot:
-    """A snapshot of `module` as it is: it holds copies, on the CPU.
+    """A snapshot of `module` as it is, on the CPU: it may share the memory of weights.
 
     Raises:
         CurvwatchError: weights are spread over processes.
@@ -141,11 +141,11 @@ def taken_of(
         for name, buffer in part._buffers.items():
             if buffer is not None and name not in part._non_persistent_buffers_set:
                 state[f"{prefix}.{name}" if prefix else name] = buffer
-    copies = {name: t.detach().to("cpu", copy=True) for name, t in state.items()}
+    state = {name: t.detach().cpu() for name, t in state.items()}
     # not module.hparams, which would make them where there are none
     own = vars(module).get("_hparams", {})
     hyper_parameters = dict(own) if _is_plain(own) else {}
-    return Snapshot(step, epoch, run, copies, stored, hyper_parameters, lightning)
+    return Snapshot(step, epoch, run, state, stored, hyper_parameters, lightning)
 
 
 def _is_plain(value: Any) -> bool:

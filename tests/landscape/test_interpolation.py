@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from curvwatch import CurvwatchError
 from curvwatch.landscape import Interpolation, Path, interpolate, plot_interpolations, surface_of
+from curvwatch.landscape.outputs_at import outputs_at
 from curvwatch.landscape.turning import gauss_length
 from tests.landscape.hills import cnn, f64, images, surface, surface_of_net
 from tests.lightning.trace import assert_same, picture, world
@@ -146,6 +147,8 @@ def test_outputs_of_a_network_are_found_and_are_those_that_are_given():
         b = f.start + 0.05 * torch.randn(
             f.size, dtype=f.dtype, generator=torch.Generator().manual_seed(1)
         )
+        z, y = outputs_at(f, b, None), images()[1]
+        assert float(F.cross_entropy(z, y)) == pytest.approx(f.loss(b), rel=1e-12)
         before = picture(net), world()
         found = interpolate(f, a, b, points=7, **quiet)
         given = interpolate(f, a, b, points=7, outputs=lambda net, batch: net(batch[0]), **quiet)

@@ -13,6 +13,7 @@ from torch import nn
 from curvwatch import CurvwatchError
 from curvwatch.landscape import FunctionSurface, Path, path, plot_paths
 from curvwatch.landscape.curves import Curve
+from curvwatch.landscape.subsets import of_batches
 from tests.landscape.hills import f64, images, surface, surface_of_net
 from tests.lightning.trace import assert_same, picture, world
 
@@ -198,9 +199,14 @@ def test_a_step_may_use_some_of_the_batches():
     part = path(f, f.start, b, kind="chain", steps=6, draws=3, batches_per_step=1, **quiet)
     assert whole.gradients == 18
     assert part.gradients == pytest.approx(18 / 4)
-    # each batch once in four steps: the mean over these is of all
-    each = np.array([f.loss(torch.from_numpy(c)) for c in part.controls[[0, -1]]])
-    np.testing.assert_allclose(each, part.losses[[0, -1]])
+    each = [of_batches(f, [i]) for i in range(4)]
+    assert sum(share for _, share in each) == pytest.approx(1.0)
+    # batch norm has the statistics of the batches that are looked at
+    train = surface_of_net(net(), images(), parts=4, mode="train")
+    each = [of_batches(train, [i]) for i in range(4)]
+    assert sum(s * g.loss(b) for g, s in each) == pytest.approx(train.loss(b))
+    assert of_batches(train, [0, 1, 2, 3])[0].loss(b) == pytest.approx(train.loss(b))
+    assert of_batches(train, [0])[0].loss(b) != pytest.approx(train.loss(b))
     with pytest.raises(CurvwatchError, match="no batches to draw from"):
         path(surface(hill), A, B, kind="chain", batches_per_step=1, **quiet)
 
