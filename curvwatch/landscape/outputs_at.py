@@ -17,6 +17,7 @@ from curvwatch.landscape.step_loss import silent
 from curvwatch.landscape.surface import Surface
 from curvwatch.objective import Opened
 from curvwatch.output_graph import OutputGraphs
+from curvwatch.outputs import ADVICE
 from curvwatch.run import TrainingBatch
 from curvwatch.trees import tensors_in
 
@@ -53,7 +54,13 @@ def outputs_at(surface: Surface, w: Tensor, outputs: Callable[..., Any] | None) 
 
 
 def _found(opened: Opened) -> list[Tensor]:
-    return list(OutputGraphs(opened).each(lambda graph, _: _rows(list(graph.outputs.tensors))))
+    try:
+        return list(OutputGraphs(opened).each(lambda graph, _: _rows(list(graph.outputs.tensors))))
+    except CurvwatchError as error:
+        # measures have other words for it
+        raise CurvwatchError(
+            str(error).replace(ADVICE, "outputs=lambda module, batch: ... can give them")
+        ) from error
 
 
 def _given(opened: Opened, surface: ModuleSurface, outputs: Callable[..., Any]) -> list[Tensor]:
