@@ -264,7 +264,7 @@ def eigenvectors(
             V[1] -= (V[1] @ V[0]) * V[0]
         V = (V / V.norm(dim=1, keepdim=True)).to(surface.dtype)
         values, residuals = _rayleigh(H, V)
-    which = {"largest": "largest", "smallest": "smallest", "both": "largest and smallest"}[ends]
+    which = "largest and smallest" if ends == "both" else ends
     recalibrates = getattr(surface, "recalibrates", False)
     held = "the Hessian is that with batch norm's statistics held fixed"
     return Directions(
@@ -274,7 +274,7 @@ def eigenvectors(
             for i, (value, residual) in enumerate(zip(values, residuals, strict=True))
         ),
         origin=origin,
-        description=f"Hessian eigenvectors, {which}",
+        description=f"Hessian eigenvector{'s' * (count == 2)}, {which}",
         notes=tuple(doubts) + ((held,) if recalibrates else ()),
         values=values,
         residuals=residuals,

@@ -145,8 +145,7 @@ def _places(plane: Slice2D) -> tuple[Figure, Axes, tuple[float, float, float, fl
 
     By inches: layouts that adapt leave labels outside where the shape of axes is fixed.
     """
-    ratio = np.ptp(plane.betas) / np.ptp(plane.alphas)
-    ratio = ratio if 1 / _TOO_LONG < ratio < _TOO_LONG else 1.0
+    ratio = _ratio(plane) or 1.0
     width = min(4.7, 6.5 / ratio)
     height = width * ratio
     left, right, below, above = 0.95, 1.15, 0.85, 0.7
@@ -226,15 +225,26 @@ def _draw_points(axes: Axes, plane: Slice2D) -> None:
     else:
         axes.plot(x, y, "D", color=ORANGE, markeredgecolor="white", markersize=8)
     told = [0, len(x) - 1] if plane.path else range(len(x))
+    low, high = plane.alphas[0], plane.alphas[-1]
     for i in told:
+        # text stays inside, and the end of a path clear of it
+        left = x[i] > low + 0.7 * (high - low)
+        below = plane.path and i > 0
         axes.annotate(
             f"{plain(plane.point_names[i])}\n{plane.point_losses[i]:.4g}",
             (x[i], y[i]),
-            xytext=(6, 6),
+            xytext=(-6 if left else 6, -26 if below else 6),
+            ha="right" if left else "left",
             textcoords="offset points",
             fontsize="small",
             path_effects=white,
         )
+
+
+def _ratio(plane: Slice2D) -> float | None:
+    """Height to width of a plane with true distances; None where that would be too long."""
+    ratio = float(np.ptp(plane.betas) / np.ptp(plane.alphas))
+    return ratio if 1 / _TOO_LONG < ratio < _TOO_LONG else None
 
 
 def _finish(figure: Figure, axes: Any, shown: Slice, losses: np.ndarray) -> None:
@@ -260,8 +270,10 @@ def _finish(figure: Figure, axes: Any, shown: Slice, losses: np.ndarray) -> None
             f"the points lie {shown.off_slice.min():.3g} to {shown.off_slice.max():.3g} away from this "
             "plane; losses beside them are their own"
         )
+    if isinstance(shown, Slice2D) and axes.name != "3d" and _ratio(shown) is None:
+        notes.append("the two axes have different scales")
     if notes:
-        text = "\n".join(fill(note, 90) for note in notes)
+        text = "\n".join(fill(note, 100) for note in notes)
         figure.supxlabel(plain(text), fontsize="x-small", color=GREY)
 
 

@@ -54,9 +54,18 @@ class StepLoss:
 
     def __call__(self, item: TrainingBatch) -> Any:
         """The loss, or whatever `training_step` returned instead."""
+        arguments = item[:2] if self._with_index else item[:1]
         with silent(self._module):
-            arguments = item[:2] if self._with_index else item[:1]
-            return self._module.training_step(*arguments)
+            try:
+                return self._module.training_step(*arguments)
+            except RuntimeError as error:
+                # Lightning's words (2.2 to 2.6)
+                if "not attached to a `Trainer`" not in str(error):
+                    raise
+                raise CurvwatchError(
+                    f"training_step of {type(self._module).__name__} asks for self.trainer, and there "
+                    "is none: give loss_fn=lambda module, batch: ..."
+                ) from error
 
 
 @contextmanager

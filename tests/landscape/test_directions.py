@@ -112,6 +112,18 @@ def test_eigenvectors_are_those_of_the_dense_matrix(of, ends):
     assert found.notes == ()
 
 
+def test_rough_eigenvectors_of_both_ends_are_orthogonal_and_have_the_residuals_they_say():
+    bowl = Bowl.drawn()
+    found = eigenvectors(bowl.surface(), ends="both", rtol=0.3)
+    a, b = found.vectors
+    assert float(a @ b) == pytest.approx(0.0, abs=1e-12)
+    for v, value, residual in zip((a, b), found.values, found.residuals, strict=True):
+        assert value == pytest.approx(float(v @ bowl.A @ v))
+        assert residual == pytest.approx(float((bowl.A @ v - value * v).norm()))
+        assert residual > 1e-3
+        assert np.abs(np.linalg.eigvalsh(bowl.A.numpy()) - value).min() <= residual
+
+
 def test_eigenvectors_that_are_not_there_yet_are_told():
     found = eigenvectors(case_surface("mlp_mse"), 1, max_products=3)
     assert found.notes == ("Lanczos did not converge in 3 products",)

@@ -89,7 +89,7 @@ def test_a_line_has_hatched_gaps():
     assert "nan or inf, 2 of 11 points" in [t.get_text() for t in axes.get_legend().get_texts()]
 
 
-@pytest.mark.parametrize("value", [3.0, 0.0, -1e-30, 1e30])
+@pytest.mark.parametrize("value", [3.0, 0.0, 1e30])
 def test_a_constant_surface_draws_without_warnings(value):
     flat = surface_from(lambda w: 0 * w.sum() + value)
     found = slice_2d(flat, list(AXES), points=3)

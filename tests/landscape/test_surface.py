@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import doctest
 import random
+import sys
 
 import lightning.pytorch as pl
 import numpy as np
@@ -15,7 +17,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader
 
-from curvwatch import CurvwatchError, Objective
+from curvwatch import CurvwatchError, Objective, landscape
 from curvwatch.landscape import FunctionSurface, slice_1d, slice_2d, surface_of
 from tests.landscape.surfaces import Bowl, bowl_objective, case_surface
 from tests.lightning.trace import assert_same, picture, world
@@ -86,6 +88,25 @@ def test_batches_count_by_their_examples():
     assert few.loss(torch.ones(1)) == pytest.approx(0.5)
 
 
+def test_the_generator_of_a_loader_is_put_back():
+    loader = DataLoader(
+        torch.arange(8.0)[:, None],
+        shuffle=True,
+        batch_size=2,
+        generator=torch.Generator().manual_seed(1),
+    )
+    before = loader.generator.get_state()
+    net = nn.Linear(1, 1)
+    losses = [
+        surface_of(net, loader, loss_fn=lambda m, x: m(x).square().mean(), max_batches=2).loss(
+            torch.ones(2)
+        )
+        for _ in range(2)
+    ]
+    assert torch.equal(loader.generator.get_state(), before)
+    assert losses[0] == losses[1]
+
+
 class OldClassifier(ClassifierMixin, old_pl.LightningModule):
     pass
 
@@ -109,6 +130,22 @@ def test_the_loss_of_a_lightning_module_is_that_of_training_step(kind):
     expected = sum(float(module.loss(b).detach()) * len(b[0]) for b in data) / 10
     surface = surface_of(module, data)
     assert surface.loss(surface.start) == pytest.approx(expected, rel=1e-6)
+
+
+class AsksItsTrainer(Classifier):
+    def training_step(self, batch, batch_idx):
+        return self.loss(batch) / self.trainer.max_epochs
+
+
+def test_a_step_that_needs_a_trainer_is_told():
+    module = AsksItsTrainer()
+    surface = surface_of(module, batches())
+    with pytest.raises(CurvwatchError, match=r"asks for self\.trainer.*loss_fn"):
+        surface.loss(surface.start)
+    fit(module, max_epochs=2)
+    surface = surface_of(module, batches())
+    trained = surface_of(module, batches(), loss_fn=lambda m, b: m.loss(b))
+    assert surface.loss(surface.start) == pytest.approx(trained.loss(surface.start) / 2)
 
 
 def test_hooks_and_signatures_of_lightning_hold():
@@ -349,6 +386,14 @@ def test_a_hessian_of_an_open_surface_is_refused():
     with surface.open(), pytest.raises(CurvwatchError, match="the surface is open"), surface.hessian():
         pass
     assert slice_1d(surface, points=3).forwards == 3
+
+
+def test_examples_in_docstrings_hold():
+    names = {**vars(landscape), "torch": torch, "nn": nn}
+    modules = [sys.modules[f"curvwatch.landscape.{m}"] for m in ("surface", "module_surface", "slices")]
+    results = [doctest.testmod(module, extraglobs=names) for module in modules]
+    assert sum(r.attempted for r in results) == 8
+    assert not any(r.failed for r in results)
 
 
 def test_a_trained_module_of_lightning_leaves_no_trace():
