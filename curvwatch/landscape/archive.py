@@ -61,9 +61,9 @@ def read(path: str | os.PathLike[str], what: str) -> tuple[dict[str, np.ndarray]
         head = json.loads(str(arrays.pop(_HEAD)))
         version, found, values = head["version"], head["what"], head["values"]
     except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise CurvwatchError(f"{path} is no {what} that curvwatch saved, or is cut") from error
+        raise CurvwatchError(f"{path} is no {what!r} that curvwatch saved, or is cut") from error
     if version != _VERSION:
         raise CurvwatchError(f"{path} is of version {version!r}; this curvwatch reads {_VERSION}")
     if found != what:
-        raise CurvwatchError(f"{path} holds a {found}; a {what} is needed")
+        raise CurvwatchError(f"{path} is of another kind, {found!r}; {what!r} is needed")
     return arrays, values

@@ -19,6 +19,7 @@ from curvwatch.landscape.alignment import Aligned
 from curvwatch.landscape.checkpoints import Checkpoint, weights_of
 from curvwatch.landscape.checks import check_count, check_surface
 from curvwatch.landscape.curves import Curve, distance, segment_lengths
+from curvwatch.landscape.module_surface import ModuleSurface
 from curvwatch.landscape.outputs_at import outputs_at
 from curvwatch.landscape.progress import shown
 from curvwatch.landscape.surface import Surface
@@ -166,9 +167,9 @@ def interpolate(
 
     Example:
         >>> surface = FunctionSurface(lambda w: w.square().sum(), torch.zeros(1))
-        >>> line = interpolate(surface, torch.tensor([2.0]), torch.tensor([-1.0]), progress=False)
+        >>> line = interpolate(surface, torch.tensor([2.0]), torch.tensor([-2.0]), progress=False)
         >>> round(line.bump, 6), line.monotone
-        (1.0, False)
+        (4.0, False)
     """
     check_count("points", points, least=3)
     if tolerance is not None and not tolerance >= 0:
@@ -184,7 +185,7 @@ def interpolate(
     if tolerance is None:
         finite = losses[np.isfinite(losses)]
         largest = float(np.abs(finite).max()) if len(finite) else 0.0
-        tolerance = _ROUNDING * torch.finfo(surface.dtype).eps * largest
+        tolerance = _ROUNDING * _eps(surface) * largest
     if not np.isfinite(losses).all():
         count = int((~np.isfinite(losses)).sum())
         notes.append(f"{count} of {points} losses are not finite: the bump is inf")
@@ -195,7 +196,7 @@ def interpolate(
     if outputs is not False:
         made = _outputs(surface, line, alphas, outputs, progress)
         try:
-            gauss = gauss_length(made, eps=torch.finfo(surface.dtype).eps)
+            gauss = gauss_length(made, eps=_eps(surface))
         except CurvwatchError as error:
             notes.append(f"no Gauss length: {error}")
     return Interpolation(
@@ -212,6 +213,13 @@ def interpolate(
 
 def _weights(surface: Surface, end: Checkpoint | Aligned) -> Tensor:
     return weights_of(end.state if isinstance(end, Aligned) else end, surface)
+
+
+def _eps(surface: Surface) -> float:
+    """Rounding of the precision that the loss is computed in."""
+    if isinstance(surface, ModuleSurface):
+        return max(torch.finfo(dtype).eps for dtype in surface.objective.layout.dtypes)
+    return torch.finfo(surface.dtype).eps
 
 
 def _way(

@@ -228,7 +228,7 @@ def test_a_path_is_saved_and_comes_back(kind, tmp_path):
     with pytest.raises(ValueError, match=r"t=1\.5"):
         again.at(1.5)
     (tmp_path / "cut.npz").write_bytes(file.read_bytes()[:100])
-    with pytest.raises(CurvwatchError, match="no path that curvwatch saved"):
+    with pytest.raises(CurvwatchError, match="no 'path' that curvwatch saved"):
         Path.load(tmp_path / "cut.npz")
 
 

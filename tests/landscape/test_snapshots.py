@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from curvwatch import CurvwatchError
 from curvwatch.landscape import Snapshot, Snapshots, snapshots_in, surface_of, weights_of
 from curvwatch.landscape.grids import is_due, least_missed
+from curvwatch.landscape.snapshot_files import taken_of
 from tests.lightning.test_resume import Saver
 from tests.lightning.trace import Witness, assert_same, state_of
 from tests.modules import Classifier, ClassifierMixin, adam, batches, fit, mlp, told
@@ -326,3 +328,21 @@ def test_two_of_them_keep_apart(tmp_path):
     fit(Classifier(), often, seldom, max_steps=4, logger=False)
     assert often.state_key != seldom.state_key
     assert (len(often.paths), len(seldom.paths)) == (5, 4)
+
+
+def test_other_ranks_write_nothing(tmp_path):
+    snapshots = Snapshots(tmp_path / "s")
+    trainer = SimpleNamespace(is_global_zero=False, global_step=0, log_dir=None, default_root_dir=".")
+    snapshots.on_train_start(trainer, Classifier())
+    trainer.global_step = 1
+    snapshots.on_train_batch_end(trainer, Classifier(), None, None, 0)
+    snapshots.on_train_end(trainer, Classifier())
+    assert dict(snapshots.paths) == {}
+    assert not (tmp_path / "s").exists()
+
+
+def test_weights_that_are_spread_over_processes_are_refused():
+    module = Classifier()
+    module.net[0].weight.ds_id = 3  # as DeepSpeed marks them
+    with pytest.raises(CurvwatchError, match=r"spread over processes \(net\.0\.weight is"):
+        taken_of(module, step=0, epoch=0, run="run", stored=None, lightning="")
