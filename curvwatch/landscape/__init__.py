@@ -20,7 +20,8 @@ from curvwatch.landscape.directions import (
 from curvwatch.landscape.interpolation import Interpolation, interpolate
 from curvwatch.landscape.module_surface import ModuleSurface, Subject, surface_of
 from curvwatch.landscape.path_plots import plot_interpolations, plot_paths
-from curvwatch.landscape.paths import Path, path
+from curvwatch.landscape.path_results import Path
+from curvwatch.landscape.paths import path
 from curvwatch.landscape.results import Slice, Slice1D, Slice2D, load_slice
 from curvwatch.landscape.slices import plane, slice_1d, slice_2d, trajectory
 from curvwatch.landscape.snapshot_files import Snapshot, snapshots_in

@@ -17,7 +17,8 @@ from curvwatch.landscape.command import _surface as surface_from
 from curvwatch.landscape.interpolation import Interpolation, interpolate
 from curvwatch.landscape.module_surface import ModuleSurface
 from curvwatch.landscape.path_plots import plot_paths
-from curvwatch.landscape.paths import Path, path
+from curvwatch.landscape.path_results import Path
+from curvwatch.landscape.paths import path
 from curvwatch.landscape.snapshot_files import snapshots_in
 
 # of the command, by the kinds that they are for

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from curvwatch.landscape.interpolation import Interpolation
-    from curvwatch.landscape.paths import Path
+    from curvwatch.landscape.path_results import Path
 
 
 def plot_paths(paths: Sequence[Path], *, labels: Sequence[str] | None = None) -> Figure:
