@@ -184,14 +184,8 @@ def _measures(chosen: argparse.Namespace) -> None:
     print_measures(chosen.names, console=Console(highlight=False))
 
 
-def _add_slice(commands: Any) -> None:
-    parser = commands.add_parser(
-        "slice",
-        help="draw the loss landscape around checkpoints",
-        description="The loss on a line or a plane through the weights of a checkpoint: along random, "
-        "filter-normalised directions, the Hessian's eigenvectors, the gradient, through three "
-        "checkpoints, or where those of a training vary most.",
-    )
+def _add_subject(parser: Any, ckpt: str) -> None:
+    """What commands about checkpoints look at."""
     made = parser.add_argument_group("what is looked at")
     made.add_argument(
         "--module",
@@ -205,14 +199,7 @@ def _add_slice(commands: Any) -> None:
         metavar="YAML",
         help="the config.yaml that LightningCLI wrote, in place of --module and --data",
     )
-    made.add_argument(
-        "--ckpt",
-        type=Path,
-        action="append",
-        required=True,
-        metavar="FILE",
-        help="the checkpoint; three for --directions plane, three or more in their order for pca",
-    )
+    made.add_argument("--ckpt", type=Path, action="append", required=True, metavar="FILE", help=ckpt)
     made.add_argument(
         "--data",
         metavar="PACKAGE:NAME",
@@ -231,6 +218,19 @@ def _add_slice(commands: Any) -> None:
         "--max-batches", type=_positive, metavar="N", help="use the first N batches (default: all)"
     )
     made.add_argument("--device", help="default: cuda where there is one, else cpu")
+
+
+def _add_slice(commands: Any) -> None:
+    parser = commands.add_parser(
+        "slice",
+        help="draw the loss landscape around checkpoints",
+        description="The loss on a line or a plane through the weights of a checkpoint: along random, "
+        "filter-normalised directions, the Hessian's eigenvectors, the gradient, through three "
+        "checkpoints, or where those of a training vary most.",
+    )
+    _add_subject(
+        parser, "the checkpoint; three for --directions plane, three or more in their order for pca"
+    )
     how = parser.add_argument_group("how")
     how.add_argument(
         "--directions",
@@ -286,10 +286,103 @@ def _slice(chosen: argparse.Namespace) -> None:
     run_slice(chosen)
 
 
+def _add_path(commands: Any) -> None:
+    parser = commands.add_parser(
+        "path",
+        help="find a path of low loss between two checkpoints, and its barrier",
+        description="The loss on the straight line between two checkpoints of the same network, on a "
+        "trained Bezier curve or chain, or on a nudged elastic band; the figure has the line, too.",
+    )
+    _add_subject(parser, "the checkpoint; give the two ends")
+    how = parser.add_argument_group("how")
+    how.add_argument(
+        "--kind",
+        choices=("line", "bezier", "chain", "band"),
+        default="line",
+        help="default: %(default)s",
+    )
+    how.add_argument(
+        "--align",
+        action="store_true",
+        help="permute the hidden units of the second network first, so that it is near the first and "
+        "computes what it did; for chains of layers",
+    )
+    how.add_argument("--points", type=_positive, default=31, help="losses (default: %(default)s)")
+    how.add_argument("--steps", type=_positive, help="of training, or of the band (default: 200; 100)")
+    how.add_argument("--bends", type=_positive, help="of a curve or chain (default: 1)")
+    how.add_argument("--pivots", type=_positive, help="of a band (default: 7)")
+    how.add_argument("--optimizer", choices=("adam", "sgd"), help="default: adam")
+    how.add_argument("--learning-rate", type=float, help="default: 0.01 for adam, 0.1 for sgd")
+    how.add_argument(
+        "--batches-per-step", type=_positive, metavar="N", help="of training (default: all batches)"
+    )
+    how.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    out = parser.add_argument_group("what comes out")
+    out.add_argument("-o", "--output", type=Path, metavar="FILE", help="the figure: .png, .pdf or .svg")
+    out.add_argument(
+        "--save", type=Path, metavar="FILE", help="the path, for curvwatch.landscape.Path.load: .npz"
+    )
+    parser.set_defaults(run=_path)
+
+
+def _path(chosen: argparse.Namespace) -> None:
+    _need_for(chosen, "path")
+    if chosen.align:
+        need("path --align", "landscape", {"scipy": "scipy"})
+    from curvwatch.landscape.path_command import run_path
+
+    run_path(chosen)
+
+
+def _add_interpolate(commands: Any) -> None:
+    parser = commands.add_parser(
+        "interpolate",
+        help="the loss on the straight line from one checkpoint to another: does it only fall?",
+        description="Losses from the first checkpoint, such as the initialisation of a run, to the "
+        "second, its largest rise, distances, and how much the outputs turn on the way.",
+    )
+    _add_subject(parser, "the checkpoint; give the beginning and the end")
+    how = parser.add_argument_group("how")
+    how.add_argument("--points", type=_positive, default=51, help="losses (default: %(default)s)")
+    how.add_argument(
+        "--snapshots",
+        type=Path,
+        metavar="FOLDER",
+        help="that the callback Snapshots wrote: the length of the way that the optimizer took",
+    )
+    how.add_argument("--no-outputs", action="store_true", help="leave out the Gauss length")
+    how.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    out = parser.add_argument_group("what comes out")
+    out.add_argument("-o", "--output", type=Path, metavar="FILE", help="the figure: .png, .pdf or .svg")
+    out.add_argument(
+        "--save",
+        type=Path,
+        metavar="FILE",
+        help="the numbers, for curvwatch.landscape.Interpolation.load: .npz",
+    )
+    parser.set_defaults(run=_interpolate)
+
+
+def _interpolate(chosen: argparse.Namespace) -> None:
+    _need_for(chosen, "interpolate")
+    from curvwatch.landscape.path_command import run_interpolate
+
+    run_interpolate(chosen)
+
+
+def _need_for(chosen: argparse.Namespace, command: str) -> None:
+    if chosen.output is not None:
+        need(f"{command} -o", "report", {"matplotlib": "matplotlib"})
+    if chosen.config is not None:
+        need(f"{command} --config", "config", {"jsonargparse": "jsonargparse", "yaml": "PyYAML"})
+
+
 COMMANDS: tuple[Callable[[Any], None], ...] = (
     _add_demo,
     _add_compare,
     _add_show,
     _add_measures,
     _add_slice,
+    _add_path,
+    _add_interpolate,
 )

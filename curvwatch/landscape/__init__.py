@@ -4,6 +4,9 @@
 >>> slice_2d(module, batches=loader).plot().savefig("slice.png")  # doctest: +SKIP
 """
 
+from typing import TYPE_CHECKING, Any
+
+from curvwatch.landscape.alignment import Aligned, align
 from curvwatch.landscape.checkpoints import Checkpoint, weights_of
 from curvwatch.landscape.directions import (
     Directions,
@@ -14,34 +17,62 @@ from curvwatch.landscape.directions import (
     principal_directions,
     random_directions,
 )
+from curvwatch.landscape.interpolation import Interpolation, interpolate
 from curvwatch.landscape.module_surface import ModuleSurface, Subject, surface_of
+from curvwatch.landscape.path_plots import plot_interpolations, plot_paths
+from curvwatch.landscape.path_results import Path
+from curvwatch.landscape.paths import path
 from curvwatch.landscape.results import Slice, Slice1D, Slice2D, load_slice
 from curvwatch.landscape.slices import plane, slice_1d, slice_2d, trajectory
+from curvwatch.landscape.snapshot_files import Snapshot, snapshots_in
 from curvwatch.landscape.surface import FunctionSurface, Group, Surface, groups_of
 
+if TYPE_CHECKING:
+    from curvwatch.landscape.snapshots import Snapshots
+
 __all__ = [
+    "Aligned",
     "Checkpoint",
     "Directions",
     "FunctionSurface",
     "Group",
+    "Interpolation",
     "ModuleSurface",
+    "Path",
     "Slice",
     "Slice1D",
     "Slice2D",
+    "Snapshot",
+    "Snapshots",
     "Subject",
     "Surface",
+    "align",
     "eigenvectors",
     "given_directions",
     "gradient_direction",
     "groups_of",
+    "interpolate",
     "load_slice",
+    "path",
     "plane",
     "plane_directions",
+    "plot_interpolations",
+    "plot_paths",
     "principal_directions",
     "random_directions",
     "slice_1d",
     "slice_2d",
+    "snapshots_in",
     "surface_of",
     "trajectory",
     "weights_of",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # a callback: the rest is of use without Lightning
+    if name == "Snapshots":
+        from curvwatch.landscape.snapshots import Snapshots
+
+        return Snapshots
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

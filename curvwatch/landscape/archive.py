@@ -1,0 +1,69 @@
+"""Results as .npz files: arrays and plain values, no pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from curvwatch.errors import CurvwatchError
+
+_VERSION = 1
+_HEAD = "curvwatch"
+
+
+def write(
+    path: str | os.PathLike[str],
+    what: str,
+    *,
+    arrays: Mapping[str, np.ndarray],
+    values: Mapping[str, Any],
+) -> Path:
+    """Write a result; the file is replaced as a whole.
+
+    Args:
+        path: of the file; ".npz" is added where it is missing.
+        what: the kind of result.
+        arrays: by name.
+        values: numbers (nan and inf are kept), texts, lists of them, None.
+
+    Returns:
+        The path of the file.
+    """
+    path = Path(path)
+    if path.suffix != ".npz":
+        path = path.with_name(path.name + ".npz")
+    head = json.dumps({"version": _VERSION, "what": what, "values": dict(values)})
+    content: dict[str, Any] = {_HEAD: np.array(head), **arrays}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(unfinished, "wb") as file:
+        np.savez(file, **content)  # weights do not compress
+    unfinished.replace(path)
+    return path
+
+
+def read(path: str | os.PathLike[str], what: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read what `write` wrote: the arrays and the values.
+
+    Raises:
+        OSError: there is no such file.
+        CurvwatchError: it is none of `write`'s, holds another kind of result, or is damaged.
+    """
+    try:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        head = json.loads(str(arrays.pop(_HEAD)))
+        version, found, values = head["version"], head["what"], head["values"]
+    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise CurvwatchError(f"{path} is no {what!r} that curvwatch saved, or is cut") from error
+    if version != _VERSION:
+        raise CurvwatchError(f"{path} is of version {version!r}; this curvwatch reads {_VERSION}")
+    if found != what:
+        raise CurvwatchError(f"{path} is of another kind, {found!r}; {what!r} is needed")
+    return arrays, values

@@ -1,0 +1,143 @@
+"""Weight matching: permutations of hidden units that bring one network near another."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from curvwatch.errors import CurvwatchError
+from curvwatch.landscape.units import Spec
+
+# a gain below this part of |a||b| is rounding
+_GAIN = 1e-12
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where each permutation acts.
+
+    Attributes:
+        axes: of each permutation, the tensors and axes.
+        sizes: how many units each permutes.
+    """
+
+    axes: Mapping[str, tuple[tuple[str, int], ...]]
+    sizes: Mapping[str, int]
+
+    @classmethod
+    def of(cls, spec: Spec, state: Mapping[str, Tensor]) -> Places:
+        """The places that `spec` names in `state`.
+
+        A permutation has as many units as its shortest axis; an axis that is k times as long holds a
+        block of k entries for each, as a flattened channel does.
+
+        Raises:
+            CurvwatchError: a name, a number of axes or a length does not fit.
+        """
+        axes: dict[str, list[tuple[str, int]]] = defaultdict(list)
+        for name, permutations in spec.items():
+            if name not in state:
+                raise CurvwatchError(
+                    f"the spec names {name}, and the network has {', '.join(list(state)[:6])}, ..."
+                )
+            if len(permutations) != state[name].ndim:
+                raise CurvwatchError(
+                    f"the spec of {name} is {tuple(permutations)!r}, and its shape is "
+                    f"{tuple(state[name].shape)}: one permutation, or None, is needed for each axis"
+                )
+            for axis, permutation in enumerate(permutations):
+                if permutation is not None:
+                    axes[permutation].append((name, axis))
+        sizes = {p: min(state[n].shape[axis] for n, axis in places) for p, places in axes.items()}
+        for p, places in axes.items():
+            for name, axis in places:
+                length = state[name].shape[axis]
+                if sizes[p] == 0 or length % sizes[p]:
+                    raise CurvwatchError(
+                        f"axis {axis} of {name} has {length} entries, which cannot be shared among the "
+                        f"{sizes[p]} units of the permutation {p!r}"
+                    )
+        return cls({p: tuple(places) for p, places in axes.items()}, sizes)
+
+
+def matched(
+    places: Places, a: Mapping[str, Tensor], b: Mapping[str, Tensor], *, seed: int
+) -> tuple[dict[str, np.ndarray], int]:
+    """Permutations of `b` for which the inner product with `a` is large (Ainsworth et al. 2023, 3.2).
+
+    Their algorithm 1: one permutation after the other, in random order, is set to the best one for the
+    others as they are, a linear assignment problem, until none changes. That is a local maximum.
+
+    Args:
+        places: where permutations act.
+        a: the tensors that count, float64, on the CPU.
+        b: likewise.
+        seed: of the order.
+
+    Returns:
+        Of each permutation, which unit of `b` comes to each place, shape (units,); and how many rounds
+        it took.
+
+    Raises:
+        ImportError: scipy is missing.
+    """
+    try:
+        from scipy.optimize import linear_sum_assignment
+    except ImportError as error:
+        raise ImportError(
+            "align() solves its assignments with scipy: pip install 'curvwatch[landscape]'"
+        ) from error
+
+    generator = np.random.default_rng(seed)
+    chosen = {p: np.arange(size) for p, size in places.sizes.items()}
+    scale = math.sqrt(sum(float(a[n].square().sum()) for n in a))
+    scale *= math.sqrt(sum(float(b[n].square().sum()) for n in b))
+    names = list(chosen)
+    rounds, changed = 0, True
+    while changed:
+        changed, rounds = False, rounds + 1
+        for i in generator.permutation(len(names)):
+            p = names[i]
+            others = {q: order for q, order in chosen.items() if q != p}
+            overlap = _overlap(places, p, a, permuted(places, b, others))
+            _, order = linear_sum_assignment(overlap, maximize=True)
+            rows = np.arange(len(order))
+            if overlap[rows, order].sum() - overlap[rows, chosen[p]].sum() > _GAIN * scale:
+                chosen[p], changed = order, True
+    return chosen, rounds
+
+
+def _overlap(places: Places, p: str, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> np.ndarray:
+    """Inner products of what each unit of `a` has with what each of `b` has, shape (units, units)."""
+    size = places.sizes[p]
+    total = torch.zeros(size, size, dtype=torch.float64)
+    for name, axis in places.axes[p]:
+        if name in a:
+            total += _by_unit(a[name], axis, size) @ _by_unit(b[name], axis, size).T
+    return total.numpy()
+
+
+def _by_unit(t: Tensor, axis: int, size: int) -> Tensor:
+    return t.movedim(axis, 0).reshape(size, -1)
+
+
+def permuted(
+    places: Places, state: Mapping[str, Tensor], chosen: Mapping[str, np.ndarray]
+) -> dict[str, Tensor]:
+    """`state` with its units in the places that `chosen` says; tensors that stay are the same ones."""
+    new = dict(state)
+    for p, order in chosen.items():
+        for name, axis in places.axes[p]:
+            if name not in new:
+                continue
+            block = new[name].shape[axis] // len(order)
+            index = (order[:, None] * block + np.arange(block)).reshape(-1)
+            where = torch.from_numpy(index).to(new[name].device)
+            new[name] = new[name].index_select(axis, where)
+    return new

@@ -1,0 +1,108 @@
+"""`curvwatch path` and `curvwatch interpolate`, end to end on a tiny module."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from curvwatch.cli import main
+from curvwatch.landscape import Interpolation, Path, Snapshots, surface_of
+from tests.landscape.test_command import SOURCE
+from tests.modules import fit
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A folder with a module, checkpoints of two trainings of it, and snapshots of the first."""
+    folder = tmp_path_factory.mktemp("paths")
+    (folder / "tiny_paths.py").write_text(SOURCE)
+    sys.path.insert(0, str(folder))
+    try:
+        tiny = __import__("tiny_paths")
+    finally:
+        sys.path.remove(str(folder))
+    for seed in range(2):
+        torch.manual_seed(seed)
+        snapshots = Snapshots(folder / f"snapshots{seed}")
+        trainer = fit(tiny.Net(6), snapshots, data=tiny.Data(10), max_epochs=20, max_steps=30)
+        trainer.save_checkpoint(folder / f"run{seed}.ckpt")
+    return folder, tiny
+
+
+@pytest.fixture
+def run(project, monkeypatch, capsys):
+    folder, _ = project
+    monkeypatch.chdir(folder)
+
+    def call(*arguments, status=0):
+        before = list(sys.path)
+        common = ["--module", "tiny_paths:Net", "--data", "tiny_paths:loader"]
+        assert main([arguments[0], *common, *map(str, arguments[1:])]) == status
+        assert sys.path == before
+        return capsys.readouterr()
+
+    return call
+
+
+ENDS = ("--ckpt", "run0.ckpt", "--ckpt", "run1.ckpt")
+
+
+def test_a_path(run, project, tmp_path):
+    folder, tiny = project
+    out, numbers = tmp_path / "path.png", tmp_path / "path.npz"
+    told = run("path", *ENDS, "--kind", "chain", "--steps", 3, "-o", out, "--save", numbers)
+    found = Path.load(numbers)
+    assert found.kind == "chain"
+    assert len(found.training) == 3
+    assert f"chain: barrier {found.barrier:.4g}, above the higher end's loss" in told.out
+    assert "line: barrier" in told.out  # for comparison
+    assert out.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    f = surface_of(tiny.Net.load_from_checkpoint(folder / "run1.ckpt"), list(tiny.loader()))
+    assert found.losses[-1] == pytest.approx(f.loss(f.start), rel=1e-6)
+
+
+def test_alignment(run, tmp_path):
+    told = run("path", *ENDS, "--align", "--save", tmp_path / "a.npz", "--points", 11)
+    assert "of the hidden units have another place, the distance falls from" in told.out
+    assert "line, aligned: barrier" in told.out
+    run("path", *ENDS, "--save", tmp_path / "b.npz", "--points", 11)
+    aligned, plain = Path.load(tmp_path / "a.npz"), Path.load(tmp_path / "b.npz")
+    assert aligned.length < plain.length
+    np.testing.assert_allclose(aligned.losses[[0, -1]], plain.losses[[0, -1]], rtol=1e-6)
+
+
+def test_an_interpolation_from_snapshots(run, tmp_path):
+    """Files of the callback are checkpoints like others, with the hyperparameters of the module."""
+    ends = [f"snapshots0/step-{step:09d}.pt" for step in (0, 30)]
+    told = run(
+        *("interpolate", "--ckpt", ends[0], "--ckpt", ends[1], "--snapshots", "snapshots0"),
+        *("-o", tmp_path / "line.svg", "--save", tmp_path / "line.npz", "--points", 9),
+    )
+    found = Interpolation.load(tmp_path / "line.npz")
+    assert found.losses[-1] < found.losses[0]
+    assert found.path_length > found.distance > 0
+    assert found.gauss.joint > 0
+    assert found.notes == ()
+    assert f"length of the way through the snapshots {found.path_length:.4g}" in told.out
+    assert "Gauss length" in told.out
+    assert (tmp_path / "line.svg").read_text().startswith("<?xml")
+    bare = run("interpolate", *ENDS, "--no-outputs", "--points", 5)
+    assert "Gauss length" not in bare.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["path", "--ckpt", "run0.ckpt"], "two --ckpt are needed, and 1 were given"),
+        (["path", *ENDS, "--bends", 2], "bends=2: kind='line' has no options"),
+        (["path", *ENDS, "-o", "nowhere/x.png"], "there is no folder nowhere"),
+        (["interpolate", *ENDS, "-o", "x.txt"], "is needed at its end"),
+        (["interpolate", *ENDS, "--snapshots", "."], "there is no snapshot"),
+        (["interpolate", *ENDS, "--points", 2], "points=2"),
+    ],
+)
+def test_mistakes_are_told(run, arguments, message):
+    assert message in run(*arguments, status=1).err
