@@ -35,7 +35,7 @@ def run_slice(chosen: argparse.Namespace) -> None:
     """
     _check(chosen)
     with loading.importing_from_here():
-        surface = _surface(chosen)
+        surface = surface_from(chosen)
         found = _found(chosen, surface)
         _tell(found)
         if chosen.save is not None:
@@ -85,7 +85,7 @@ def _check(chosen: argparse.Namespace) -> None:
             )
 
 
-def _surface(chosen: argparse.Namespace) -> Surface:
+def surface_from(chosen: argparse.Namespace) -> Surface:
     last = chosen.ckpt[-1]
     data: Any = None
     if chosen.config is not None:

@@ -13,7 +13,7 @@ from curvwatch.landscape.alignment import Aligned, align
 from curvwatch.landscape.checkpoints import Checkpoint
 
 # makes module, data and surface from the same arguments
-from curvwatch.landscape.command import _surface as surface_from
+from curvwatch.landscape.command import surface_from
 from curvwatch.landscape.interpolation import Interpolation, interpolate
 from curvwatch.landscape.module_surface import ModuleSurface
 from curvwatch.landscape.path_plots import plot_paths
