@@ -1,0 +1,256 @@
+"""Heat maps over time, as numbers: of a distribution, and of one metric of all layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from curvwatch.histogram import Histogram
+
+Scale = Literal["linear", "log", "asinh"]
+
+# an axis turns to powers of ten where its end is so many times further off than this share of the mass
+_FAR, _BULK = 10.0, 0.9
+# colours: below the lowest peak of a density by this factor there is nothing but the tails of the
+# Gaussians that it is made of; and never lower than, never higher than, relative to the largest
+_BELOW_PEAKS, _LOWEST, _HIGHEST = 3.0, 1e-10, 1e-3
+_MOST_TICKS = 11
+# values of layers: powers of ten from this ratio of the largest to the smallest, or to the median
+_DECADES, _ASTRAY = 30.0, 100.0
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """Values by reading and by a second axis.
+
+    Attributes:
+        columns: (c,) int64, which of the readings each column is.
+        cells: (rows, c) float64; nan where there is nothing.
+        edges: (rows + 1,) float64, rising: of the rows; of layers 0, 1, 2, ...
+        names: of the rows, where these are layers; () where they are values.
+        linear: rows of values closer to 0 than this are evenly wide, others in powers of ten; None:
+            all are evenly wide.
+        scale: of the colours.
+        low: value of the first colour.
+        high: value of the last one, never below `low`.
+        middle: of scale "asinh": values closer to 0 are evenly spaced.
+    """
+
+    columns: np.ndarray
+    cells: np.ndarray
+    edges: np.ndarray
+    names: tuple[str, ...] = ()
+    linear: float | None = None
+    scale: Scale = "linear"
+    low: float = 0.0
+    high: float = 1.0
+    middle: float = 1.0
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether colours have two sides, of values below and above 0."""
+        return self.low < 0.0 < self.high
+
+    @property
+    def shades(self) -> np.ndarray:
+        """(rows, c) float64, the colour of each cell from 0 to 1; nan where there is nothing."""
+        low, high = self._placed(np.asarray(self.low)), self._placed(np.asarray(self.high))
+        if not high > low:
+            return np.where(np.isnan(self.cells), math.nan, 0.5)
+        shades: np.ndarray = ((self._placed(self.cells) - low) / (high - low)).clip(0.0, 1.0)
+        return shades
+
+    def value_of(self, shade: float) -> float:
+        """What the colour `shade` stands for."""
+        low, high = (float(self._placed(np.asarray(end))) for end in (self.low, self.high))
+        at = low + shade * (high - low)
+        if self.scale == "log":
+            return 10**at
+        return self.middle * math.sinh(at) if self.scale == "asinh" else at
+
+    def _placed(self, values: np.ndarray) -> Any:
+        if self.scale == "asinh":
+            return np.arcsinh(values / self.middle)
+        if self.scale == "log":
+            with np.errstate(divide="ignore", invalid="ignore"):
+                return np.log10(values)
+        return values
+
+    def height_of(self, value: float) -> float:
+        """Where `value` lies on the second axis, from 0 at the lower end to 1 at the upper one."""
+        low, high = _lifted(self.edges[[0, -1]], self.linear)
+        return float((_lifted(np.asarray(value), self.linear) - low) / (high - low))
+
+    @property
+    def ticks(self) -> list[float]:
+        """Values to write beside the second axis: 0, and powers of ten or even steps."""
+        low, high = float(self.edges[0]), float(self.edges[-1])
+        if self.linear is None:
+            step = _nice((high - low) / 4)
+            return [i * step for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
+        top = max(abs(low), abs(high))
+        powers = range(math.floor(math.log10(self.linear)), math.ceil(math.log10(top)) + 1)
+        for factors in ((1, 2, 5), (1, 3), (1,)):
+            sizes = [f * 10.0**p for p in powers for f in factors if f * 10.0**p > 0.5 * self.linear]
+            values = [*(-size for size in reversed(sizes)), 0.0, *sizes]
+            shown = [value for value in values if low <= value <= high]
+            if len(shown) <= _MOST_TICKS:
+                return shown
+        return shown[:: -(-len(shown) // _MOST_TICKS)]
+
+
+def density_map(
+    histograms: Sequence[Histogram],
+    *,
+    rows: int,
+    columns: int,
+    among: Sequence[Histogram] = (),
+) -> HeatMap:
+    """A distribution over its readings: cells are mass per unit of value, colours in powers of ten.
+
+    Mass is spread evenly over each bin, so that a row inside a bin has the density of the bin, and all
+    rows of a column together its whole mass, but for rows that are left empty: those with next to none.
+
+    Args:
+        histograms: of each reading, in order; bins may differ.
+        rows: how many there are.
+        columns: the most there are; of more readings some are taken, the first and the last among them.
+        among: all of several distributions whose heat maps have the same axis and colours.
+
+    Raises:
+        ValueError: there is no reading.
+    """
+    if not histograms:
+        raise ValueError("a heat map needs at least one reading")
+    picked = taken(len(histograms), columns)
+    shown = [histograms[i] for i in picked]
+    among = among or shown
+    low = min(float(h.edges[0]) for h in among)
+    high = max(float(h.edges[-1]) for h in among)
+    bulk = float(np.median([_bulk(h) for h in among]))
+    linear = bulk if max(-low, high) > _FAR * bulk > 0 else None
+    ends = _lifted(np.array([low, high]), linear)
+    edges = _lowered(np.linspace(ends[0], ends[1], rows + 1), linear)
+    edges[[0, -1]] = low, high
+    cells = np.stack([_resampled(h, edges) for h in shown], axis=1)
+    top = max(float((h.weights / np.diff(h.edges)).max()) for h in among)
+    if top <= 0.0:
+        return HeatMap(picked, np.full_like(cells, math.nan), edges, (), linear, "log", 1.0, 1.0)
+    floor = np.clip(_lowest_peak(among) / _BELOW_PEAKS, _LOWEST * top, _HIGHEST * top)
+    cells[cells < floor] = math.nan
+    return HeatMap(picked, cells, edges, (), linear, "log", float(floor), top)
+
+
+def layer_map(values: Mapping[str, np.ndarray], *, rows: int, columns: int) -> HeatMap:
+    """One metric of all layers over its readings, the first layer at the top.
+
+    Args:
+        values: (n,) of each layer, in order; nan where a value is missing.
+        rows: the most there are; of more layers some are taken, the first and the last among them.
+        columns: the most there are, likewise.
+
+    Raises:
+        ValueError: there is no layer, no reading, or layers have unlike numbers of readings.
+    """
+    counts = {len(of) for of in values.values()}
+    if len(counts) != 1 or counts == {0}:
+        raise ValueError(
+            f"{len(values)} layers with {sorted(counts)} readings: as many of each are needed"
+        )
+    names = list(values)
+    layers = taken(len(names), rows)
+    picked = taken(counts.pop(), columns)
+    names = [names[i] for i in reversed(layers)]
+    cells = np.stack([np.asarray(values[name], dtype=np.float64)[picked] for name in names])
+    cells[~np.isfinite(cells)] = math.nan
+    return HeatMap(picked, cells, np.arange(len(names) + 1.0), tuple(names), None, *_colours(cells))
+
+
+def aligned(
+    series: Mapping[str, tuple[np.ndarray, np.ndarray]],
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The steps of all `series`, (n,) int64, and the values of each at these, (n,); nan: it has none.
+
+    Args:
+        series: steps and values by name; of a step that comes twice the last value counts.
+    """
+    steps = np.unique(np.concatenate([at for at, _ in series.values()]))
+    values = {name: np.full(len(steps), math.nan) for name in series}
+    for name, (at, of) in series.items():
+        values[name][np.searchsorted(steps, at)] = of
+    return steps, values
+
+
+def taken(count: int, most: int) -> np.ndarray:
+    """(m,) int64, at most `most` of `count` positions, evenly spaced, with the first and the last."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
+
+
+def column_edges(places: np.ndarray) -> np.ndarray:
+    """(c + 1,) where columns that lie at the (c,) `places` begin and end: half-way between two."""
+    if len(places) == 1:
+        return np.array([places[0] - 0.5, places[0] + 0.5])
+    between = (places[1:] + places[:-1]) / 2
+    return np.concatenate([[2 * places[0] - between[0]], between, [2 * places[-1] - between[-1]]])
+
+
+def _resampled(histogram: Histogram, edges: np.ndarray) -> np.ndarray:
+    """(rows,) mass per unit of value between `edges`."""
+    below = np.concatenate([[0.0], np.cumsum(histogram.weights)])
+    mass: np.ndarray = np.diff(np.interp(edges, histogram.edges, below)) / np.diff(edges)
+    return mass
+
+
+def _bulk(histogram: Histogram) -> float:
+    """The size that a share of `_BULK` of the mass does not exceed."""
+    sizes = np.maximum(np.abs(histogram.edges[1:]), np.abs(histogram.edges[:-1]))
+    order = np.argsort(sizes)
+    mass = np.cumsum(histogram.weights[order])
+    return float(sizes[order][np.searchsorted(mass, _BULK * mass[-1])])
+
+
+def _lowest_peak(histograms: Sequence[Histogram]) -> float:
+    """The density at the lowest of all local maxima; those that are rounding do not count."""
+    lowest = math.inf
+    for histogram in histograms:
+        density = np.concatenate([[0.0], histogram.weights / np.diff(histogram.edges), [0.0]])
+        inner = density[1:-1]
+        peaks = inner[
+            (inner > density[:-2]) & (inner >= density[2:]) & (inner > _LOWEST * density.max())
+        ]
+        lowest = min(lowest, float(peaks.min(initial=math.inf)))
+    return lowest
+
+
+def _colours(cells: np.ndarray) -> tuple[Scale, float, float, float]:
+    """Scale, ends and middle of the colours of `cells`, so that a few values do not hide the rest."""
+    known = cells[~np.isnan(cells)]
+    if not len(known):
+        return "linear", 0.0, 0.0, 1.0
+    low, high = float(known.min()), float(known.max())
+    if low > 0 and high > _DECADES * low:
+        return "log", low, high, 1.0
+    if low < 0 < high:  # 0 has the colour in the middle
+        low, high = min(low, -high), max(high, -low)
+    middle = float(np.median(np.abs(known)))
+    if middle > 0 and max(-low, high) > _ASTRAY * middle:
+        return "asinh", low, high, middle
+    return "linear", low, high, 1.0
+
+
+def _lifted(values: np.ndarray, linear: float | None) -> np.ndarray:
+    return values if linear is None else np.arcsinh(values / linear)
+
+
+def _lowered(heights: np.ndarray, linear: float | None) -> np.ndarray:
+    return heights if linear is None else linear * np.sinh(heights)
+
+
+def _nice(step: float) -> float:
+    """1, 2 or 5 times a power of ten, near `step`."""
+    power = 10.0 ** math.floor(math.log10(step))
+    return power * min((1, 2, 5, 10), key=lambda factor: abs(factor - step / power))
