@@ -103,12 +103,44 @@ class HeatMap:
         return shown[:: -(-len(shown) // _MOST_TICKS)]
 
 
+@dataclass(frozen=True)
+class DensityAxes:
+    """Axis and colours of the heat map of a density, or of several that are to be compared.
+
+    Attributes:
+        low: lower end of the axis.
+        high: upper end of the axis.
+        linear: as of `HeatMap`.
+        floor: the least density that has a colour.
+        top: the largest density.
+    """
+
+    low: float
+    high: float
+    linear: float | None
+    floor: float
+    top: float
+
+    @classmethod
+    def of(cls, histograms: Sequence[Histogram]) -> DensityAxes:
+        """Those on which all of `histograms` can be seen.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if not histograms:
+            raise ValueError("a heat map needs at least one reading")
+        low = min(float(h.edges[0]) for h in histograms)
+        high = max(float(h.edges[-1]) for h in histograms)
+        bulk = float(np.median([_bulk(h) for h in histograms]))
+        top = max(float((h.weights / np.diff(h.edges)).max()) for h in histograms)
+        floor = np.clip(_lowest_peak(histograms) / _BELOW_PEAKS, _LOWEST * top, _HIGHEST * top)
+        linear = bulk if max(-low, high) > _FAR * bulk > 0 else None
+        return cls(low, high, linear, float(floor), top)
+
+
 def density_map(
-    histograms: Sequence[Histogram],
-    *,
-    rows: int,
-    columns: int,
-    among: Sequence[Histogram] = (),
+    histograms: Sequence[Histogram], *, rows: int, columns: int, axes: DensityAxes | None = None
 ) -> HeatMap:
     """A distribution over its readings: cells are mass per unit of value, colours in powers of ten.
 
@@ -119,30 +151,21 @@ def density_map(
         histograms: of each reading, in order; bins may differ.
         rows: how many there are.
         columns: the most there are; of more readings some are taken, the first and the last among them.
-        among: all of several distributions whose heat maps have the same axis and colours.
+        axes: None: those of these histograms alone.
 
     Raises:
         ValueError: there is no reading.
     """
-    if not histograms:
-        raise ValueError("a heat map needs at least one reading")
+    axes = axes or DensityAxes.of(histograms)
     picked = taken(len(histograms), columns)
-    shown = [histograms[i] for i in picked]
-    among = among or shown
-    low = min(float(h.edges[0]) for h in among)
-    high = max(float(h.edges[-1]) for h in among)
-    bulk = float(np.median([_bulk(h) for h in among]))
-    linear = bulk if max(-low, high) > _FAR * bulk > 0 else None
-    ends = _lifted(np.array([low, high]), linear)
-    edges = _lowered(np.linspace(ends[0], ends[1], rows + 1), linear)
-    edges[[0, -1]] = low, high
-    cells = np.stack([_resampled(h, edges) for h in shown], axis=1)
-    top = max(float((h.weights / np.diff(h.edges)).max()) for h in among)
-    if top <= 0.0:
-        return HeatMap(picked, np.full_like(cells, math.nan), edges, (), linear, "log", 1.0, 1.0)
-    floor = np.clip(_lowest_peak(among) / _BELOW_PEAKS, _LOWEST * top, _HIGHEST * top)
-    cells[cells < floor] = math.nan
-    return HeatMap(picked, cells, edges, (), linear, "log", float(floor), top)
+    ends = _lifted(np.array([axes.low, axes.high]), axes.linear)
+    edges = _lowered(np.linspace(ends[0], ends[1], rows + 1), axes.linear)
+    edges[[0, -1]] = axes.low, axes.high
+    cells = np.stack([_resampled(histograms[i], edges) for i in picked], axis=1)
+    cells[(cells < axes.floor) | (cells <= 0.0)] = math.nan
+    # a density without any mass has no colour
+    low, high = (axes.floor, axes.top) if axes.top > 0 else (1.0, 1.0)
+    return HeatMap(picked, cells, edges, (), axes.linear, "log", low, high)
 
 
 def layer_map(values: Mapping[str, np.ndarray], *, rows: int, columns: int) -> HeatMap:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from curvwatch.charts import DENSITY, LAYER, LAYER_DENSITY, names_of
 from curvwatch.charts.chart import match
-from curvwatch.heat import HeatMap, aligned, column_edges, density_map, layer_map, taken
-from curvwatch.histogram import Histogram
+from curvwatch.heat import DensityAxes, HeatMap, aligned, column_edges, density_map, layer_map, taken
 from curvwatch.history import History
 from curvwatch.plots import drawn, new_figure, plain
 
@@ -88,9 +86,9 @@ def _densities(history: History, of: str, *, columns: int) -> Figure | None:
     rows = -(-len(names) // columns)
     figure = new_figure((max(11, 5.5 * columns), 5.5 if columns == rows == 1 else 4 * rows))
     grid = figure.subplots(rows, columns, squeeze=False)
-    among = [h for name in names for h in history.densities[name].histograms] if len(names) > 1 else []
+    shared = DensityAxes.of([h for name in names for h in history.densities[name].histograms])
     for axes, name in zip(grid.flat, names, strict=False):
-        _draw_density(axes, history, name, among)
+        _draw_density(axes, history, name, shared)
     for axes in grid.flat[len(names) :]:
         axes.set_axis_off()
     return figure
@@ -119,9 +117,9 @@ def _layers(history: History, metric: str) -> dict[str, tuple[np.ndarray, np.nda
     return {}
 
 
-def _draw_density(axes: Axes, history: History, name: str, among: Sequence[Histogram] = ()) -> None:
+def _draw_density(axes: Axes, history: History, name: str, shared: DensityAxes | None = None) -> None:
     density = history.densities[name]
-    heat = density_map(density.histograms, rows=_ROWS, columns=_COLUMNS, among=among)
+    heat = density_map(density.histograms, rows=_ROWS, columns=_COLUMNS, axes=shared)
     _draw(axes, heat, density.steps, "share of the eigenvalues per unit")
     axes.set_ylabel("eigenvalue")
     if heat.linear is not None:
@@ -165,6 +163,12 @@ def _draw(axes: Axes, heat: HeatMap, steps: np.ndarray, label: str) -> None:
     }[heat.scale]()
     at = column_edges(steps[heat.columns].astype(float))
     colours = "RdBu" if heat.is_signed else "YlGnBu"
+    axes.set_facecolor("0.88" if heat.names else "white")  # of a missing layer, of no eigenvalue
     mesh = axes.pcolormesh(at, heat.edges, heat.cells, norm=norm, cmap=colours, rasterized=True)
     axes.set_xlabel("optimizer step")
-    axes.figure.colorbar(mesh, ax=axes, label=label, pad=0.01)
+    ticks = None
+    if heat.scale == "asinh":  # those of matplotlib lie on each other around 0
+        power = np.floor(np.log10(high))
+        sizes = [s for s in 10.0 ** np.arange(power - 2, power + 1) if s > 2 * heat.middle]
+        ticks = sorted([0.0, *sizes, *(-s for s in sizes)])
+    axes.figure.colorbar(mesh, ax=axes, label=label, pad=0.01, ticks=ticks)

@@ -1,6 +1,17 @@
 """The charts of all measures: of TensorBoard, W&B, the report, the terminal and the figures."""
 
-from curvwatch.charts.chart import LAYER, NUMBER, OTHER, Chart, Match, is_shown, match, names_of, regex
+from curvwatch.charts.chart import (
+    LAYER,
+    NUMBER,
+    OTHER,
+    Chart,
+    Match,
+    has_place,
+    is_shown,
+    match,
+    names_of,
+    regex,
+)
 from curvwatch.charts.errors import ERRORS, Error, errors_of, half_widths
 from curvwatch.charts.layers import COST, LAYERS
 from curvwatch.charts.spectrum import MATRICES, SPECTRUM, SUBSPACE
@@ -44,6 +55,7 @@ __all__ = [
     "Story",
     "errors_of",
     "half_widths",
+    "has_place",
     "is_shown",
     "match",
     "names_of",

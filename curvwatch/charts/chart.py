@@ -45,6 +45,11 @@ class Chart(NamedTuple):
         return any(LAYER in metric for metric in self.metrics)
 
 
+def has_place(metric: str) -> bool:
+    """Whether `metric` stands for those of several layers, optimizers or numbers."""
+    return bool(_parted(metric)[1])
+
+
 class Match(NamedTuple):
     """How the name of a metric agrees with one of a chart's metrics.
 
