@@ -78,8 +78,12 @@ class Densities(Mapping[str, Density]):
     def record(self, step: int, histograms: Mapping[str, Histogram]) -> None:
         """Append `histograms` read at optimizer step `step`; those that are not finite are left out."""
         for name, histogram in histograms.items():
-            if np.isfinite(histogram.edges).all() and np.isfinite(histogram.weights).all():
-                self._kept.setdefault(name, _Kept()).add(step, histogram)
+            # copies: a measure may use its arrays again
+            edges, weights = (
+                np.array(a, dtype=np.float64) for a in (histogram.edges, histogram.weights)
+            )
+            if np.isfinite(edges).all() and np.isfinite(weights).all():
+                self._kept.setdefault(name, _Kept()).add(step, Histogram(edges, weights))
         a_reading = sum(2 * len(k.histograms[-1].weights) + 1 for k in self._kept.values())
         most = max(FEWEST, min(MOST, NUMBERS // max(1, a_reading)))
         for kept in self._kept.values():

@@ -144,8 +144,8 @@ def density_map(
 ) -> HeatMap:
     """A distribution over its readings: cells are mass per unit of value, colours in powers of ten.
 
-    Mass is spread evenly over each bin, so that a row inside a bin has the density of the bin, and all
-    rows of a column together its whole mass, but for rows that are left empty: those with next to none.
+    A row inside a bin has the density of the bin, and a row that meets several the largest of theirs:
+    the mean would hide an outlier in a wide row. Rows with next to nothing are left empty.
 
     Args:
         histograms: of each reading, in order; bins may differ.
@@ -161,7 +161,7 @@ def density_map(
     ends = _lifted(np.array([axes.low, axes.high]), axes.linear)
     edges = _lowered(np.linspace(ends[0], ends[1], rows + 1), axes.linear)
     edges[[0, -1]] = axes.low, axes.high
-    cells = np.stack([_resampled(histograms[i], edges) for i in picked], axis=1)
+    cells = np.stack([_highest(histograms[i], edges) for i in picked], axis=1)
     cells[(cells < axes.floor) | (cells <= 0.0)] = math.nan
     # a density without any mass has no colour
     low, high = (axes.floor, axes.top) if axes.top > 0 else (1.0, 1.0)
@@ -221,11 +221,17 @@ def column_edges(places: np.ndarray) -> np.ndarray:
     return np.concatenate([[2 * places[0] - between[0]], between, [2 * places[-1] - between[-1]]])
 
 
-def _resampled(histogram: Histogram, edges: np.ndarray) -> np.ndarray:
-    """(rows,) mass per unit of value between `edges`."""
-    below = np.concatenate([[0.0], np.cumsum(histogram.weights)])
-    mass: np.ndarray = np.diff(np.interp(edges, histogram.edges, below)) / np.diff(edges)
-    return mass
+def _highest(histogram: Histogram, edges: np.ndarray) -> np.ndarray:
+    """(rows,) the largest mass per unit of value between two of `edges`; 0 beyond the bins."""
+    density = histogram.weights / np.diff(histogram.edges)
+    first = np.searchsorted(histogram.edges, edges[:-1], side="right") - 1
+    last = np.searchsorted(histogram.edges, edges[1:], side="left") - 1
+    meets = (last >= 0) & (first < len(density))
+    first, last = first.clip(0, len(density) - 1), last.clip(0, len(density) - 1)
+    # reduceat takes every second stretch, from a first bin to behind a last one
+    ends = np.stack([first, np.maximum(first, last) + 1], axis=1).ravel()
+    found: np.ndarray = np.maximum.reduceat(np.append(density, 0.0), ends)[::2]
+    return np.where(meets, found, 0.0)
 
 
 def _bulk(histogram: Histogram) -> float:
