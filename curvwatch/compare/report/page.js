@@ -191,7 +191,7 @@
       if (!inside) { told.textContent = ""; return; }
       const column = Math.max(0, edges.findLastIndex((edge) => edge <= x && edge < edges[columns]));
       const row = Math.min(rows - 1, Math.floor(height * rows)), shade = index.get(heat.cells[column * rows + row]);
-      const value = shade === undefined ? "nothing" : "about " + written(valueOf(colours, shade / (data.shades.length - 1)));
+      const value = shade === undefined ? "nothing" : "about " + written(Number(valueOf(colours, shade / (data.shades.length - 1)).toPrecision(2)));
       told.textContent = `${data.x} ${placed((edges[column] + edges[column + 1]) / 2)}, ${heat.names ? "" : "eigenvalue "}${at(height)}: ${value}`;
     }
     const short = (text) => (text.length > 15 ? "…" + text.slice(-14) : text);
