@@ -85,6 +85,8 @@ def render(
         left_out=left_out,
         scales=[_SCALES[panel["scale"]] for panel in data["panels"]],
         lines=[panel["lines"] for panel in data["panels"]],
+        with_errors=any("error" in line for panel in data["panels"] for line in panel["lines"]),
+        with_depth=any("depth" in line for panel in data["panels"] for line in panel["lines"]),
         missing=[[r.name for i, r in enumerate(runs) if r.curves and i not in has] for has in drawn],
         alerts=[(run.name, alert) for run in runs for alert in run.alerts],
         sources=[(r.name, r.path, r.kind, _settings(r)) for r in runs],
