@@ -128,7 +128,7 @@ def _by_depth(run: LoggedRun, names: Sequence[str]) -> list[str]:
         return list(names)
     first = {name: float(run.curves[name].times[0]) for name in names}
     # a row of W&B or of a table has one time, and no order
-    return sorted(names, key=lambda n: (first[n] if first[n] == first[n] else 0.0, natural(n)))
+    return sorted(names, key=lambda n: (0.0 if np.isnan(first[n]) else first[n], natural(n)))
 
 
 def is_logarithmic(panel: Panel, values: np.ndarray) -> bool:

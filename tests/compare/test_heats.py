@@ -168,6 +168,14 @@ def test_few_layers_are_lines_in_their_order() -> None:
     assert sections_of([made])[0][0].heats == []
 
 
+def test_layers_are_in_the_order_in_which_they_were_logged() -> None:
+    made = run("a", {f"curvature/layer/{n}/share": [1.0, 2.0] for n in ("stem", "body", "head")})
+    late = {n: replace(c, times=c.times + 1e-5 * i) for i, (n, c) in enumerate(made.curves.items())}
+    made = replace(made, curves=dict(sorted(late.items())))
+    labels = [line.label for line in lines_of(made, panels_of([made])[0])]
+    assert labels == ["stem", "body", "head"]
+
+
 def test_layers_of_a_table_are_in_the_order_of_their_numbers() -> None:
     made = with_layers(11)
     table = {n: replace(c, times=c.times * np.nan) for n, c in sorted(made.curves.items())}
