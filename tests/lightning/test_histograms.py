@@ -58,7 +58,8 @@ def test_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert written.count(b"[0.25,0.5,0.25]") >= 3
     assert b"[-1,0,1,3]" in written
     assert b"curvature/density" in written
-    assert len([p for p in tmp_path.rglob("*.png") if p.parent.name == "curvwatch"]) == 2  # and the story
+    images = [p for p in tmp_path.rglob("*.png") if p.parent.name == "curvwatch"]
+    assert len(images) == 2  # the story, and the heat map
     (run,), _ = read_runs([tmp_path])
     density = run.densities["curvature/density"]
     assert density.steps.tolist() == [0, 2, 4]
