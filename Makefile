@@ -9,7 +9,7 @@ RUNS    ?= runs/demo
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint fast test-property test-modules bench bench-quick bench-alerts peers clean constraints images
+.PHONY: demo test lint fast test-property test-modules test-studies gallery bench bench-quick bench-alerts peers clean constraints images
 
 demo: $(READY)
 	$(BIN)/curvwatch demo --dir $(RUNS)
@@ -21,12 +21,12 @@ images: $(READY)
 
 # on two cores; tests that start processes of their own come last, one after the other
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not processes"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not processes and not study"
 	$(BIN)/python -m pytest -m processes
 
 # everything but the runs that take over 30 s
 fast: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not study"
 
 # 200 random runs instead of the 25 of `make test`, some 2 minutes
 test-property: $(READY)
@@ -35,6 +35,14 @@ test-property: $(READY)
 # modules of transformers and pytorch-forecasting, in an environment of their own; nothing is downloaded
 test-modules: $(MODULES)/.ready
 	HF_HUB_OFFLINE=1 $(MODULES)/bin/python -m pytest tests/real_modules
+
+# networks that are trained until they show what the literature says, some 5 minutes
+test-studies: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m study
+
+# findings of the literature, run anew: docs/gallery; `make gallery ONLY=outliers` runs one
+gallery: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m gallery $(ONLY)
 
 # what readings cost, beside other tools: docs/performance.md, under an hour on an idle machine;
 # `make bench ONLY=memory` measures one part anew: sharpness, steps, scale, memory, budget or gpu

@@ -184,4 +184,112 @@ def _measures(chosen: argparse.Namespace) -> None:
     print_measures(chosen.names, console=Console(highlight=False))
 
 
-COMMANDS: tuple[Callable[[Any], None], ...] = (_add_demo, _add_compare, _add_show, _add_measures)
+def _add_slice(commands: Any) -> None:
+    parser = commands.add_parser(
+        "slice",
+        help="draw the loss landscape around checkpoints",
+        description="The loss on a line or a plane through the weights of a checkpoint: along random, "
+        "filter-normalised directions, the Hessian's eigenvectors, the gradient, through three "
+        "checkpoints, or where those of a training vary most.",
+    )
+    made = parser.add_argument_group("what is looked at")
+    made.add_argument(
+        "--module",
+        metavar="PACKAGE:CLASS",
+        help="the LightningModule, or a function that makes a module; made with the hyperparameters in "
+        "the checkpoint",
+    )
+    made.add_argument(
+        "--config",
+        type=Path,
+        metavar="YAML",
+        help="the config.yaml that LightningCLI wrote, in place of --module and --data",
+    )
+    made.add_argument(
+        "--ckpt",
+        type=Path,
+        action="append",
+        required=True,
+        metavar="FILE",
+        help="the checkpoint; three for --directions plane, three or more in their order for pca",
+    )
+    made.add_argument(
+        "--data",
+        metavar="PACKAGE:NAME",
+        help="a function that returns a DataLoader or a list of batches, or a DataModule (default: the "
+        "module's own train_dataloader)",
+    )
+    made.add_argument(
+        "--loss",
+        metavar="PACKAGE:FUNCTION",
+        help="function of the module and a batch (default: the module's training_step)",
+    )
+    made.add_argument(
+        "--mode", choices=("eval", "train"), default="eval", help="of the module (default: %(default)s)"
+    )
+    made.add_argument(
+        "--max-batches", type=_positive, metavar="N", help="use the first N batches (default: all)"
+    )
+    made.add_argument("--device", help="default: cuda where there is one, else cpu")
+    how = parser.add_argument_group("how")
+    how.add_argument(
+        "--directions",
+        choices=("random", "hessian", "gradient", "plane", "pca"),
+        default="random",
+        help="default: %(default)s",
+    )
+    how.add_argument("--dims", type=int, choices=(1, 2), default=2, help="default: %(default)s")
+    how.add_argument(
+        "--normalize",
+        choices=("filter", "layer", "none"),
+        help="default: filter for random directions, else none",
+    )
+    how.add_argument("--keep-1d", action="store_true", help="move biases and the scales of norms, too")
+    how.add_argument(
+        "--ends",
+        choices=("largest", "smallest", "both"),
+        default="largest",
+        help="which eigenvectors of the Hessian (default: %(default)s)",
+    )
+    how.add_argument(
+        "--points", type=_positive, default=25, help="to a side, odd (default: %(default)s)"
+    )
+    how.add_argument(
+        "--distance",
+        type=float,
+        default=1.0,
+        help="to each side, in lengths of the directions (default: %(default)s); plane and pca cover "
+        "their checkpoints",
+    )
+    how.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    out = parser.add_argument_group("what comes out")
+    out.add_argument("-o", "--output", type=Path, metavar="FILE", help="the figure: .png, .pdf or .svg")
+    out.add_argument(
+        "--kind", choices=("contour", "surface"), default="contour", help="default: %(default)s"
+    )
+    out.add_argument(
+        "--save",
+        type=Path,
+        metavar="FILE",
+        help="the numbers, for curvwatch.landscape.load_slice: .npz",
+    )
+    parser.set_defaults(run=_slice)
+
+
+def _slice(chosen: argparse.Namespace) -> None:
+    if chosen.output is not None:
+        need("slice -o", "report", {"matplotlib": "matplotlib"})
+    if chosen.config is not None:
+        need("slice --config", "config", {"jsonargparse": "jsonargparse", "yaml": "PyYAML"})
+    from curvwatch.landscape.command import run_slice
+
+    run_slice(chosen)
+
+
+COMMANDS: tuple[Callable[[Any], None], ...] = (
+    _add_demo,
+    _add_compare,
+    _add_show,
+    _add_measures,
+    _add_slice,
+)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from curvwatch.charts import DENSITY, LAYER, LAYER_DENSITY, names_of
+from curvwatch.charts import DENSITY, LAYER, density_title, layer_densities, whole_densities
 from curvwatch.charts.chart import match
 from curvwatch.heat import DensityAxes, HeatMap, aligned, column_edges, density_map, layer_map, taken
 from curvwatch.history import History
@@ -56,13 +57,13 @@ def plot_layers(history: History, metric: str = "sharpness") -> Figure:
 def drawn_heat_maps(history: History) -> dict[str, np.ndarray]:
     """All heat maps of a run as pixels, shapes (height, width, 3), uint8, by name.
 
-    "density": of the Hessian; "layers": sharpness and share of each; "layer_densities": of each layer.
-    Those of measures that did not run are missing.
+    "density": of the Hessian and other matrices; "layers": sharpness and share of each;
+    "layer_densities": of each layer. Those of measures that did not run are missing.
     """
     made = {
-        "density": _densities(history, DENSITY, columns=1),
+        "density": _densities(history, whole_densities(history.densities)),
         "layers": _all_layers(history),
-        "layer_densities": _densities(history, LAYER_DENSITY, columns=3),
+        "layer_densities": _densities(history, layer_densities(history.densities), of_layers=True),
     }
     return {name: drawn(figure) for name, figure in made.items() if figure is not None}
 
@@ -77,16 +78,17 @@ def metric_of(name: str) -> str:
     return ""
 
 
-def _densities(history: History, of: str, *, columns: int) -> Figure | None:
-    names = names_of(of, history.densities)
+def _densities(history: History, names: Sequence[str], *, of_layers: bool = False) -> Figure | None:
     if not names:
         return None
+    columns = min(3 if of_layers else 1, len(names))
     names = [names[i] for i in taken(len(names), 4 * columns)]
-    columns = min(columns, len(names))
     rows = -(-len(names) // columns)
-    figure = new_figure((max(11, 5.5 * columns), 5.5 if columns == rows == 1 else 4 * rows))
+    figure = new_figure((max(11, 5.5 * columns), 5.5 if len(names) == 1 else 4 * rows))
     grid = figure.subplots(rows, columns, squeeze=False)
-    shared = DensityAxes.of([h for name in names for h in history.densities[name].histograms])
+    shared = None  # other matrices may lie on another scale
+    if of_layers:
+        shared = DensityAxes.of([h for name in names for h in history.densities[name].histograms])
     for axes, name in zip(grid.flat, names, strict=False):
         _draw_density(axes, history, name, shared)
     for axes in grid.flat[len(names) :]:
@@ -126,14 +128,8 @@ def _draw_density(axes: Axes, history: History, name: str, shared: DensityAxes |
         axes.set_yscale("asinh", linear_width=heat.linear)
     axes.set_yticks(heat.ticks, [f"{tick:g}" for tick in heat.ticks])
     axes.minorticks_off()
-    of = match(LAYER_DENSITY, name)
-    axes.set_title(
-        plain(
-            f"Density of the eigenvalues of {of.place + of.suffix}"
-            if of
-            else f"Density of the Hessian's eigenvalues{name.removeprefix(DENSITY)}"
-        )
-    )
+    title = density_title(name)
+    axes.set_title(plain(title[0].upper() + title[1:]))
 
 
 def _draw_layers(axes: Axes, history: History, metric: str) -> None:

@@ -64,12 +64,12 @@ class Probe:
             CurvwatchError: the user's iterable is empty.
         """
         self._kept = [
-            replace(s, batch=s.batch._replace(batch=_moved(s.batch.batch, device))) for s in self._kept
+            replace(s, batch=s.batch._replace(batch=moved(s.batch.batch, device))) for s in self._kept
         ]
         if isinstance(self._source, str) or self._kept:
             return
         random = Memory.of(module).random_state()
-        own = _generators_of(self._source)
+        own = generators_of(self._source)
         states = [g.get_state() for g in own]
         with lend(module) as loan:
             loan.place({})
@@ -159,7 +159,7 @@ class Probe:
         if sum(t.numel() * t.element_size() for t in tensors_in(batches)) > _LARGEST_SAVED:
             return None
         return {
-            "batches": [_moved(b, "cpu") for b in batches],
+            "batches": [moved(b, "cpu") for b in batches],
             "batch_idx": [s.batch.batch_idx for s in self._kept],
             "random": [s.random.to_plain() if s.random else None for s in self._kept],
         }
@@ -174,7 +174,7 @@ class Probe:
         ]
 
 
-def _generators_of(loader: Any) -> list[torch.Generator]:
+def generators_of(loader: Any) -> list[torch.Generator]:
     """The generators that a DataLoader draws its order and its workers' seeds from."""
     sampler = getattr(loader, "sampler", None)
     batch_sampler = getattr(loader, "batch_sampler", None)
@@ -196,5 +196,6 @@ def _is_plain(batch: Any) -> bool:
     return type(batch) is Tensor or isinstance(batch, (int, float, str, bool, type(None)))
 
 
-def _moved(batch: Any, device: Any) -> Any:
+def moved(batch: Any, device: Any) -> Any:
+    """`batch` with its tensors on `device`."""
     return map_containers(batch, lambda v: v.to(device) if isinstance(v, Tensor) else v)

@@ -2,6 +2,7 @@
 
 from curvwatch.charts.chart import (
     LAYER,
+    MATRIX,
     NUMBER,
     OTHER,
     Chart,
@@ -10,11 +11,20 @@ from curvwatch.charts.chart import (
     is_shown,
     match,
     names_of,
+    placed,
     regex,
+)
+from curvwatch.charts.densities import (
+    DENSITY,
+    LAYER_DENSITY,
+    density_title,
+    is_density,
+    layer_densities,
+    whole_densities,
 )
 from curvwatch.charts.errors import ERRORS, Error, errors_of, half_widths
 from curvwatch.charts.layers import COST, LAYERS
-from curvwatch.charts.spectrum import MATRICES, SPECTRUM, SUBSPACE
+from curvwatch.charts.spectrum import MATRICES, OTHER_MATRICES, SPECTRUM, SUBSPACE
 from curvwatch.charts.stability import BATCHES, STABILITY, STATIONARY
 from curvwatch.charts.steps import GRADIENTS, STEPS
 from curvwatch.charts.story import FIRST, SHORT_STORY, STORY, Story
@@ -26,6 +36,7 @@ SECTIONS: dict[str, tuple[Chart, ...]] = {
     "Cost": COST,
     "Spectrum": SPECTRUM,
     "Gauss-Newton and Fisher": MATRICES,
+    "Other matrices": OTHER_MATRICES,
     "Layers": LAYERS,
     "Subspace": SUBSPACE,
     "Batches and noise": BATCHES,
@@ -34,9 +45,6 @@ SECTIONS: dict[str, tuple[Chart, ...]] = {
 }
 # by title; titles are unique
 CHARTS: dict[str, Chart] = {chart.title: chart for charts in SECTIONS.values() for chart in charts}
-# distributions, which heat maps show over time
-DENSITY, LAYER_DENSITY = "curvature/density", "curvature/layer/<layer>/density"
-
 __all__ = [
     "CHARTS",
     "DENSITY",
@@ -44,6 +52,7 @@ __all__ = [
     "FIRST",
     "LAYER",
     "LAYER_DENSITY",
+    "MATRIX",
     "NUMBER",
     "OTHER",
     "SECTIONS",
@@ -53,11 +62,16 @@ __all__ = [
     "Error",
     "Match",
     "Story",
+    "density_title",
     "errors_of",
     "half_widths",
     "has_place",
+    "is_density",
     "is_shown",
+    "layer_densities",
     "match",
     "names_of",
+    "placed",
     "regex",
+    "whole_densities",
 ]

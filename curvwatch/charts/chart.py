@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from functools import cache
 from typing import NamedTuple
 
-# stand for a layer, an optimizer and a number in the metrics of a chart
-LAYER, OTHER, NUMBER = "<layer>", "<optimizer>", "<i>"
-_PLACES = {LAYER: "(.+)", OTHER: "([^/]+)", NUMBER: r"(\d+)"}
+# stand for a layer, an optimizer, a matrix and a number in the metrics of a chart
+LAYER, OTHER, MATRIX, NUMBER = "<layer>", "<optimizer>", "<matrix>", "<i>"
+_PLACES = {LAYER: "(.+)", OTHER: "([^/]+)", MATRIX: "([^/]+)", NUMBER: r"(\d+)"}
 # behind a name: of an optimizer, and of a group of its weights, which no metric with a place has
 _OPTIMIZER, _GROUP = "(-[^/]*)?", "(/[^/]*)?"
 
@@ -20,7 +20,8 @@ class Chart(NamedTuple):
     Attributes:
         title: what is shown.
         how: one line that says how to read it.
-        metrics: its lines, names without suffix; "<layer>", "<optimizer>" and "<i>" stand for any.
+        metrics: its lines, names without suffix; "<layer>", "<optimizer>", "<matrix>" and "<i>" stand
+            for any.
         level: a line across, which the curves are read against.
         log: whether runs may lie powers of ten apart, so that a logarithmic axis is needed.
         lines: what each of `metrics` is called on the chart; "": nothing.
@@ -46,8 +47,14 @@ class Chart(NamedTuple):
 
 
 def has_place(metric: str) -> bool:
-    """Whether `metric` stands for those of several layers, optimizers or numbers."""
+    """Whether `metric` stands for those of several layers, optimizers, matrices or numbers."""
     return bool(_parted(metric)[1])
+
+
+def placed(metric: str, place: str) -> str:
+    """`metric` with `place`, such as the name of a layer, where it has one."""
+    _, mark = _parted(metric)
+    return metric.replace(mark, place) if mark else metric
 
 
 class Match(NamedTuple):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from curvwatch.charts.chart import LAYER, match
+from curvwatch.charts.chart import match, placed
 
 
 class Error(NamedTuple):
@@ -47,20 +47,28 @@ ERRORS: dict[str, tuple[Error, ...]] = {
     "curvature/critical_sharpness": (Error("curvature/critical_sharpness_error", relative=True),),
     "curvature/critical_ratio": (Error("curvature/critical_sharpness_error", relative=True),),
     "curvature/lambda_min": (Error("curvature/lambda_min_residual"),),
+    "curvature/bulk_edge": (Error("curvature/bulk_edge_residual"),),
+    "curvature/<matrix>/lambda_min": (Error("curvature/<matrix>/lambda_min_residual"),),
+    "curvature/<matrix>/bulk_edge": (Error("curvature/<matrix>/bulk_edge_residual"),),
     "gauss_newton/lambda_max": (Error("gauss_newton/lambda_max_residual", relative=True),),
+    "gauss_newton/rest_lambda_max": (Error("gauss_newton/rest_lambda_max_residual", relative=True),),
     "fisher/lambda_max": (Error("fisher/lambda_max_residual", relative=True),),
+    "curvature/index_share": (Error("curvature/index_share_error"),),
     "curvature/subspace_gradient_share": (Error("curvature/subspace_error"),),
     "curvature/subspace_update_share": (Error("curvature/subspace_error"),),
     **{
         metric: _bound(metric)
+        for of in ("curvature", "curvature/<matrix>")
         for metric in (
-            "curvature/condition_number",
-            "curvature/negative_mass",
-            "curvature/negative_curvature",
-            "curvature/trace",
-            "curvature/frobenius",
-            "curvature/effective_rank",
-            "curvature/stable_rank",
+            f"{of}/condition_number",
+            f"{of}/condition_number_bulk",
+            f"{of}/outliers",
+            f"{of}/negative_mass",
+            f"{of}/negative_curvature",
+            f"{of}/trace",
+            f"{of}/frobenius",
+            f"{of}/effective_rank",
+            f"{of}/stable_rank",
         )
     },
     **{
@@ -72,6 +80,8 @@ ERRORS: dict[str, tuple[Error, ...]] = {
             "curvature/layer_heterogeneity",
             "curvature/layer/<layer>/trace",
             "curvature/layer/<layer>/share",
+            "curvature/layer/<layer>/signal",
+            "curvature/layer_signal",
             "gauss_newton/trace",
             "gauss_newton/distance",
             "fisher/trace",
@@ -90,7 +100,7 @@ def errors_of(name: str) -> tuple[Error, ...]:
         if found := match(metric, name):
             return tuple(
                 error._replace(
-                    metric=error.metric.replace(LAYER, found.place) + found.suffix,
+                    metric=placed(error.metric, found.place) + found.suffix,
                     per=error.per and error.per + found.suffix,
                 )
                 for error in errors

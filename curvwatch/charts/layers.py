@@ -28,14 +28,17 @@ LAYERS = (
         ("curvature/layer/<layer>/eigenvector_share",),
     ),
     Chart(
-        "signal of the gradient",
-        "How much of the gradient is signal, and not noise.",
+        "growth of a change of all layers on its way to the outputs",
+        "A relative change of the outputs over that of the weights, all layers moving together.",
         ("curvature/layer_signal",),
+        level=1.0,
     ),
     Chart(
-        "signal of each layer's gradient",
-        "How much of it is signal, and not noise.",
+        "growth of a change of each layer on its way to the outputs",
+        "Over 1 what follows the layer amplifies a relative change, below 1 it damps it.",
         ("curvature/layer/<layer>/signal",),
+        level=1.0,
+        log=True,
     ),
     Chart(
         "heterogeneity of the layers",

@@ -59,18 +59,18 @@ SPECTRUM = (
     ),
     Chart(
         "condition number of the bulk",
-        "Without the outliers, which are few.",
+        "The largest eigenvalue over the edge of the bulk: how far the outliers reach.",
         ("curvature/condition_number_bulk",),
         log=True,
     ),
     Chart(
         "outliers: eigenvalues beyond the bulk",
-        "In classification about as many as there are classes.",
+        "A classifier has about as many as classes; the band tells of other breaks that fit as well.",
         ("curvature/outliers",),
     ),
     Chart(
         "edge of the bulk",
-        "The eigenvalue at which the bulk ends.",
+        "The largest eigenvalue that is no outlier.",
         ("curvature/bulk_edge",),
         log=True,
     ),
@@ -109,11 +109,34 @@ SPECTRUM = (
         log=True,
     ),
 )
+# those of SpectralDensity, by which it can look at other matrices
+_OF_DENSITY = (
+    "lambda_min",
+    "condition_number",
+    "condition_number_bulk",
+    "outliers",
+    "bulk_edge",
+    "negative_mass",
+    "negative_curvature",
+    "trace",
+    "frobenius",
+    "effective_rank",
+    "stable_rank",
+)
+OTHER_MATRICES = tuple(
+    chart._replace(
+        title=f"{chart.title.removesuffix(' of the Hessian')}, of other matrices",
+        metrics=(f"curvature/<matrix>/{name}",),
+    )
+    for name in _OF_DENSITY
+    for chart in SPECTRUM
+    if chart.metrics == (f"curvature/{name}",)
+)
 
 MATRICES = (
     Chart(
         "largest eigenvalues of Hessian, Gauss-Newton and Fisher",
-        "Where the first two part, the curvature of the network itself counts.",
+        "Where the first two part, the rest H - G, the curvature of the network itself, counts.",
         (
             "curvature/sharpness",
             "gauss_newton/lambda_max",

@@ -87,18 +87,19 @@ STATIONARY = (
     ),
     Chart(
         "gradient over curvature",
-        "Gradient norm over curvature: how far away, to second order, a stationary point lies.",
+        "How far the gradient's zero is, relative to the weights, were all curvature that of the "
+        "sharpest direction.",
         ("curvature/gradient_over_curvature",),
         log=True,
     ),
     Chart(
         "index: share of the eigenvalues below 0",
-        "0 at a minimum, above it at a saddle.",
+        "Clearly below 0, by their number: 0 at a minimum, above it at a saddle.",
         ("curvature/index_share",),
     ),
     Chart(
         "kind of the point",
-        "As a number; `curvwatch measures` tells which kind each is.",
+        "0: a slope, 1: a plateau, 2: a saddle, 3: a minimum.",
         ("curvature/stationary_kind",),
     ),
 )

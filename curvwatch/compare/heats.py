@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from curvwatch.charts import DENSITY, LAYER_DENSITY, match, names_of
+from curvwatch.charts import density_title, layer_densities, whole_densities
 from curvwatch.compare.panels import Panel, lines_of, section_of
 from curvwatch.compare.run import Curve, LoggedDensity, LoggedRun
 from curvwatch.heat import DensityAxes, HeatMap, aligned, density_map, layer_map, taken
@@ -80,13 +80,12 @@ _Make = Callable[[int], Heat]
 
 
 def _densities(runs: Sequence[LoggedRun], rows: int) -> list[_Make]:
-    """Those of the Hessian, on axes of their own: of runs at other scales nothing could be seen."""
+    """Those of whole networks, on axes of their own: at other scales nothing could be seen."""
 
     def make(i: int, name: str) -> _Make:
         density = runs[i].densities[name]
-        title = f"density of the Hessian's eigenvalues{name.removeprefix(DENSITY)}"
         return lambda columns: Heat(
-            title,
+            density_title(name),
             _HOW_DENSITY,
             "Spectrum",
             i,
@@ -94,7 +93,7 @@ def _densities(runs: Sequence[LoggedRun], rows: int) -> list[_Make]:
             density_map(density.histograms, rows=rows, columns=columns),
         )
 
-    return [make(i, name) for i, run in enumerate(runs) for name in names_of(DENSITY, run.densities)]
+    return [make(i, name) for i, run in enumerate(runs) for name in whole_densities(run.densities)]
 
 
 def _layer_densities(runs: Sequence[LoggedRun], rows: int) -> list[_Make]:
@@ -102,10 +101,8 @@ def _layer_densities(runs: Sequence[LoggedRun], rows: int) -> list[_Make]:
 
     def make(i: int, name: str, axes: DensityAxes, told: str) -> _Make:
         density = runs[i].densities[name]
-        agreed = match(LAYER_DENSITY, name)
-        title = f"density of the eigenvalues of {agreed.place + agreed.suffix if agreed else name}"
         return lambda columns: Heat(
-            title,
+            density_title(name),
             _HOW_DENSITY + told,
             DENSITIES,
             i,
@@ -115,7 +112,7 @@ def _layer_densities(runs: Sequence[LoggedRun], rows: int) -> list[_Make]:
 
     made = []
     for i, run in enumerate(runs):
-        names = names_of(LAYER_DENSITY, run.densities)
+        names = layer_densities(run.densities)
         shown = [names[j] for j in taken(len(names), _LAYERS)] if names else []
         told = f" {len(shown)} of {len(names)} layers are shown." if len(shown) < len(names) else ""
         if shown:

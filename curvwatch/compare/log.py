@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from curvwatch.charts import DENSITY, LAYER_DENSITY, match
 from curvwatch.compare.run import Curve, LoggedAlert, LoggedDensity
 from curvwatch.histogram import Histogram
 
@@ -76,11 +75,6 @@ def make_density(
     times = np.asarray([time for _, time, _ in readings], dtype=np.float64)[kept]
     histograms = tuple(readings[i][2] for i in kept)
     return LoggedDensity(at[kept], histograms, times, _epochs_at(at[kept], epochs))
-
-
-def is_density(name: str) -> bool:
-    """Whether `name` is that of a distribution of curvwatch."""
-    return bool(match(DENSITY, name) or match(LAYER_DENSITY, name))
 
 
 def made_histogram(edges: Sequence[float], weights: Sequence[float]) -> Histogram | None:

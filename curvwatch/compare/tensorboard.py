@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from curvwatch.charts import is_density
 from curvwatch.compare.hparams import flat, read_hparams
 from curvwatch.compare.log import (
     Log,
     alerts_of_table,
-    is_density,
     logged_alert,
     made_histogram,
     make_alerts,

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from curvwatch.charts import is_density
 from curvwatch.compare.hparams import flat
 from curvwatch.compare.log import (
     Log,
-    is_density,
     logged_alert,
     made_histogram,
     make_alerts,

@@ -26,6 +26,7 @@ from curvwatch.measures.gradient_subspace import GradientSubspace
 from curvwatch.measures.layer_curvature import LayerCurvature
 from curvwatch.measures.sharpness import Sharpness
 from curvwatch.measures.spectral_density import SpectralDensity
+from curvwatch.measures.stationary_point import StationaryPoint
 from curvwatch.measures.step_geometry import StepGeometry
 from curvwatch.measures.top_eigenvalues import TopEigenvalues
 
@@ -45,6 +46,7 @@ MEASURES: dict[str, type[Measure]] = {
         CriticalSharpness,
         SpectralDensity,
         TopEigenvalues,
+        StationaryPoint,
         EpsilonSharpness,
     )
 }
@@ -116,6 +118,7 @@ __all__ = [
     "Sharpness",
     "SpectralDensity",
     "Stage",
+    "StationaryPoint",
     "Step",
     "StepGeometry",
     "StepMeasure",

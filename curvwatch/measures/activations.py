@@ -77,7 +77,7 @@ probe; where the probe has several |
     transformers" (percentage of non-zero entries).
     """
 
-    name: ClassVar[str] = "activation_sparsity"
+    name: str = "activation_sparsity"
     metrics: tuple[str, ...] = ("curvature/nonzero_share",)
     sampling_metrics: ClassVar[tuple[str, ...]] = ("curvature/nonzero_share_stderr",)
 

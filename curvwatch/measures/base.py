@@ -108,7 +108,7 @@ class Measure(ABC):
         needs_used: whether it needs `Step.used`.
     """
 
-    name: ClassVar[str]
+    name: str
     stage: ClassVar[Stage]
     metrics: tuple[str, ...]
     sampling_metrics: ClassVar[tuple[str, ...]] = ()

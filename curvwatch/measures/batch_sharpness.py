@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -62,7 +61,7 @@ E[g_B g_B'] |
     gradient distribution" (interaction-aware sharpness).
     """
 
-    name: ClassVar[str] = "batch_sharpness"
+    name: str = "batch_sharpness"
     metrics: tuple[str, ...] = (
         "curvature/batch_sharpness",
         "curvature/batch_sharpness_stderr",

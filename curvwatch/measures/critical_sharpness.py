@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import ClassVar
 
 import torch
 
@@ -55,7 +54,7 @@ error is the same |
     training dynamics of LLMs".
     """
 
-    name: ClassVar[str] = "critical_sharpness"
+    name: str = "critical_sharpness"
     metrics: tuple[str, ...] = (
         "curvature/critical_sharpness",
         "curvature/critical_sharpness_error",

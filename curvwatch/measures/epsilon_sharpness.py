@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -49,7 +48,7 @@ search is at its end |
     improving generalization", equation 2.
     """
 
-    name: ClassVar[str] = "epsilon_sharpness"
+    name: str = "epsilon_sharpness"
     metrics: tuple[str, ...] = (
         "curvature/epsilon_sharpness",
         "curvature/epsilon_sharpness_gain",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -76,7 +76,7 @@ where they span the same space |
     and curvature and its effect on optimization and generalization" (F beside H).
     """
 
-    name: ClassVar[str] = "fisher"
+    name: str = "fisher"
     metrics: tuple[str, ...] = (
         "fisher/lambda_max",
         "fisher/lambda_max_residual",

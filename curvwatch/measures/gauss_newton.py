@@ -1,28 +1,39 @@
-"""The Gauss-Newton matrix: its largest eigenvalue and trace, and how far the Hessian is from it."""
+"""The Gauss-Newton matrix: its eigenvalues and trace, and how far the Hessian is from it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 
+from curvwatch.histogram import Histogram
 from curvwatch.measures.base import Landscape, LandscapeMeasure, Reading
 from curvwatch.measures.matrices import (
     check_options,
+    check_whole,
     given_outputs,
     leading,
     mean_and_error,
     relative_residual,
     solver_doubt,
 )
-from curvwatch.operators import gauss_newton, hessian, random_signs
+from curvwatch.operators import (
+    FunctionOperator,
+    SymmetricOperator,
+    gauss_newton,
+    hessian,
+    random_signs,
+)
 from curvwatch.output_graph import OutputGraphs
+from curvwatch.solvers import stochastic_lanczos
 
 # relative; rounding in half precision stays under it
 _SAME_LOSS = 0.01
+# a distance of H from G, relative, that is rounding
+_ROUNDED = 1e-6
 
 
 class GaussNewton(LandscapeMeasure):
@@ -38,6 +49,11 @@ class GaussNewton(LandscapeMeasure):
     | `gauss_newton/trace`, `gauss_newton/trace_stderr` | trace of G, and its standard error |
     | `gauss_newton/distance`, `gauss_newton/distance_stderr` | abs(H - G) / abs(H), Frobenius norms, \
 and its standard error: 0 where the Hessian is Gauss-Newton |
+    | `gauss_newton/rest_lambda_max` | largest (algebraic) eigenvalue of H - G |
+    | `gauss_newton/rest_lambda_max_residual` | abs((H - G) v - value v) / abs(value) |
+
+    The density of the eigenvalues of G is the histogram `gauss_newton/density`; what follows from it,
+    with errors, is `SpectralDensity(of="gauss_newton")`.
 
     The outputs are found from the loss: they are what cross_entropy, nll_loss, kl_div, mse_loss,
     l1_loss, smooth_l1_loss, huber_loss, binary_cross_entropy, binary_cross_entropy_with_logits or
@@ -47,8 +63,9 @@ and its standard error: 0 where the Hessian is Gauss-Newton |
     are not clear, or a term of the loss does not go through them, the reading fails and says why;
     `outputs_fn` and `loss_of_outputs` then tell. Of l1_loss G is zero, as its second derivative is.
 
-    Price: two gradients, `probes` products with each of H and G, and 4 to 10 further ones with G for
-    its eigenvalue; a product with G costs what one with H does. Not for weights that are spread over
+    Price: two gradients, `probes` products with each of H and G, 4 to 10 with G for its eigenvalue and
+    as many with both for that of H - G, and `density_probes` x `density_steps`, 32 by default, with G
+    for its density; a product with G costs what one with H does. Not for weights that are spread over
     processes.
 
     Args:
@@ -56,8 +73,10 @@ and its standard error: 0 where the Hessian is Gauss-Newton |
         loss_of_outputs: from these and the batch to the loss; without weights. What the loss has
             beside it, such as a regulariser, is in H and not in G.
         probes: random vectors for trace and distance; at least 2, for standard errors.
-        rtol: relative residual at which the solver stops.
-        max_products: the most products of the solve.
+        density_probes: random vectors for the density; 0: none.
+        density_steps: products for each of these vectors.
+        rtol: relative residual at which the solvers stop.
+        max_products: the most products of each solve.
         every_n_steps: cadence of this measure alone; None: the monitor's.
 
     Sources: Schraudolph 2002, "Fast curvature matrix-vector products for second-order gradient
@@ -66,7 +85,7 @@ and its standard error: 0 where the Hessian is Gauss-Newton |
     signs; abs(A z)^2 has the mean of the squared Frobenius norm).
     """
 
-    name: ClassVar[str] = "gauss_newton"
+    name: str = "gauss_newton"
     metrics: tuple[str, ...] = (
         "gauss_newton/lambda_max",
         "gauss_newton/lambda_max_residual",
@@ -74,6 +93,8 @@ and its standard error: 0 where the Hessian is Gauss-Newton |
         "gauss_newton/trace_stderr",
         "gauss_newton/distance",
         "gauss_newton/distance_stderr",
+        "gauss_newton/rest_lambda_max",
+        "gauss_newton/rest_lambda_max_residual",
     )
 
     def __init__(
@@ -82,14 +103,20 @@ and its standard error: 0 where the Hessian is Gauss-Newton |
         outputs_fn: Callable[[Any], Any] | None = None,
         loss_of_outputs: Callable[[Any, Any], Any] | None = None,
         probes: int = 8,
+        density_probes: int = 2,
+        density_steps: int = 16,
         rtol: float = 0.01,
         max_products: int = 50,
         every_n_steps: int | None = None,
     ) -> None:
         super().__init__(every_n_steps=every_n_steps)
         check_options(probes=probes, rtol=rtol, max_products=max_products)
+        check_whole("density_probes", density_probes, least=0, needed="0 or a number of random vectors")
+        check_whole("density_steps", density_steps, least=2, needed="at least 2 products")
         self.given = given_outputs(outputs_fn, loss_of_outputs)
         self.probes = probes
+        self.density_probes = density_probes
+        self.density_steps = density_steps
         self.rtol = rtol
         self.max_products = max_products
 
@@ -123,12 +150,44 @@ and its standard error: 0 where the Hessian is Gauss-Newton |
         notes = [] if seen[:, 2].any() else ["the Hessian is zero: nothing is near or far from it"]
         if self.given is not None:
             notes += other_loss(at, graphs, point.loss)
-        pairs = leading(at, G, "vector", rtol=self.rtol, max_products=self.max_products)
-        values["gauss_newton/lambda_max"] = float(pairs.values[0])
-        values["gauss_newton/lambda_max_residual"] = relative_residual(pairs)
-        doubt = solver_doubt("gauss_newton/lambda_max", pairs, type(self).__name__)
-        doubtful = ("gauss_newton/lambda_max",) if doubt else ()
-        return Reading(values, tuple(notes), doubtful, (doubt,) if doubt else ())
+        doubts = {}
+        for name, key, A in (("lambda_max", "vector", G), ("rest_lambda_max", "rest", _rest(H, G))):
+            metric = f"gauss_newton/{name}"
+            pairs = leading(at, A, key, rtol=self.rtol, max_products=self.max_products)
+            values[metric] = float(pairs.values[0])
+            values[f"{metric}_residual"] = relative_residual(pairs)
+            # of a Hessian that is Gauss-Newton the rest is rounding
+            exact = name == "rest_lambda_max" and distance <= _ROUNDED
+            if not exact and (doubt := solver_doubt(metric, pairs, type(self).__name__)):
+                doubts[metric] = doubt
+        return Reading(
+            values,
+            tuple(notes),
+            doubtful=tuple(doubts),
+            doubts=tuple(doubts.values()),
+            histograms=self._density(at, G),
+        )
+
+    def _density(self, at: Landscape, G: SymmetricOperator) -> dict[str, Histogram]:
+        if not self.density_probes:
+            return {}
+        rule = stochastic_lanczos(G, self.density_probes, self.density_steps, generator=at.generator)
+        if not rule.finite:
+            return {}
+        density = rule.density()
+        return {"gauss_newton/density": Histogram(density.edges, density.weights)}
+
+
+def _rest(H: SymmetricOperator, G: SymmetricOperator) -> FunctionOperator:
+    """H - G."""
+    return FunctionOperator(
+        lambda v: H.matvec(v) - G.matvec(v),
+        size=H.size,
+        dtype=H.dtype,
+        device=H.device,
+        length=H.length,
+        inner=H.inner,
+    )
 
 
 def other_loss(at: Landscape, graphs: OutputGraphs, loss: float) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -39,7 +38,7 @@ standard errors, by a jackknife over the batches; from 3 batches on |
     appendix A.1, whose two batch sizes are here that of a batch and that of the probe.
     """
 
-    name: ClassVar[str] = "gradient_noise"
+    name: str = "gradient_noise"
     metrics: tuple[str, ...] = (
         "gradient/noise_scale",
         "gradient/noise_scale_stderr",

@@ -43,7 +43,7 @@ class GradientStats(StepMeasure):
         every_n_steps: cadence of this measure alone; None: the monitor's.
     """
 
-    name: ClassVar[str] = "gradient_stats"
+    name: str = "gradient_stats"
     looks_at_loss: ClassVar[bool] = False
     needs_used: ClassVar[bool] = True
     metrics: tuple[str, ...] = (

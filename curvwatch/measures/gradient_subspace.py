@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import MutableMapping
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -64,7 +64,7 @@ space: its residual / the gap to the next eigenvalue (Davis & Kahan 1970), 1 at 
     overlap); Charikar et al. 2002 (the sketch).
     """
 
-    name: ClassVar[str] = "gradient_subspace"
+    name: str = "gradient_subspace"
     metrics: tuple[str, ...] = (
         "curvature/subspace_gradient_share",
         "curvature/subspace_update_share",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -14,9 +13,9 @@ from curvwatch.histogram import Histogram
 from curvwatch.layers import By, check_by, layers_of, parameter_names
 from curvwatch.linearization import Linearization
 from curvwatch.measures.base import Landscape, LandscapeMeasure, Reading
-from curvwatch.measures.layer_density import Rule, densities, heterogeneity, jackknifed, rule_of
+from curvwatch.measures.layer_density import densities, heterogeneity, jackknifed
 from curvwatch.operators import Block, FunctionOperator, hessian, random_signs, unit
-from curvwatch.solvers import Eigenpairs, lanczos
+from curvwatch.solvers import Eigenpairs, lanczos, stochastic_lanczos
 
 _OF_LAYER = ("sharpness", "trace", "trace_stderr", "share", "share_stderr")
 # of a warm start, relative to the last leading vector: an eigenvector that rises from below is found
@@ -78,7 +77,7 @@ Jensen-Shannon distance of their spectral densities, and its standard error; 0: 
     networks and its applications to regularization" (layers have spectra of their own).
     """
 
-    name: ClassVar[str] = "layer_curvature"
+    name: str = "layer_curvature"
     metrics: tuple[str, ...] = (
         "curvature/layer_residual",
         "curvature/layer_heterogeneity",
@@ -210,12 +209,13 @@ Jensen-Shannon distance of their spectral densities, and its standard error; 0: 
         if not self.density_probes:
             return {}
 
-        def rules(block: Block) -> list[Rule]:
-            many = range(self.density_probes)
-            return [rule_of(block, steps=self.density_steps, generator=at.generator) for _ in many]
-
-        of_each = {f"curvature/layer/{name}/density": rules(block) for name, block in blocks.items()}
-        if not all(np.isfinite(rule.nodes).all() for each in of_each.values() for rule in each):
+        of_each = {
+            f"curvature/layer/{name}/density": stochastic_lanczos(
+                block, self.density_probes, self.density_steps, generator=at.generator
+            )
+            for name, block in blocks.items()
+        }
+        if not all(rule.finite for rule in of_each.values()):
             return {}
         values["curvature/layer_heterogeneity"] = heterogeneity(of_each)
         values["curvature/layer_heterogeneity_stderr"] = jackknifed(of_each)

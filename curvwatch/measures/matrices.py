@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from curvwatch.measures.base import Landscape
-from curvwatch.operators import SymmetricOperator, unit
+from curvwatch.operators import Scaled, SymmetricOperator, unit
 from curvwatch.output_graph import GivenOutputs
-from curvwatch.solvers import Eigenpairs, lanczos
+from curvwatch.solvers import Eigenpairs, deflated_lanczos, lanczos
+from curvwatch.stability import StabilityLaw
+from curvwatch.vectors import Layout
 
 # of a warm start, relative to the last vectors: an eigenvector that rises from below is found
 _RANDOM_PART = 0.1
@@ -27,13 +30,14 @@ _ASYMMETRIC = 0.05
 
 def check_options(*, probes: object, rtol: object, max_products: object) -> None:
     """Raise a ValueError that quotes the first option that is out of range."""
-    _check_whole("probes", probes, least=2, needed="at least 2 random vectors, for a standard error,")
+    check_whole("probes", probes, least=2, needed="at least 2 random vectors, for a standard error,")
     if isinstance(rtol, bool) or not isinstance(rtol, (int, float)) or not 0 < rtol < 1:
         raise ValueError(f"rtol={rtol!r}: a relative error between 0 and 1 is needed")
-    _check_whole("max_products", max_products, least=1, needed="at least one product")
+    check_whole("max_products", max_products, least=1, needed="at least one product")
 
 
-def _check_whole(name: str, value: object, *, least: int, needed: str) -> None:
+def check_whole(name: str, value: object, *, least: int, needed: str) -> None:
+    """Raise a ValueError unless `value` is a whole number of `least` or more."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name}={value!r}: {needed} is needed")
 
@@ -65,14 +69,18 @@ def leading(
     rtol: float,
     max_products: int,
 ) -> Eigenpairs:
-    """The `k` leading pairs of `operator`, from the vectors kept in memory as `key`."""
+    """The `k` leading pairs of `operator`, from the vectors kept in memory as `key`.
+
+    Equal ones come as often as they are there, where `k` is over 1.
+    """
     last, start = at.memory.get(key), None
     if last is not None and last.shape == (operator.length,):
         noise = torch.randn(operator.length, generator=at.generator, dtype=operator.dtype)
         start = unit(operator, last.to(operator.device, operator.dtype))
         start = start + _RANDOM_PART * unit(operator, noise.to(operator.device))
     cold = start is None
-    pairs = lanczos(
+    solve: Callable[..., Eigenpairs] = lanczos if k == 1 else deflated_lanczos
+    pairs = solve(
         operator,
         k=k,
         start=start,
@@ -112,3 +120,27 @@ def solver_doubt(metric: str, pairs: Eigenpairs, measure: str) -> str | None:
 def mean_and_error(seen: np.ndarray) -> tuple[float, float]:
     """Mean of `seen` (n,), and its standard error."""
     return float(seen.mean()), float(seen.std(ddof=1)) / math.sqrt(len(seen))
+
+
+def preconditioned(H: SymmetricOperator, law: StabilityLaw, layout: Layout) -> Scaled:
+    """P^-1/2 (H + C) P^-1/2, which has the eigenvalues of P^-1 (H + C)."""
+    scale = torch.cat(
+        [
+            torch.ones(n, dtype=layout.dtype, device=layout.device)
+            if P is None
+            else P.reshape(-1).to(layout.device).rsqrt().to(layout.dtype)
+            for P, n in zip(law.preconditioner, layout.sizes, strict=True)
+        ]
+    )
+    shift = expanded(layout, law.shift) if any(law.shift) else None
+    return Scaled(H, scale, shift=shift, sign=law.sign)
+
+
+def expanded(layout: Layout, of_each: Any) -> Tensor:
+    """One number a parameter as a flat vector of shape (size,)."""
+    return torch.cat(
+        [
+            torch.full((n,), float(x), dtype=layout.dtype, device=layout.device)
+            for x, n in zip(of_each, layout.sizes, strict=True)
+        ]
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -13,10 +13,9 @@ from torch import Tensor
 
 from curvwatch.linearization import Linearization
 from curvwatch.measures.base import Landscape, LandscapeMeasure, Reading
+from curvwatch.measures.matrices import expanded, preconditioned
 from curvwatch.operators import Scaled, SymmetricOperator, hessian, unit
 from curvwatch.solvers import Eigenpairs, lanczos
-from curvwatch.stability import StabilityLaw
-from curvwatch.vectors import Layout
 
 # the first reading has no earlier vectors to lean on: before close eigenvalues part, a smaller one
 # may look converged while the largest has not shown yet
@@ -75,7 +74,7 @@ probe; where the probe has several |
     Sources: Cohen et al. 2021 (sharpness, 2/lr); Cohen et al. 2022 (preconditioned sharpness).
     """
 
-    name: ClassVar[str] = "sharpness"
+    name: str = "sharpness"
     metrics: tuple[str, ...] = (
         "curvature/loss",
         "curvature/sharpness",
@@ -132,7 +131,7 @@ probe; where the probe has several |
             values["curvature/sharpness_x_lr"] = fastest * sharpness
             solves.follows("curvature/sharpness_x_lr", "curvature/sharpness")
         else:
-            scale = _expanded(at.objective.layout, at.learning_rates).sqrt()
+            scale = expanded(at.objective.layout, at.learning_rates).sqrt()
             scaled = solves.largest(lambda H: Scaled(H, scale), "scaled", "curvature/sharpness_x_lr")
             values["curvature/sharpness_x_lr"] = float(scaled.values[0])
 
@@ -144,7 +143,7 @@ probe; where the probe has several |
                 values[effective] = sharpness
                 solves.follows(effective, "curvature/sharpness")
             else:
-                seen = partial(_preconditioned, law=at.law, layout=at.objective.layout)
+                seen = partial(preconditioned, law=at.law, layout=at.objective.layout)
                 values[effective] = float(solves.largest(seen, "effective", effective).values[0])
             values["curvature/stability_ratio"] = values[effective] / at.law.edge
             solves.follows("curvature/stability_ratio", effective)
@@ -259,30 +258,6 @@ def _mixed(pairs: Eigenpairs) -> Tensor:
 
 def _itself(H: SymmetricOperator) -> SymmetricOperator:
     return H
-
-
-def _preconditioned(H: SymmetricOperator, law: StabilityLaw, layout: Layout) -> Scaled:
-    """P^-1/2 (H + C) P^-1/2, which has the eigenvalues of P^-1 (H + C)."""
-    scale = torch.cat(
-        [
-            torch.ones(n, dtype=layout.dtype, device=layout.device)
-            if P is None
-            else P.reshape(-1).to(layout.device).rsqrt().to(layout.dtype)
-            for P, n in zip(law.preconditioner, layout.sizes, strict=True)
-        ]
-    )
-    shift = _expanded(layout, law.shift) if any(law.shift) else None
-    return Scaled(H, scale, shift=shift, sign=law.sign)
-
-
-def _expanded(layout: Layout, of_each: Any) -> Tensor:
-    """One number a parameter as a flat vector of shape (size,)."""
-    return torch.cat(
-        [
-            torch.full((n,), float(x), dtype=layout.dtype, device=layout.device)
-            for x, n in zip(of_each, layout.sizes, strict=True)
-        ]
-    )
 
 
 def _relative(residual: float, value: float) -> float:

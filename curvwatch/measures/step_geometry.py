@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 from torch import Tensor
 
@@ -86,7 +86,7 @@ uphill, or along negative curvature |
     Source: Pan & Li 2023, definitions of gradient correlation and directional sharpness.
     """
 
-    name: ClassVar[str] = "step_geometry"
+    name: str = "step_geometry"
     metrics: tuple[str, ...] = (
         "step/gradient_correlation",
         "step/gradient_cosine",

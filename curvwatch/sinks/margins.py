@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from curvwatch.charts import ERRORS, LAYER, errors_of, half_widths
+from curvwatch.charts import ERRORS, errors_of, half_widths, has_place
 
 
 def has_margin(metric: str) -> bool:
     """Whether values of `metric` get curves below and above them; those of layers would be too many."""
-    return metric in ERRORS and LAYER not in metric
+    return metric in ERRORS and not has_place(metric)
 
 
 def low_of(name: str) -> str:

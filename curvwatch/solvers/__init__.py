@@ -1,6 +1,19 @@
 """Algorithms that know a matrix by its products alone."""
 
+from curvwatch.solvers.deflated import deflated_lanczos
 from curvwatch.solvers.lanczos import Eigenpairs, lanczos
 from curvwatch.solvers.quadrature import Density, Estimate, Quadrature, stochastic_lanczos
+from curvwatch.solvers.scree import FEWEST_VALUES, Outliers, count_outliers
 
-__all__ = ["Density", "Eigenpairs", "Estimate", "Quadrature", "lanczos", "stochastic_lanczos"]
+__all__ = [
+    "FEWEST_VALUES",
+    "Density",
+    "Eigenpairs",
+    "Estimate",
+    "Outliers",
+    "Quadrature",
+    "count_outliers",
+    "deflated_lanczos",
+    "lanczos",
+    "stochastic_lanczos",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -92,6 +92,14 @@ class Quadrature:
         """Whether all products were finite; else nodes are nan."""
         return bool(np.isfinite(self.nodes).all())
 
+    def without(self, vector: int) -> Quadrature:
+        """The rules of all random vectors but the one at that position."""
+        nodes, weights, residuals = (
+            np.delete(a, vector, axis=0) for a in (self.nodes, self.weights, self.residuals)
+        )
+        shorter = self.shorter.without(vector) if self.shorter else None
+        return replace(self, nodes=nodes, weights=weights, residuals=residuals, shorter=shorter)
+
     def estimate(self, statistic: Callable[..., float], *functions: Function) -> Estimate:
         """`statistic` of the means over the eigenvalues of each of `functions`.
 
@@ -145,6 +153,14 @@ class Quadrature:
             # (Chebyshev, Markov and Stieltjes; Szego 1975, theorem 3.41.1)
             return found._replace(truncation=self._nearest(below))
         return self.estimate(_ratio, lambda x: np.where(x < below, np.abs(x), 0.0), np.abs)
+
+    def share_below(self, place: float) -> Estimate:
+        """Share of the number of eigenvalues under `place`, which lies where they are few.
+
+        Its truncation is the difference to fewer steps, as that of other sums, and no bound as that of
+        `negative_share("count")`, which next to a dense bulk is far too wide.
+        """
+        return self.estimate(lambda share: share, lambda x: (x < place) * 1.0)
 
     def _nearest(self, place: float) -> float:
         """The larger weight of the two nodes around `place`, the mean over vectors."""

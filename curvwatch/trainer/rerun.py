@@ -120,7 +120,7 @@ def _silence(trainer: pl.Trainer, module: pl.LightningModule, item: TrainingBatc
     """
     loop = trainer.fit_loop.epoch_loop
     connector = trainer._logger_connector
-    results, loggers, stop = loop._results, trainer.loggers, trainer.should_stop
+    results, stop = loop._results, trainer.should_stop
     connector_state = vars(connector)
     progress = steps_taken(trainer, module)
     completed = progress.completed
@@ -132,19 +132,29 @@ def _silence(trainer: pl.Trainer, module: pl.LightningModule, item: TrainingBatc
         connector.__dict__ = {
             k: dict(v) if isinstance(v, dict) else v for k, v in connector_state.items()
         }
-        trainer.loggers = [cast(Any, _SilentLogger(logger)) for logger in loggers]
         if item.global_step is not None:
             progress.completed = item.global_step
         vars(trainer)["save_checkpoint"] = _save_nothing  # it would save a reading's weights
         module._current_fx_name = "training_step"  # the module is on loan: restored with it
-        yield
+        with silent_loggers(trainer):
+            yield
     finally:
         vars(trainer).pop("save_checkpoint", None)
         loop._results = results
         connector.__dict__ = connector_state
-        trainer.loggers = loggers
         trainer.should_stop = stop
         progress.completed = completed
+
+
+@contextmanager
+def silent_loggers(trainer: pl.Trainer) -> Iterator[None]:
+    """Let the loggers of `trainer` write to nowhere."""
+    loggers = trainer.loggers
+    trainer.loggers = [cast(Any, _SilentLogger(logger)) for logger in loggers]
+    try:
+        yield
+    finally:
+        trainer.loggers = loggers
 
 
 def _save_nothing(*_: Any, **__: Any) -> None:

@@ -80,7 +80,11 @@ def titles(text: str) -> list[str]:
 
 def test_the_report_draws_the_density_that_was_read(tmp_path: Path) -> None:
     text = page(tmp_path, [with_density()])
-    assert titles(text) == ["loss on the probe", "Spectrum", "density of the Hessian&#39;s eigenvalues"]
+    assert titles(text) == [
+        "loss on the probe",
+        "Spectrum",
+        "density of the eigenvalues of the Hessian",
+    ]
     (heat,) = drawn(text)["heats"]
     assert (heat["run"], heat["rows"], heat["names"], heat["linear"]) == (0, ROWS, None, None)
     assert heat["x"] == [-5, 5, 15, 25]
@@ -347,7 +351,7 @@ def test_the_terminal_draws_densities_and_layers(tmp_path: Path, width: int) -> 
         history.record(step, values, {DENSITY: Histogram(EDGES, WEIGHTS)})
     text = shown(tmp_path, history, width)
     assert max(map(len, text.splitlines())) <= width
-    assert "density of the Hessian's eigen" in text
+    assert "density of the eigenvalue" in text
     assert "sharpness of each layer" in text
     row = next(line for line in text.splitlines() if "net.12│" in line)
     assert set(row.partition("net.12│")[2].rstrip()) == {"█"}

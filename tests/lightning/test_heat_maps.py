@@ -14,11 +14,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
 from curvwatch import CurvatureMonitor, History
-from curvwatch.charts import DENSITY, LAYER_DENSITY, match
+from curvwatch.charts import DENSITY, is_density, whole_densities
 from curvwatch.compare.read import read_runs
 from curvwatch.heat import density_map
+from curvwatch.heat_plots import _densities
 from curvwatch.histogram import Histogram
-from curvwatch.measures import Landscape, LandscapeMeasure, Reading
+from curvwatch.measures import Landscape, LandscapeMeasure, Reading, SpectralDensity
 from tests.lightning.test_dashboards import read
 from tests.modules import Classifier, batches, fit, told
 
@@ -173,7 +174,7 @@ def test_the_density_that_is_drawn_is_the_one_that_was_read(run: Any) -> None:
     np.testing.assert_allclose(mesh_of(axes)[[10, 100, 200], 1], weights_at(1) / [1, 1, 2])
     assert axes.get_xlim() == (-1.0, 5.0)
     assert axes.get_ylim() == (-1.0, 3.0)
-    assert axes.get_title() == "Density of the Hessian's eigenvalues"
+    assert axes.get_title() == "Density of the eigenvalues of the Hessian"
     of_layer = history.plot_density("curvature/layer/net.3/density").axes[0]
     assert of_layer.get_title() == "Density of the eigenvalues of net.3"
     with pytest.raises(KeyError, match=r"no density 'x' was read; there are 'curvature/density'"):
@@ -212,9 +213,16 @@ def test_outliers_far_away_turn_the_axis_to_powers_of_ten() -> None:
 
 
 def test_densities_of_all_measures_have_names_that_heat_maps_know() -> None:
-    for measure in ("spectral_density", "layer_curvature"):
-        watched = CurvatureMonitor([measure], every_n_steps=2, on_error="raise")
-        fit(Classifier(), watched, max_steps=1)
-        names = list(watched.history.densities)
-        assert names
-        assert all(match(DENSITY, name) or match(LAYER_DENSITY, name) for name in names)
+    measures = ["spectral_density", SpectralDensity(of="preconditioned"), "layer_curvature"]
+    watched = CurvatureMonitor([*measures, "gauss_newton"], every_n_steps=2, on_error="raise")
+    fit(Classifier(), watched, max_steps=1)
+    names = list(watched.history.densities)
+    assert len(names) == 3 + len(LAYERS)
+    assert all(map(is_density, names))
+    figure = _densities(watched.history, whole_densities(names))
+    assert figure is not None
+    assert [axes.get_title() for axes in figure.axes[:3]] == [
+        "Density of the eigenvalues of the Hessian",
+        "Density of the eigenvalues of Gauss-Newton",
+        "Density of the eigenvalues of the preconditioned Hessian",
+    ]

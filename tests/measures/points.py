@@ -21,10 +21,15 @@ def objective_of(case: Case, model: nn.Module, batches: list[Any], **options: An
 
 @contextmanager
 def landscape(
-    objective: Objective, *, memory: dict[str, Any] | None = None, seed: int = 0, update: Any = None
+    objective: Objective,
+    *,
+    memory: dict[str, Any] | None = None,
+    seed: int = 0,
+    update: Any = None,
+    optimizer: torch.optim.Optimizer | None = None,
 ) -> Iterator[Landscape]:
-    """What a measure of the landscape is given, with plain gradient descent."""
-    optimizer = torch.optim.SGD(objective.params, lr=0.1)
+    """What a measure of the landscape is given, with plain gradient descent by default."""
+    optimizer = optimizer or torch.optim.SGD(objective.params, lr=0.1)
     with objective.open() as opened:
         yield Landscape(
             opened,

@@ -43,6 +43,17 @@ def test_every_value_equals_its_dense_twin(name):
         error = values[f"gauss_newton/{key}_stderr"]
         assert values[f"gauss_newton/{key}"] == pytest.approx(twin, abs=4 * error)
         assert error < 0.5 * twin
+    rest = float(torch.linalg.eigvalsh(hessian - G)[-1])
+    assert values["gauss_newton/rest_lambda_max"] == pytest.approx(rest, rel=1e-6)
+    assert values["gauss_newton/rest_lambda_max_residual"] <= 1e-6
+    (density,) = reading.histograms.values()
+    middle = (density.edges[1:] + density.edges[:-1]) / 2
+    assert float(density.weights.sum()) == pytest.approx(1.0, abs=1e-6)
+    assert density.edges[-1] > top
+    # the trace of two random vectors
+    of_two = values["gauss_newton/trace_stderr"] * math.sqrt(40 / 2)
+    mean = len(G) * float(density.weights @ middle)
+    assert mean == pytest.approx(values["gauss_newton/trace"], abs=4 * of_two)
 
 
 def test_standard_errors_are_those_of_repeated_readings_and_fall_with_the_root():
@@ -55,8 +66,8 @@ def test_standard_errors_are_those_of_repeated_readings_and_fall_with_the_root()
     spread = {}
     with landscape(objective_of(case, model, batches)) as at:
         for probes in (4, 16, 64):
-            measure = GaussNewton(probes=probes, rtol=0.9, max_products=1)
-            rows = [list(measure.read(at).values.values())[2:] for _ in range(60)]
+            measure = GaussNewton(probes=probes, density_probes=0, rtol=0.9, max_products=1)
+            rows = [list(measure.read(at).values.values())[2:6] for _ in range(60)]
             traces, of_traces, distances, of_distances = np.array(rows).T
             for seen, told_errors, twin in zip(
                 (traces, distances), (of_traces, of_distances), exact, strict=True
@@ -76,6 +87,7 @@ def test_of_a_linear_model_it_is_the_hessian():
         values = GaussNewton().read(at).values
     assert values["gauss_newton/distance"] < 1e-12
     assert values["gauss_newton/distance_stderr"] < 1e-12
+    assert abs(values["gauss_newton/rest_lambda_max"]) < 1e-12
 
 
 def test_linear_regression_has_the_closed_form():
@@ -147,6 +159,8 @@ def test_products_that_are_not_finite_leave_no_value():
         {"outputs_fn": len},
         {"loss_of_outputs": 3, "outputs_fn": len},
         {"probes": 1},
+        {"density_probes": -1},
+        {"density_steps": 1},
         {"rtol": 0},
         {"rtol": "1"},
         {"max_products": True},

@@ -13,8 +13,7 @@ from torch import nn
 
 from curvwatch import Objective
 from curvwatch.measures import LayerCurvature
-from curvwatch.measures.layer_density import jensen_shannon, rule_of
-from curvwatch.operators import FunctionOperator
+from curvwatch.measures.layer_density import jensen_shannon
 from tests.measures.points import landscape, objective_of
 from tests.measures.test_layer_curvature import dense_blocks
 from tests.numerics.cases import CASES, dense, flat
@@ -82,24 +81,6 @@ def test_with_many_vectors_the_distance_is_that_of_the_dense_spectra(name):
         trace = float(blocks[layer].trace())
         error = reading.values[f"curvature/layer/{layer}/trace_stderr"]
         assert size * (histogram.weights @ middle) == pytest.approx(trace, abs=3 * error + 1e-2 * size)
-
-
-def test_a_quadrature_has_the_moments_of_its_vector():
-    torch.manual_seed(1)
-    a = torch.randn(30, 30)
-    a = a + a.T
-    operator = FunctionOperator(lambda v: a @ v, size=30, dtype=a.dtype)
-    rule = rule_of(operator, steps=8, generator=torch.Generator().manual_seed(3))
-    signs = torch.empty(30).bernoulli_(generator=torch.Generator().manual_seed(3)) * 2 - 1
-    v = signs / math.sqrt(30)
-    power = v.clone()
-    for degree in range(16):  # exact up to degree 2 steps - 1
-        exact_moment = float(v @ power)
-        assert rule.weights @ rule.nodes**degree == pytest.approx(exact_moment, rel=1e-9, abs=1e-9)
-        power = a @ power
-    few = FunctionOperator(lambda v: 0 * v, size=5, dtype=a.dtype)
-    zero = rule_of(few, steps=8, generator=torch.Generator())
-    assert (zero.nodes.tolist(), zero.weights.tolist()) == ([0.0], [1.0])
 
 
 def test_one_layer_has_none_to_compare_with():

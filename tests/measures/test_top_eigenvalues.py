@@ -69,6 +69,16 @@ def test_a_vector_of_a_plane_is_told():
 
 
 @double
+def test_equal_eigenvalues_come_as_often_as_they_are_there():
+    with landscape(quadratic([3.0, 3.0, 3.0, 1.0, 0.5, -1.0])) as at:
+        read = TopEigenvalues(4, rtol=1e-6).read(at).values
+    found = [read[f"curvature/eigenvalue/{i}"] for i in range(4)]
+    assert found == pytest.approx([3.0, 3.0, 3.0, 1.0])
+    assert read["curvature/eigenvalue_gap"] == pytest.approx(0.0, abs=1e-9)
+    assert read["curvature/eigenvector_error"] == 1.0
+
+
+@double
 def test_fewer_weights_than_eigenvalues():
     with landscape(quadratic([3.0, 1.0])) as at:
         reading = TopEigenvalues(4).read(at)

@@ -112,3 +112,33 @@ def test_an_operator_that_is_not_symmetric_or_not_finite_is_told() -> None:
 def test_arguments_are_checked(options: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="a positive whole number"):
         stochastic_lanczos(operator_of(torch.eye(2)), generator=seeded(), **options)
+
+
+def test_a_rule_has_the_moments_of_its_vector() -> None:
+    a = torch.randn(30, 30, generator=seeded(1), dtype=torch.float64)
+    a = a + a.T
+    rule = stochastic_lanczos(operator_of(a), 1, 8, generator=seeded(3))
+    signs = torch.empty(30, dtype=torch.float64).bernoulli_(generator=seeded(3)) * 2 - 1
+    v = signs / math.sqrt(30)
+    power = v.clone()
+    for degree in range(16):  # exact up to degree 2 steps - 1
+        moment = float((rule.weights * rule.nodes**degree).sum())
+        assert moment == pytest.approx(float(v @ power), rel=1e-9, abs=1e-9)
+        power = a @ power
+
+
+def test_of_a_zero_matrix_all_is_at_zero() -> None:
+    zero = operator_of(torch.zeros(5, 5, dtype=torch.float64))
+    rule = stochastic_lanczos(zero, 2, 8, generator=seeded())
+    assert not rule.nodes.any()
+    assert rule.weights.sum(axis=1) == pytest.approx(1.0)
+
+
+def test_without_a_vector_the_others_are_left() -> None:
+    operator = operator_of(turned(EIGENVALUES))
+    rule = stochastic_lanczos(operator, 3, 4, generator=seeded())
+    left = rule.without(1)
+    assert left.trace().value == pytest.approx(
+        7 * float(np.mean([(rule.weights * rule.nodes)[i].sum() for i in (0, 2)]))
+    )
+    assert len(left.nodes) == 2

@@ -1,0 +1,300 @@
+"""Figures of slices, with matplotlib (the report extra)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from textwrap import fill
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from curvwatch.arguments import check_word
+from curvwatch.landscape.results import Slice, Slice1D, Slice2D
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "0.35"  # told apart with any colour vision
+# a logarithmic axis where losses span more than two decades
+_DECADES = 100.0
+_LEVELS = 25
+# distances are drawn true, but where one axis would be this much longer
+_TOO_LONG = 3.0
+_HATCH = "////"
+
+
+def plot_line(line: Slice1D) -> Figure:
+    """The loss over the coordinate, with gaps where it is not finite."""
+    figure = _figure((7.0, 4.5))
+    axes = figure.add_subplot()
+    finite = np.isfinite(line.losses)
+    shown = np.where(finite, line.losses, np.nan)
+    axes.plot(line.alphas, shown, color=BLUE, marker=".", markersize=4)
+    if np.isfinite(line.start_loss):
+        axes.plot([0.0], [line.start_loss], "o", color=ORANGE, label=f"start, {line.start_loss:.4g}")
+    for name, (alpha,), loss in zip(line.point_names, line.coordinates, line.point_losses, strict=True):
+        axes.plot([alpha], [loss], "D", color=GREY, label=f"{plain(name)}, {loss:.4g}")
+    if is_logarithmic(line.losses):
+        axes.set_yscale("log")
+    for low, high in _runs(line.alphas, ~finite):
+        axes.axvspan(low, high, facecolor="white", edgecolor="0.7", hatch=_HATCH, linewidth=0)
+    axes.set_xlim(line.alphas[0], line.alphas[-1])
+    axes.set_xlabel(plain(_with_length(line, 0)))
+    axes.set_ylabel("loss")
+    _finish(figure, axes, line, line.losses)
+    return figure
+
+
+def plot_plane(plane: Slice2D, kind: str) -> Figure:
+    """A contour plot, or a surface in three dimensions."""
+    check_word("kind", kind, ("contour", "surface"))
+    return _contour(plane) if kind == "contour" else _surface(plane)
+
+
+def is_logarithmic(losses: np.ndarray) -> bool:
+    """Whether the finite ones are positive and span more than two decades."""
+    finite = losses[np.isfinite(losses)]
+    return bool(finite.size and finite.min() > 0 and finite.max() > _DECADES * finite.min())
+
+
+def _contour(plane: Slice2D) -> Figure:
+    figure, axes, beside = _places(plane)
+    Z = np.ma.masked_invalid(plane.losses.T)
+    # seen through the holes
+    axes.patch.set(facecolor="white", edgecolor="0.7", hatch=_HATCH)
+    levels, norm = _levels(plane.losses)
+    if levels is None:
+        _flat(axes, plane)
+    else:
+        filled = axes.contourf(
+            plane.alphas, plane.betas, Z, levels=levels, norm=norm, cmap="viridis", extend="neither"
+        )
+        axes.contour(
+            plane.alphas, plane.betas, Z, levels=levels, colors="white", linewidths=0.4, alpha=0.6
+        )
+        bar = figure.colorbar(filled, cax=figure.add_axes(beside), label="loss")
+        _tick(bar.ax.yaxis, bar, is_logarithmic(plane.losses))
+    _draw_points(axes, plane)
+    axes.set_xlabel(plain(_with_length(plane, 0)))
+    short = figure.get_figheight() < 5
+    axes.set_ylabel(plain(_with_length(plane, 1)), fontsize="small" if short else "medium")
+    _finish(figure, axes, plane, plane.losses)
+    return figure
+
+
+def _surface(plane: Slice2D) -> Figure:
+    from matplotlib import colormaps
+    from matplotlib.ticker import MaxNLocator
+    from mpl_toolkits.mplot3d.art3d import Poly3DCollection
+
+    figure = _figure((7.0, 6.0))
+    axes: Any = figure.add_subplot(projection="3d")
+    logarithmic = is_logarithmic(plane.losses)
+    finite = np.isfinite(plane.losses)
+    heights = np.full(plane.losses.shape, np.nan)
+    heights[finite] = np.log10(plane.losses[finite]) if logarithmic else plane.losses[finite]
+    # matplotlib's own surface draws artifacts beside nan
+    quads, means = [], []
+    for i in range(len(plane.alphas) - 1):
+        for j in range(len(plane.betas) - 1):
+            corners = [(i, j), (i + 1, j), (i + 1, j + 1), (i, j + 1)]
+            z = [heights[c] for c in corners]
+            if np.isfinite(z).all():
+                quads.append([(plane.alphas[a], plane.betas[b], heights[a, b]) for a, b in corners])
+                means.append(np.mean(z))
+    if quads:
+        low, high = min(means), max(means)
+        share = (np.array(means) - low) / (high - low) if high > low else np.full(len(means), 0.5)
+        colours = colormaps["viridis"](share)
+        axes.add_collection3d(
+            Poly3DCollection(quads, facecolors=colours, edgecolors=(1, 1, 1, 0.35), linewidths=0.3)
+        )
+    low, high = (np.nanmin(heights), np.nanmax(heights)) if finite.any() else (0.0, 1.0)
+    room = 0.0 if high > low else 0.1 * max(abs(high), 1e-12)
+    axes.set_zlim(low - room, high + room)
+    axes.set_xlim(plane.alphas[0], plane.alphas[-1])
+    axes.set_ylim(plane.betas[0], plane.betas[-1])
+    if logarithmic:
+        axes.zaxis.set_major_locator(MaxNLocator(7, integer=high - low > 3))
+        axes.zaxis.set_major_formatter(lambda z, _: f"{10.0**z:.3g}")
+    axes.set_xlabel(plain(plane.names[0]), fontsize="small")
+    axes.set_ylabel(plain(plane.names[1]), fontsize="small")
+    axes.set_zlabel("loss, log axis" if logarithmic else "loss", fontsize="small", labelpad=8)
+    axes.tick_params(labelsize="small")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(5))
+    axes.view_init(elev=32, azim=-55)
+    axes.set_box_aspect(None, zoom=0.85)
+    _finish(figure, axes, plane, plane.losses)
+    return figure
+
+
+def _figure(size: tuple[float, float], *, layout: Any = "constrained") -> Figure:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            "slices are drawn with matplotlib: pip install 'curvwatch[report]'"
+        ) from error
+    return Figure(figsize=size, layout=layout)
+
+
+def _places(plane: Slice2D) -> tuple[Figure, Axes, tuple[float, float, float, float]]:
+    """Figure and axes for a plane with true distances, and the place of the colour bar.
+
+    By inches: layouts that adapt leave labels outside where the shape of axes is fixed.
+    """
+    ratio = _ratio(plane) or 1.0
+    width = min(4.7, 6.5 / ratio)
+    height = width * ratio
+    left, right, below, above = 0.95, 1.15, 0.85, 0.7
+    whole = (left + width + right, below + height + above)
+    figure = _figure(whole, layout=None)
+    box = (left / whole[0], below / whole[1], width / whole[0], height / whole[1])
+    beside = (box[0] + box[2] + 0.12 / whole[0], box[1], 0.2 / whole[0], box[3])
+    return figure, figure.add_axes(box), beside
+
+
+def _levels(losses: np.ndarray) -> tuple[np.ndarray | None, Any]:
+    """Of contours, and the norm of their colours; None where there is nothing to tell apart."""
+    from matplotlib.colors import LogNorm, Normalize
+
+    finite = losses[np.isfinite(losses)]
+    if not finite.size:
+        return None, None
+    low, high = float(finite.min()), float(finite.max())
+    if high - low <= 1e-9 * max(abs(low), abs(high)):
+        return None, None
+    if is_logarithmic(losses):
+        levels = np.geomspace(low, high, _LEVELS)
+        norm: Any = LogNorm(low, high)
+    else:
+        levels = np.linspace(low, high, _LEVELS)
+        norm = Normalize(low, high)
+    levels[0], levels[-1] = low, high  # rounding must not leave the extremes out
+    return levels, norm
+
+
+def _flat(axes: Axes, plane: Slice2D) -> None:
+    """One colour wherever the loss is finite."""
+    from matplotlib import colormaps
+
+    Z = np.ma.masked_invalid(plane.losses.T)
+    if Z.count():
+        colour = colormaps["viridis"](0.5)
+        values = np.zeros(Z.shape)
+        filled = np.ma.array(values, mask=Z.mask)
+        axes.contourf(
+            plane.alphas, plane.betas, filled, levels=[-1.0, 1.0], colors=[colour], extend="neither"
+        )
+        value = float(Z.compressed()[0])
+        axes.plot([], [], "s", color=colour, label=f"constant loss, {value:.4g}")
+    axes.set_xlim(plane.alphas[0], plane.alphas[-1])
+    axes.set_ylim(plane.betas[0], plane.betas[-1])
+
+
+def _tick(axis: Any, bar: Any, logarithmic: bool) -> None:
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+    bar.ax.minorticks_off()
+    if logarithmic:
+        low, high = bar.vmin, bar.vmax
+        decades = np.log10(high / low)
+        subs = (1.0,) if decades > 5 else (1.0, 3.0) if decades > 3 else (1.0, 2.0, 5.0)
+        bar.locator = LogLocator(subs=subs, numticks=20)
+    else:
+        bar.locator = MaxNLocator(8)
+    bar.formatter = lambda x, _: f"{x:.3g}"
+    bar.update_ticks()
+    axis.set_minor_locator(NullLocator())
+
+
+def _draw_points(axes: Axes, plane: Slice2D) -> None:
+    from matplotlib.patheffects import withStroke
+
+    white = [withStroke(linewidth=2.5, foreground="white")]
+    if not len(plane.coordinates):
+        axes.plot(
+            [0.0], [0.0], "*", color="white", markeredgecolor="black", markersize=12, label="start"
+        )
+        return
+    x, y = plane.coordinates.T
+    if plane.path:
+        axes.plot(x, y, "-o", color=ORANGE, markersize=4, linewidth=1.4, path_effects=white)
+    else:
+        axes.plot(x, y, "D", color=ORANGE, markeredgecolor="white", markersize=8)
+    told = [0, len(x) - 1] if plane.path else range(len(x))
+    low, high = plane.alphas[0], plane.alphas[-1]
+    for i in told:
+        # text stays inside, and the end of a path clear of it
+        left = x[i] > low + 0.7 * (high - low)
+        below = plane.path and i > 0
+        axes.annotate(
+            f"{plain(plane.point_names[i])}\n{plane.point_losses[i]:.4g}",
+            (x[i], y[i]),
+            xytext=(-6 if left else 6, -26 if below else 6),
+            ha="right" if left else "left",
+            textcoords="offset points",
+            fontsize="small",
+            path_effects=white,
+        )
+
+
+def _ratio(plane: Slice2D) -> float | None:
+    """Height to width of a plane with true distances; None where that would be too long."""
+    ratio = float(np.ptp(plane.betas) / np.ptp(plane.alphas))
+    return ratio if 1 / _TOO_LONG < ratio < _TOO_LONG else None
+
+
+def _finish(figure: Figure, axes: Any, shown: Slice, losses: np.ndarray) -> None:
+    """Title, legend, and notes below."""
+    from matplotlib.patches import Patch
+
+    axes.set_title(plain(fill(shown.description, 60)), fontsize="medium")
+    handles, labels = axes.get_legend_handles_labels()
+    holes = int((~np.isfinite(losses)).sum())
+    if holes:
+        handles.append(Patch(facecolor="white", edgecolor="0.7", hatch=_HATCH))
+        labels.append(f"nan or inf, {holes} of {losses.size} points")
+    if handles:
+        if isinstance(shown, Slice1D):
+            axes.legend(handles, labels, fontsize="small")
+        else:  # beside the plane: in it there is no place that nothing is told of
+            figure.legend(handles, labels, fontsize="small", loc="upper left", ncols=3, frameon=False)
+    notes = list(shown.notes)
+    if len(shown.off_slice) and shown.off_slice.max() > 1e-3 * max(
+        np.abs(shown.coordinates).max(), 1e-30
+    ):
+        notes.append(
+            f"the points lie {shown.off_slice.min():.3g} to {shown.off_slice.max():.3g} away from this "
+            "plane; losses beside them are their own"
+        )
+    if isinstance(shown, Slice2D) and axes.name != "3d" and _ratio(shown) is None:
+        notes.append("the two axes have different scales")
+    if notes:
+        text = "\n".join(fill(note, 100) for note in notes)
+        figure.supxlabel(plain(text), fontsize="x-small", color=GREY)
+
+
+def _with_length(shown: Slice, index: int) -> str:
+    """The name of a direction, and its length where it is not 1."""
+    name, norm = shown.names[index], float(shown.norms[index])
+    return name if abs(norm - 1) < 1e-4 else f"{name} (of length {norm:.3g})"
+
+
+def _runs(x: np.ndarray, flags: np.ndarray) -> Iterator[tuple[float, float]]:
+    """Stretches of `x` whose `flags` are set, half way to their neighbours."""
+    edges = np.concatenate([[x[0]], (x[1:] + x[:-1]) / 2, [x[-1]]])
+    start = None
+    for i, flag in enumerate([*flags, False]):
+        if flag and start is None:
+            start = i
+        if not flag and start is not None:
+            yield float(edges[start]), float(edges[i])
+            start = None
+
+
+def plain(text: str) -> str:
+    """`text` without the dollar signs that matplotlib reads as formulas."""
+    return text.replace("$", r"\$")

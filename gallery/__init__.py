@@ -1,0 +1,1 @@
+"""Findings of the literature on loss landscapes, as the callback shows them: docs/gallery/."""

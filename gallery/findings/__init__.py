@@ -1,0 +1,10 @@
+"""All findings, in the order of the gallery."""
+
+from gallery.finding import Finding
+from gallery.findings import outliers, sparsity, subspace
+
+FINDINGS: tuple[Finding, ...] = (
+    outliers.FINDING,
+    subspace.FINDING,
+    sparsity.FINDING,
+)

@@ -1,0 +1,3 @@
+"""Fixtures of the landscape tests."""
+
+from tests.numerics.conftest import double_precision  # noqa: F401
