@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from curvwatch.alerts import Alert
+from curvwatch.densities import Densities
 from curvwatch.errors import CurvwatchError
+from curvwatch.histogram import Histogram
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SUFFIX = ".curvwatch.json"
-_VERSION = 1
+# version 1 had no distributions
+_VERSION, _READ = 2, (1, 2)
 
 
 class Series(NamedTuple):
@@ -41,6 +44,8 @@ class History:
     Attributes:
         notes: why values are missing or not to be trusted, in order.
         alerts: of the run, in order.
+        densities: distributions by name, `history.densities["curvature/density"].steps` and
+            `.histograms`; of long runs every second one, or fewer.
 
     Example:
         >>> history = History()
@@ -54,9 +59,13 @@ class History:
         self._values: dict[str, list[float]] = {}
         self.notes: list[Note] = []
         self.alerts: list[Alert] = []
+        self.densities = Densities()
 
-    def record(self, step: int, values: Mapping[str, float]) -> None:
-        """Append `values` read at optimizer step `step`."""
+    def record(
+        self, step: int, values: Mapping[str, float], histograms: Mapping[str, Histogram] | None = None
+    ) -> None:
+        """Append `values` and distributions read at optimizer step `step`."""
+        self.densities.record(step, histograms or {})
         for name, value in values.items():
             self._steps.setdefault(name, []).append(step)
             self._values.setdefault(name, []).append(float(value))
@@ -113,8 +122,36 @@ class History:
 
         return plot_history(self)
 
+    def plot_density(self, name: str = "curvature/density") -> Figure:
+        """A heat map of a distribution over the run: steps to the right, eigenvalues upwards.
+
+        Args:
+            name: of `densities`.
+
+        Raises:
+            KeyError: it was never read; the message names those that were, or how to read one.
+            ImportError: matplotlib is missing; `pip install 'curvwatch[report]'` has it.
+        """
+        from curvwatch.heat_plots import plot_density
+
+        return plot_density(self, name)
+
+    def plot_layers(self, metric: str = "sharpness") -> Figure:
+        """A heat map of a metric of each layer: steps to the right, layers downwards.
+
+        Args:
+            metric: what of each layer: "sharpness", "share", "trace", "gradient_norm" and others.
+
+        Raises:
+            KeyError: no layer has it; the message names what they have, or how to read layers.
+            ImportError: matplotlib is missing; `pip install 'curvwatch[report]'` has it.
+        """
+        from curvwatch.heat_plots import plot_layers
+
+        return plot_layers(self, metric)
+
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write values, notes and alerts as a file that `curvwatch compare` finds.
+        """Write values, distributions, notes and alerts as a file that `curvwatch compare` finds.
 
         Numbers are kept bit for bit. The file is replaced as a whole, so it can be read at any time.
 
@@ -137,6 +174,7 @@ class History:
             "series": series,
             "notes": [list(note) for note in self.notes],
             "alerts": alerts,
+            "densities": self.densities.to_dict(),
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f".{path.name}.{os.getpid()}")
@@ -157,8 +195,10 @@ class History:
             version = content["curvwatch_history"]
         except (ValueError, KeyError, TypeError) as error:
             raise CurvwatchError(f"{path} is no history that curvwatch saved, or is cut") from error
-        if version != _VERSION:
-            raise CurvwatchError(f"{path} is of version {version!r}; this curvwatch reads {_VERSION}")
+        if version not in _READ:
+            raise CurvwatchError(
+                f"{path} is of version {version!r}; this curvwatch reads {', '.join(map(str, _READ))}"
+            )
         history = cls()
         try:
             for name, series in content["series"].items():
@@ -170,19 +210,26 @@ class History:
             history.alerts = [
                 Alert(**{**alert, "value": _from_json(alert["value"])}) for alert in content["alerts"]
             ]
+            if version > 1:
+                history.densities = Densities.from_dict(content["densities"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CurvwatchError(f"{path} is damaged: {error}") from error
         return history
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint."""
-        return {"series": self.to_dict(), "notes": [tuple(n) for n in self.notes]}
+        return {
+            "series": self.to_dict(),
+            "notes": [tuple(n) for n in self.notes],
+            "densities": self.densities.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`."""
         self._steps = {name: list(s["steps"]) for name, s in state["series"].items()}
         self._values = {name: list(s["values"]) for name, s in state["series"].items()}
         self.notes = [Note(*n) for n in state["notes"]]
+        self.densities.load_state_dict(state.get("densities", {}))  # older checkpoints have none
 
 
 def _to_json(value: float) -> float | str | None:

@@ -88,7 +88,7 @@ class Recorder:
         for note in readings.notes:
             self.history.note(step, note)
         if readings.values:
-            self.history.record(step, readings.values)
+            self.history.record(step, readings.values, readings.histograms)
             run.publish(readings.values)
             self._sinks.scalars(readings.values, step)
         if readings.histograms:

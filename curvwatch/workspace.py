@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from curvwatch.measures import COST_METRICS
-from curvwatch.sinks.charts import SECTIONS
+from curvwatch.charts import SECTIONS, is_shown, names_of
+from curvwatch.measures import COST_METRICS, DEFAULT_MEASURES
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
@@ -14,9 +15,14 @@ _X = "trainer/global_step"
 
 
 def wandb_workspace(
-    entity: str, project: str, *, name: str = "curvwatch", suffix: str = ""
+    entity: str,
+    project: str,
+    *,
+    name: str = "curvwatch",
+    suffix: str = "",
+    metrics: Iterable[str] | None = None,
 ) -> Workspace:
-    """The dashboard of all runs of `project`, in sections Stability, Steps, Cost and Spectrum.
+    """The dashboard of all runs of `project`, in the sections of TensorBoard's: Stability, Steps, ...
 
     Nothing is sent until `.save()` is called on it.
 
@@ -25,6 +31,8 @@ def wandb_workspace(
         project: of W&B; a workspace can be saved once a run is there.
         name: of the saved view.
         suffix: of the metrics, where runs have several optimizers: "-Adam".
+        metrics: the names that runs have, such as `monitor.history`: they say which charts there are,
+            and which layers; None: those of the measures by default.
 
     Returns:
         A `wandb_workspaces.workspaces.Workspace`.
@@ -43,6 +51,12 @@ def wandb_workspace(
             "wandb_workspace() is built with wandb-workspaces: pip install 'curvwatch[workspace]'"
         ) from error
 
+    if metrics is None:
+        had = [m + suffix for c in DEFAULT_MEASURES for m in (*c.metrics, *c.sampling_metrics)]
+    else:
+        had = [m for m in metrics if m.endswith(suffix)]
+    # a reading's cost is that of all optimizers
+    had += [m for m in COST_METRICS if m not in had]
     sections = [
         ws.Section(
             name=section,
@@ -51,14 +65,16 @@ def wandb_workspace(
                     title=chart.title,
                     x=_X,
                     # a reading's cost is that of all optimizers
-                    y=[m if m in COST_METRICS else m + suffix for m in chart.metrics],
+                    y=[n for m in chart.metrics for n in names_of(m, had)],
                     log_y=chart.log or None,
                 )
                 for chart in charts
+                if is_shown(chart, had)
             ],
             is_open=True,
             panel_settings=ws.SectionPanelSettings(x_axis=_X),
         )
         for section, charts in SECTIONS.items()
+        if any(is_shown(chart, had) for chart in charts)
     ]
     return ws.Workspace(entity=entity, project=project, name=name, sections=sections)

@@ -9,12 +9,20 @@ from typing import Any
 import pytest
 
 import curvwatch
-from curvwatch.measures import COST_METRICS
-from curvwatch.sinks.charts import SECTIONS
+from curvwatch.charts import SECTIONS, Chart, is_shown
+from curvwatch.measures import COST_METRICS, Sharpness, StepGeometry
 
 pytest.importorskip("wandb_workspaces")
 # the package is of two versions of pydantic
 pytestmark = pytest.mark.filterwarnings("ignore:Pydantic V1:DeprecationWarning")
+
+
+HAD = [*Sharpness.metrics, *Sharpness.sampling_metrics, *StepGeometry.metrics, *COST_METRICS]
+
+
+def charts_of(section: str) -> list[Chart]:
+    """The charts of a section that the measures by default have metrics for."""
+    return [chart for chart in SECTIONS[section] if is_shown(chart, HAD)]
 
 
 def sections(**options: Any) -> dict[str, list[dict[str, Any]]]:
@@ -30,8 +38,8 @@ def test_sections_and_panels_are_those_of_the_dashboards() -> None:
     built = sections()
     assert list(built) == ["Stability", "Steps", "Cost", "Spectrum"]
     for name, panels in built.items():
-        assert [p["config"]["chartTitle"] for p in panels] == [c.title for c in SECTIONS[name]]
-        assert [p["config"]["metrics"] for p in panels] == [list(c.metrics) for c in SECTIONS[name]]
+        assert [p["config"]["chartTitle"] for p in panels] == [c.title for c in charts_of(name)]
+        assert [p["config"]["metrics"] for p in panels] == [list(c.metrics) for c in charts_of(name)]
         assert {p["viewType"] for p in panels} == {"Run History Line Plot"}
         assert {p["config"]["xAxis"] for p in panels} == {"trainer/global_step"}
 
@@ -39,7 +47,7 @@ def test_sections_and_panels_are_those_of_the_dashboards() -> None:
 def test_axes_are_logarithmic_where_runs_lie_powers_of_ten_apart() -> None:
     panels = [panel["config"] for panels in sections().values() for panel in panels]
     logarithmic = {p["chartTitle"] for p in panels if p.get("yLogScale")}
-    assert logarithmic == {c.title for charts in SECTIONS.values() for c in charts if c.log}
+    assert logarithmic == {c.title for name in SECTIONS for c in charts_of(name) if c.log}
     assert "directional sharpness of the step" in logarithmic
     assert not any(p.get("xLogScale") for p in panels)
 
@@ -50,6 +58,22 @@ def test_metrics_of_one_of_several_optimizers() -> None:
     assert "curvature/sharpness-Adam" in metrics
     # what a reading costs is of all optimizers together
     assert {metric for metric in metrics if not metric.endswith("-Adam")} == set(COST_METRICS)
+
+
+def test_metrics_of_a_run_say_which_charts_there_are() -> None:
+    layers = [f"curvature/layer/net.{i}/sharpness" for i in (0, 2)]
+    built = sections(metrics=["curvature/loss", *layers, "fisher/trace-Adam"])
+    titles = {name: [p["config"]["chartTitle"] for p in panels] for name, panels in built.items()}
+    assert titles == {
+        "Stability": ["loss on the probe"],
+        "Cost": [chart.title for chart in SECTIONS["Cost"][:3]],
+        "Gauss-Newton and Fisher": [
+            "traces of Hessian, Gauss-Newton and Fisher",
+            "trace of the Fisher matrix with its error",
+        ],
+        "Layers": ["sharpness of each layer"],
+    }
+    assert built["Layers"][0]["config"]["metrics"] == layers
 
 
 def test_the_workspace_is_of_the_project_and_named() -> None:

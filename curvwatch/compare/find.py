@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from curvwatch.compare.tensorboard import is_hparams_folder
-from curvwatch.compare.text import printable
+from curvwatch.compare.text import natural, printable
 from curvwatch.history import SUFFIX
 
 LOGS = f"TensorBoard event files, metrics.csv, run-*.wandb, *{SUFFIX}"
@@ -69,9 +68,9 @@ def _below(top: Path, problems: list[str]) -> list[Found]:
         problems.append(f"{printable(error.filename)}: {error.strerror}")
 
     for folder, subfolders, names in os.walk(top, onerror=tell):
-        subfolders.sort(key=_natural)
+        subfolders.sort(key=natural)
         here = Path(folder)
-        files = [here / name for name in sorted(names, key=_natural)]
+        files = [here / name for name in sorted(names, key=natural)]
         events = tuple(file for file in files if kind_of(file) == "tensorboard")
         table = tuple(file for file in files if file.name == "metrics.csv")
         histories = [file for file in files if file.name.endswith(SUFFIX) and file.name[0] != "."]
@@ -91,11 +90,6 @@ def _below(top: Path, problems: list[str]) -> list[Found]:
             runs.append(Found(here, tuple((kind, found) for kind, found in logs if found)))
     runs.extend(Found(files[0].parent, (("wandb", tuple(files)),)) for files in wandb.values())
     return runs
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Sorts version_2 before version_10."""
-    return [(int(p), "") if p.isdecimal() else (-1, p) for p in re.split(r"(\d+)", name)]
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import nan
 from pathlib import Path
 
-from curvwatch.compare.log import Log, make_alerts, make_curve
+from curvwatch.compare.log import Log, make_alerts, make_curve, make_density
 from curvwatch.compare.run import LoggedAlert
 from curvwatch.history import History
 
@@ -20,4 +21,8 @@ def read_history(files: Sequence[Path]) -> Log:
     history = History.load(file)
     curves = {name: make_curve(*history[name]) for name in history}
     alerts = [LoggedAlert(alert.step, alert.rule, alert.text) for alert in history.alerts]
-    return Log(curves, make_alerts(alerts))
+    densities = {
+        name: make_density([(int(step), nan, histogram) for step, histogram in zip(*of, strict=True)])
+        for name, of in history.densities.items()
+    }
+    return Log(curves, make_alerts(alerts), densities=densities)

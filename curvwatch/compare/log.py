@@ -9,9 +9,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from curvwatch.compare.run import Curve, LoggedAlert
+from curvwatch.compare.run import Curve, LoggedAlert, LoggedDensity
+from curvwatch.histogram import Histogram
 
-CURVWATCH = ("curvature/", "step/", "gauss_newton/", "fisher/")
+CURVWATCH = (
+    "curvature/",
+    "step/",
+    "gauss_newton/",
+    "fisher/",
+    "gradient/noise_",
+    "gradient/signal",
+)
 
 
 class Log(NamedTuple):
@@ -22,6 +30,7 @@ class Log(NamedTuple):
     hyperparameters: Mapping[str, Any] = {}
     problems: tuple[str, ...] = ()
     name: str = ""
+    densities: Mapping[str, LoggedDensity] = {}
 
 
 def has_curvwatch(curves: Iterable[str]) -> bool:
@@ -47,11 +56,40 @@ def make_curve(
     at, found = np.asarray(steps, dtype=np.int64), np.asarray(values, dtype=np.float64)
     times = np.full(len(at), np.nan) if times is None else np.asarray(times, dtype=np.float64)
     if (at[1:] <= at[:-1]).any():
-        order = np.argsort(at, kind="stable")
-        at, found, times = at[order], found[order], times[order]
-        last = np.append(at[1:] != at[:-1], True)
-        at, found, times = at[last], found[last], times[last]
+        kept = _in_order(at)
+        at, found, times = at[kept], found[kept], times[kept]
     return Curve(at, found, times, _epochs_at(at, epochs))
+
+
+def make_density(
+    readings: Sequence[tuple[int, float, Histogram]], *, epochs: Curve | None = None
+) -> LoggedDensity:
+    """Readings in the order in which they were written, as a curve of histograms.
+
+    Args:
+        readings: steps, seconds and histograms, at least one; of one step the last one counts.
+        epochs: as for `make_curve`.
+    """
+    at = np.asarray([step for step, _, _ in readings], dtype=np.int64)
+    kept = _in_order(at)
+    times = np.asarray([time for _, time, _ in readings], dtype=np.float64)[kept]
+    histograms = tuple(readings[i][2] for i in kept)
+    return LoggedDensity(at[kept], histograms, times, _epochs_at(at[kept], epochs))
+
+
+def made_histogram(edges: Sequence[float], weights: Sequence[float]) -> Histogram | None:
+    """What a log says of a histogram; None: it is none that could be drawn."""
+    at, mass = np.asarray(edges, dtype=np.float64), np.asarray(weights, dtype=np.float64)
+    if not len(at) == len(mass) + 1 >= 2:
+        return None
+    finite = bool(np.isfinite(at).all() and np.isfinite(mass).all())
+    return Histogram(at, mass) if finite and (np.diff(at) > 0).all() and (mass >= 0).all() else None
+
+
+def _in_order(steps: np.ndarray) -> np.ndarray:
+    """(m,) positions in the order of `steps`, of one that comes again the last."""
+    order: np.ndarray = np.argsort(steps, kind="stable")
+    return order[np.append(np.diff(steps[order]) != 0, True)] if len(steps) else order
 
 
 def make_alerts(alerts: Iterable[LoggedAlert]) -> tuple[LoggedAlert, ...]:

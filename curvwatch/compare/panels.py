@@ -7,82 +7,128 @@ from typing import NamedTuple
 
 import numpy as np
 
+from curvwatch.charts import (
+    CHARTS,
+    FIRST,
+    SECTIONS,
+    Chart,
+    errors_of,
+    half_widths,
+    has_place,
+    match,
+    names_of,
+)
 from curvwatch.compare.run import Curve, LoggedRun
-from curvwatch.compare.summary import LOSS, variant_names
+from curvwatch.compare.text import natural
+
+# what one chart shows: its title is the headline
+Panel = Chart
+
+# a chart with a line for each of more layers than this cannot be read: a heat map can
+MOST_LAYERS = 12
 
 
-class Panel(NamedTuple):
-    """What one chart shows.
+class Line(NamedTuple):
+    """One line of a chart.
 
     Attributes:
-        title: short.
-        how: one line that says how to read it.
-        metrics: its lines; those of which the log has none are left out.
-        level: a line across, which the curves are read against.
-        log: powers of ten on the axis, where all values are positive.
+        name: of the metric, with its suffix.
+        curve: its values.
+        which: of the chart's metrics it is.
+        label: what tells it from the other lines of the run, such as a layer; often "".
+        depth: from 0 for the first to 1 for the last of several layers or numbers; None: there is one.
     """
 
-    title: str
-    how: str
-    metrics: tuple[str, ...]
-    level: float | None = None
-    log: bool = False
+    name: str
+    curve: Curve
+    which: int = 0
+    label: str = ""
+    depth: float | None = None
 
 
-PANELS = (
-    Panel("loss on the probe", "The same batches at every reading: lower is better.", (LOSS,)),
-    Panel(
-        "stability ratio: 1 is the edge",
-        "Effective sharpness over the edge of the run's own optimizer: healthy runs climb to 1 and "
-        "hover there; well over 1 the loss is about to spike.",
-        ("curvature/stability_ratio",),
-        level=1.0,
-    ),
-    Panel(
-        "effective sharpness, and its edge (dots)",
-        "A run is stable while its line is below its own dots; a lower edge is a larger learning rate.",
-        ("curvature/effective_sharpness", "curvature/effective_edge"),
-        log=True,
-    ),
-    Panel(
-        "stability ratio of the step: over 1 it overshoots",
-        "The curvature along the step just taken against its slope: at 1 the step no longer lowers the "
-        "loss of its batch, above it raises it.",
-        ("step/stability_ratio",),
-        level=1.0,
-    ),
-    Panel(
-        "directional sharpness of the step",
-        "Curvature along each step: lower means that the optimizer moves in flatter directions.",
-        ("step/directional_sharpness",),
-        log=True,
-    ),
-    Panel(
-        "gradient correlation: below 0 is downhill",
-        "Slope of the loss along the unit step: the further below 0, the steeper downhill.",
-        ("step/gradient_correlation",),
-        level=0.0,
-    ),
-)
+def lines_of(run: LoggedRun, panel: Panel) -> list[Line]:
+    """What `panel` shows of `run`: those of its metrics that have any values; layers in their order."""
+    lines: list[Line] = []
+    for which, metric in enumerate(panel.metrics):
+        named = panel.lines[which] if panel.lines else "edge" if is_edge(metric) else ""
+        found = [n for n in names_of(metric, run.curves) if np.isfinite(run.curves[n].values).any()]
+        if panel.is_of_layers:
+            found = _by_depth(run, found)
+        several = has_place(metric) and len(found) > 1
+        for i, name in enumerate(found):
+            agreed = match(metric, name)
+            parts = (agreed.place, agreed.suffix.lstrip("-/"), named) if agreed else ()
+            label = " ".join(part for part in parts if part)
+            depth = i / (len(found) - 1) if several else None
+            lines.append(Line(name, run.curves[name], which, label, depth))
+    return lines
 
 
-def lines_of(run: LoggedRun, panel: Panel) -> dict[str, Curve]:
-    """The curves of `run` that `panel` shows, by name."""
-    names = [name for metric in panel.metrics for name in variant_names(run, metric)]
-    return {n: run.curves[n] for n in names if np.isfinite(run.curves[n].values).any()}
+def errors_around(run: LoggedRun, name: str) -> np.ndarray | None:
+    """(n,) how far each value of `name` may be off; nan where that is not known; None: it never is."""
+    curve = run.curves[name]
+    errors = errors_of(name)
+    others = {}
+    for other in {of for error in errors for of in (error.metric, error.per) if of in run.curves}:
+        at, values = run.curves[other].steps, run.curves[other].values
+        where = np.searchsorted(at, curve.steps).clip(max=len(at) - 1)
+        others[other] = np.where(at[where] == curve.steps, values[where], np.nan)
+    widths = half_widths(curve.values, errors, others)
+    return widths if np.isfinite(widths).any() else None
 
 
 def panels_of(runs: Sequence[LoggedRun], metrics: Sequence[str] = ()) -> list[Panel]:
-    """Those that any of `runs` has values for, `metrics` first.
+    """Those that any of `runs` has values for, `metrics` first, those of each section together.
 
     Runs without metrics of curvwatch show some of their own.
     """
-    known = [panel for panel in PANELS if any(lines_of(run, panel) for run in runs)]
+    known = [_headed(chart) for chart in _in_order() if _has(runs, chart)]
     had = sorted({name for run in runs for name in run.curves})
-    wanted = list(metrics) or ([] if known else had[: len(PANELS)])
+    wanted = list(metrics) or ([] if known else had[: len(FIRST)])
     named = [Panel(name, "As logged.", (name,)) for name in wanted if name in had]
     shown = [panel for panel in named if (panel.metrics not in [k.metrics for k in known])]
     return [*shown, *known]
+
+
+def section_of(panel: Panel) -> str:
+    """The section of `panel`; "" of those that come first."""
+    return _SECTION_OF.get(panel.metrics, "")
+
+
+def is_crowded(runs: Sequence[LoggedRun], panel: Panel) -> bool:
+    """Whether `panel` has a line for each of too many layers."""
+    return panel.is_of_layers and any(len(lines_of(run, panel)) > MOST_LAYERS for run in runs)
+
+
+def _in_order() -> list[Chart]:
+    first = [CHARTS[title] for title in FIRST]
+    return [*first, *(c for c in CHARTS.values() if not c.boards_only and c.title not in FIRST)]
+
+
+_SECTION_OF = {
+    chart.metrics: section
+    for section, charts in SECTIONS.items()
+    for chart in charts
+    if chart.title not in FIRST
+}
+
+
+def _has(runs: Sequence[LoggedRun], chart: Chart) -> bool:
+    needed = Panel("", "", chart.needs or chart.metrics)
+    return any(lines_of(run, needed) for run in runs)
+
+
+def _headed(chart: Chart) -> Panel:
+    return chart._replace(title=chart.headline or chart.title)
+
+
+def _by_depth(run: LoggedRun, names: Sequence[str]) -> list[str]:
+    """Metrics of layers in the order of the layers: as they were logged, else by their numbers."""
+    if run.kind == "history":
+        return list(names)
+    first = {name: float(run.curves[name].times[0]) for name in names}
+    # a row of W&B or of a table has one time, and no order
+    return sorted(names, key=lambda n: (0.0 if np.isnan(first[n]) else first[n], natural(n)))
 
 
 def is_logarithmic(panel: Panel, values: np.ndarray) -> bool:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from curvwatch.histogram import Histogram
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -23,6 +25,23 @@ class Curve:
 
     steps: np.ndarray
     values: np.ndarray
+    times: np.ndarray
+    epochs: np.ndarray
+
+
+@dataclass(frozen=True)
+class LoggedDensity:
+    """One distribution over a run, in the order of its steps.
+
+    Attributes:
+        steps: (n,) int64, the optimizer step of each reading.
+        histograms: n, each with bins of its own.
+        times: (n,) float64, seconds since the first value of the run; nan where the log has none.
+        epochs: (n,) float64; nan where the log has none.
+    """
+
+    steps: np.ndarray
+    histograms: tuple[Histogram, ...]
     times: np.ndarray
     epochs: np.ndarray
 
@@ -48,6 +67,7 @@ class LoggedRun:
         alerts: in the order of their steps.
         hyperparameters: as logged; empty where the log has none.
         problems: a line for each thing that is wrong with the log, for people.
+        densities: distributions by name.
     """
 
     name: str
@@ -57,3 +77,4 @@ class LoggedRun:
     alerts: tuple[LoggedAlert, ...] = ()
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+    densities: Mapping[str, LoggedDensity] = field(default_factory=dict)

@@ -12,11 +12,13 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from curvwatch.compare.charts import draw
+from curvwatch.compare.charts import draw, draw_heat
 from curvwatch.compare.find import Found, find_runs, short_names
-from curvwatch.compare.panels import panels_of
+from curvwatch.compare.heats import Heat
+from curvwatch.compare.panels import Panel
 from curvwatch.compare.read import read_run
 from curvwatch.compare.run import LoggedRun
+from curvwatch.compare.sections import sections_of
 from curvwatch.compare.summary import variant_names
 from curvwatch.compare.text import number, printable
 from curvwatch.errors import CurvwatchError
@@ -35,7 +37,7 @@ _WORDS = {
     "step/relative_loss_change": "the same, relative to the loss",
     "curvature/cost_share": "share of the time for readings",
 }
-_TWO_COLUMNS, _CHART_HEIGHT, _LAST_ALERTS = 100, 9, 5
+_TWO_COLUMNS, _CHART_HEIGHT, _HEAT_HEIGHT, _LAST_ALERTS = 100, 9, 16, 5
 
 
 def show(path: Path, *, console: Console) -> None:
@@ -105,10 +107,20 @@ def view(run: LoggedRun, *, console: Console, height: int | None = None) -> Rend
 
 
 def _grid(run: LoggedRun, console: Console, columns: int, rows: int | None) -> Table:
-    panels = panels_of([run])[: None if rows is None else rows * columns]
     width = (console.width - (columns - 1) * 2) // columns
     unicode = console.encoding.lower().startswith("utf")
-    drawn = [draw(run, panel, width, _CHART_HEIGHT, unicode=unicode) for panel in panels]
+    sections, _ = sections_of(
+        [run], rows=(_HEAT_HEIGHT if rows is None else _CHART_HEIGHT) - 1, columns=width
+    )
+    charts: list[Heat | Panel] = []
+    for section in sections:
+        charts += [*section.heats, *section.panels]
+    drawn = [
+        draw_heat(chart, width, unicode=unicode)
+        if isinstance(chart, Heat)
+        else draw(run, chart, width, _CHART_HEIGHT, unicode=unicode)
+        for chart in charts[: None if rows is None else rows * columns]
+    ]
     grid = Table.grid(padding=(0, 2, 0, 0), pad_edge=False)
     for begin in range(0, len(drawn), columns):
         grid.add_row(*drawn[begin : begin + columns])

@@ -8,12 +8,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from curvwatch.charts import is_density
 from curvwatch.compare.hparams import flat, read_hparams
-from curvwatch.compare.log import Log, alerts_of_table, logged_alert, make_alerts, make_curve
+from curvwatch.compare.log import (
+    Log,
+    alerts_of_table,
+    logged_alert,
+    made_histogram,
+    make_alerts,
+    make_curve,
+    make_density,
+)
 from curvwatch.compare.records import find_records
 from curvwatch.compare.run import LoggedAlert
 from curvwatch.compare.scalars import Scalars, alike_scalars, single_scalars
 from curvwatch.errors import CurvwatchError
+from curvwatch.histogram import Histogram
 
 # the table of all alerts, or one alert of the rule whose name is between them
 _ALERTS, _TEXT = "curvwatch/alerts", "/text_summary"
@@ -53,12 +63,17 @@ def read_tensorboard(files: Sequence[Path]) -> Log:
     if len(parts) > 1 and twice:
         problems.append(f"{len(parts)} event files have {twice} steps twice: later values are taken")
     others = [event for part in parts for event in part.others]
+    densities = {
+        tag: make_density(readings, epochs=epochs)
+        for tag, readings in _densities(others, begin).items()
+    }
     logged = {**flat(read_hparams(files[0].parent)), **_hyperparameters(others)}
     for folder in sorted(files[0].parent.iterdir()):
         if is_hparams_folder(folder):
             for file in sorted(folder.glob("*tfevents*")):
                 logged.update(_hyperparameters(_read_file(file).others))
-    return Log(curves, make_alerts(_alerts(others)), logged, tuple(problems))
+    alerts = make_alerts(_alerts(others))
+    return Log(curves, alerts, logged, tuple(problems), densities=densities)
 
 
 def is_hparams_folder(folder: Path) -> bool:
@@ -104,6 +119,20 @@ def _alerts(events: Iterable[Any]) -> Iterable[LoggedAlert]:
                 yield logged_alert(rule, text, event.step)
             else:
                 yield from alerts_of_table(text)
+
+
+def _densities(events: Iterable[Any], begin: float) -> dict[str, list[tuple[int, float, Histogram]]]:
+    """Steps, seconds since `begin` and histograms by tag, in the order in which they were written."""
+    found: dict[str, list[tuple[int, float, Histogram]]] = {}
+    for event in events:
+        for value in event.summary.value:
+            if value.WhichOneof("value") == "histo" and is_density(value.tag):
+                edges = [value.histo.min, *value.histo.bucket_limit]
+                histogram = made_histogram(edges, value.histo.bucket)
+                if histogram is not None:
+                    reading = event.step, event.wall_time - begin, histogram
+                    found.setdefault(value.tag, []).append(reading)
+    return found
 
 
 def _hyperparameters(events: Iterable[Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 
 def printable(text: object) -> str:
@@ -11,6 +12,11 @@ def printable(text: object) -> str:
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode()
         for c in str(text)
     )
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """A key that sorts version_2 before version_10."""
+    return [(int(p), "") if p.isdecimal() else (-1, p) for p in re.split(r"(\d+)", name)]
 
 
 def number(value: float, digits: int = 3) -> str:

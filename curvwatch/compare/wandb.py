@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from math import inf, isfinite, nan
 from pathlib import Path
@@ -14,10 +14,19 @@ from typing import Any
 
 import numpy as np
 
+from curvwatch.charts import is_density
 from curvwatch.compare.hparams import flat
-from curvwatch.compare.log import Log, logged_alert, make_alerts, make_curve
+from curvwatch.compare.log import (
+    Log,
+    logged_alert,
+    made_histogram,
+    make_alerts,
+    make_curve,
+    make_density,
+)
 from curvwatch.compare.run import LoggedAlert
 from curvwatch.errors import CurvwatchError
+from curvwatch.histogram import Histogram
 
 # LevelDB's log format after 7 bytes of W&B's own
 _MAGIC, _BLOCK = b":W&B", 32768
@@ -45,6 +54,8 @@ class _Run:
         self._steps: list[int] = []
         self._times: list[float] = []
         self._series: dict[str, tuple[list[int], list[float]]] = {}
+        # of each distribution its rows
+        self._densities: dict[str, list[tuple[int, Histogram]]] = {}
         self._alerts: list[LoggedAlert] = []
         self._config: dict[str, Any] = {}
         self._problems: list[str] = []
@@ -81,17 +92,24 @@ class _Run:
 
     def _see_values(self, history: Any) -> None:
         row: dict[str, float] = {}
+        parts: dict[str, dict[str, str]] = {}
         for item in history.item:
             value = _number(item.value_json)
             if value is not None:
                 keys = item.nested_key
                 row[keys[0] if len(keys) == 1 else ".".join(keys) or item.key] = value
+            elif len(item.nested_key) == 2 and is_density(item.nested_key[0]):
+                parts.setdefault(item.nested_key[0], {})[item.nested_key[1]] = item.value_json
         step = row.pop(_STEP, row.get("_step"))
         if step is None or not isfinite(step):
             return
         at = len(self._steps)
         self._steps.append(int(step))
         self._times.append(row.get("_timestamp", row.get("_runtime", nan)))
+        for name, part in parts.items():
+            histogram = _histogram(part)
+            if histogram is not None:
+                self._densities.setdefault(name, []).append((at, histogram))
         for name, value in row.items():
             if name[0] != "_":
                 series = self._series.get(name)
@@ -119,7 +137,14 @@ class _Run:
             for name, (rows, values) in self._series.items()
         }
         alerts = make_alerts(self._alerts)
-        return Log(curves, alerts, self._config, tuple(self._problems), self._name)
+        densities = {
+            name: make_density(
+                [(int(steps[row]), float(times[row]), histogram) for row, histogram in rows],
+                epochs=epochs,
+            )
+            for name, rows in self._densities.items()
+        }
+        return Log(curves, alerts, self._config, tuple(self._problems), self._name, densities)
 
 
 def _dull(message: Any) -> Callable[[bytes], object]:
@@ -130,6 +155,14 @@ def _dull(message: Any) -> Callable[[bytes], object]:
     tags = re.escape(bytes(number << 3 | 2 for number in numbers if number < 16))
     # in front of it there may be the number of the record
     return re.compile(b"(?:\\x08[\\x80-\\xff]*[\\x00-\\x7f])?[" + tags + b"]", re.DOTALL).match
+
+
+def _histogram(parts: Mapping[str, str]) -> Histogram | None:
+    """What wandb.Histogram wrote, in the parts "bins" and "values"."""
+    try:
+        return made_histogram(json.loads(parts["bins"]), json.loads(parts["values"]))
+    except (KeyError, ValueError, TypeError):
+        return None
 
 
 def _number(text: str) -> float | None:

@@ -15,8 +15,8 @@ from curvwatch.faults import Faults
 from curvwatch.histogram import Histogram
 from curvwatch.history import History
 from curvwatch.sinks import tensorboard, wandb
-from curvwatch.sinks.charts import margins
 from curvwatch.sinks.hparams import add_to_hparams
+from curvwatch.sinks.margins import margins
 
 log = logging.getLogger("curvwatch")
 
@@ -90,8 +90,9 @@ class Sinks:
         self._with_each("logging an alert", show)
 
     def finish(self, history: History, alerts: Sequence[Alert], step: int) -> None:
-        """The run is over at `step`: log its hyperparameters, its story and the table of its alerts."""
-        image = cache(lambda: _drawn(history, alerts))
+        """The run is over at `step`: log hyperparameters, a table of its alerts, and its figures."""
+        story = cache(lambda: _drawn_story(history, alerts))
+        heat_maps = cache(lambda: _drawn_heat_maps(history))
 
         def configure(logger: Any) -> None:
             experiment = getattr(logger, "experiment", None)
@@ -103,17 +104,19 @@ class Sinks:
             elif wandb.is_wandb(experiment) and alerts:
                 wandb.write_alerts(experiment, alerts, step)
 
-        def draw(logger: Any) -> None:
+        def draw(logger: Any, images: Callable[[], Mapping[str, np.ndarray]]) -> None:
             experiment = getattr(logger, "experiment", None)
             for sink, mine in (
                 (tensorboard, tensorboard.is_tensorboard),
                 (wandb, wandb.is_wandb),
             ):
-                if mine(experiment) and (drawn := image()) is not None:
-                    sink.write_image(experiment, drawn, step)
+                if mine(experiment):
+                    for name, image in images().items():
+                        sink.write_image(experiment, name, image, step)
 
         self._with_each("logging hyperparameters and alerts", configure)
-        self._with_each("drawing the run", draw)
+        self._with_each("drawing the run", lambda logger: draw(logger, story))
+        self._with_each("drawing heat maps", lambda logger: draw(logger, heat_maps))
 
     def _with_each(self, doing: str, do: Callable[[Any], object]) -> None:
         for logger in self._loggers:
@@ -121,13 +124,21 @@ class Sinks:
                 do(logger)
 
 
-def _drawn(history: History, alerts: Sequence[Alert]) -> np.ndarray | None:
+def _drawn_story(history: History, alerts: Sequence[Alert]) -> dict[str, np.ndarray]:
     if find_spec("matplotlib") is None:
         _hint()
-        return None
+        return {}
     from curvwatch.plots import drawn_story
 
-    return drawn_story(history, alerts)
+    return {"curvwatch/run": drawn_story(history, alerts)}
+
+
+def _drawn_heat_maps(history: History) -> dict[str, np.ndarray]:
+    if find_spec("matplotlib") is None:
+        return {}
+    from curvwatch.heat_plots import drawn_heat_maps
+
+    return {f"curvwatch/{name}": image for name, image in drawn_heat_maps(history).items()}
 
 
 @cache

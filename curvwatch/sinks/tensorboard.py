@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 
 from curvwatch.alerts import Alert
+from curvwatch.charts import SECTIONS, Chart, is_shown, match, names_of, regex
 from curvwatch.histogram import Histogram
-from curvwatch.sinks.charts import HIGH, LOW, SECTIONS, SHARPNESS
-
-_SUFFIX = r"(-[^/]*)?(/[^/]*)?$"
-_WITH_ERROR = "sharpness with its error"
+from curvwatch.sinks.margins import has_margin, high_of, low_of
 
 
 def is_tensorboard(experiment: Any) -> bool:
@@ -30,20 +28,22 @@ def layout(metrics: Iterable[str]) -> dict[str, dict[str, list[Any]]]:
     metrics = list(metrics)
     page: dict[str, dict[str, list[Any]]] = {}
     for section, charts in SECTIONS.items():
-        for title, shown, _ in charts:
-            regexes = [f"^{metric}{_SUFFIX}" for metric in shown]
-            present = [m for m in metrics if any(re.match(r, m) for r in regexes)]
-            if not present:
-                continue
-            of_section = page.setdefault(section, {})
-            if title == _WITH_ERROR:  # such a chart takes exact names, of one optimizer
-                for suffix in (m.removeprefix(SHARPNESS) for m in present):
-                    whose = f" ({suffix[1:]})" if suffix else ""
-                    tags = [name + suffix for name in (SHARPNESS, LOW, HIGH)]
-                    of_section[title + whose] = ["Margin", tags]
-            else:
-                of_section[title] = ["Multiline", regexes]
+        for chart in charts:
+            if is_shown(chart, metrics):
+                page.setdefault(section, {}).update(_laid_out(chart, metrics))
     return page
+
+
+def _laid_out(chart: Chart, metrics: Sequence[str]) -> dict[str, list[Any]]:
+    """`chart` by title: lines, or of a single metric with an error lines with margins."""
+    if not (len(chart.metrics) == 1 and has_margin(chart.metrics[0])):
+        return {chart.title: ["Multiline", [regex(metric) for metric in chart.metrics]]}
+    found = {}
+    for name in names_of(chart.metrics[0], metrics):  # such a chart takes exact names, of one optimizer
+        agreed = match(chart.metrics[0], name)
+        whose = f" ({agreed.suffix[1:]})" if agreed and agreed.suffix else ""
+        found[chart.title + whose] = ["Margin", [name, low_of(name), high_of(name)]]
+    return found
 
 
 def write_layout(experiment: Any, metrics: Iterable[str]) -> None:
@@ -91,6 +91,6 @@ def write_histograms(experiment: Any, histograms: Mapping[str, Histogram], step:
         )
 
 
-def write_image(experiment: Any, image: np.ndarray, step: int) -> None:
-    """Show the story of the run, shape (height, width, 3), on the Images page."""
-    experiment.add_image("curvwatch/run", image, step, dataformats="HWC")
+def write_image(experiment: Any, name: str, image: np.ndarray, step: int) -> None:
+    """Show a figure of the run, shape (height, width, 3), on the Images page."""
+    experiment.add_image(name, image, step, dataformats="HWC")

@@ -53,8 +53,8 @@ def write_histograms(experiment: Any, histograms: Mapping[str, Histogram], step:
     experiment.log({**made, _STEP: step})
 
 
-def write_image(experiment: Any, image: np.ndarray, step: int) -> None:
-    """Log the story of the run, shape (height, width, 3)."""
+def write_image(experiment: Any, name: str, image: np.ndarray, step: int) -> None:
+    """Log a figure of the run, shape (height, width, 3)."""
     import wandb
 
-    experiment.log({"curvwatch/run": wandb.Image(image), _STEP: step})
+    experiment.log({name: wandb.Image(image), _STEP: step})

@@ -19,7 +19,7 @@ from pathlib import Path
 import aiohttp  # Lightning brings it
 
 WIDTH, HEIGHT = 1480, 1125  # two rows of Stability, one of Steps
-CHARTS = 16  # on the whole page
+CHARTS = 19  # on the whole page
 PAGE = "/?darkMode=false#custom_scalars&_smoothingWeight=0"
 # charts of curves that lie powers of ten apart, by title
 LOGARITHMIC = ("sharpness against 2/lr", "effective sharpness against its edge")

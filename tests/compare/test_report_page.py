@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import numpy as np
 import pytest
 
 from curvwatch.compare.report import write_report
-from curvwatch.compare.run import LoggedAlert, LoggedRun
+from curvwatch.compare.run import LoggedAlert, LoggedDensity, LoggedRun
+from curvwatch.histogram import Histogram
 from tests.compare.synthetic import METRICS, run
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
@@ -61,9 +64,23 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
+def heat_runs() -> list[LoggedRun]:
+    """One with a density, many layers and a value with an error, and one of few layers."""
+    steps, edges = np.arange(4) * 10, np.array([-0.1, 0.0, 0.1, 99.0, 100.0])
+    mass = (Histogram(edges, np.array([0.5, 0.499, 0.0, 0.001])),) * 4
+    layers = {f"curvature/layer/net.{i}/sharpness": np.full(4, i + 1.0) for i in range(14)}
+    shares = {f"curvature/layer/net.{i}/share": np.linspace(0, 1, 4) + i for i in range(3)}
+    of_trace = {"fisher/trace": np.arange(4.0) + 9, "fisher/trace_stderr": np.ones(4)}
+    density = LoggedDensity(steps, mass, steps * 0.01, steps / 100)
+    first = run("first", {**layers, **of_trace, **shares})
+    second = run("second", shares)
+    return [replace(first, densities={"curvature/density": density}), second]
+
+
 @pytest.fixture
-def address(tmp_path: Path) -> str:
-    write_report(runs(), tmp_path / "report.html")
+def address(tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    shown = getattr(request, "param", runs)()
+    write_report(shown, tmp_path / "report.html")
     return (tmp_path / "report.html").as_uri()
 
 
@@ -213,3 +230,70 @@ def test_the_theme_can_be_chosen(open_page: Any) -> None:
     page.get_by_role("button", name="light / dark").click()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert all(count["2"] > 60 for count in marks(page).values())
+
+
+# heat maps, bands and layers
+
+with_heat = pytest.mark.parametrize("address", [heat_runs], indirect=True)
+# how many colours a canvas has, those of the edges of glyphs left out
+PAINTED = """figure => {
+    const canvas = figure.querySelector('canvas'), count = {};
+    const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+    for (let i = 0; i < pixels.length; i += 4)
+        if (pixels[i + 3] === 255) {
+            const colour = [pixels[i], pixels[i + 1], pixels[i + 2]].join(' ');
+            count[colour] = (count[colour] ?? 0) + 1;
+        }
+    return Object.values(count).filter(n => n > 500).length;
+}"""
+
+
+@with_heat
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_heat_maps_are_painted_and_tell_what_is_there(
+    open_page: Any, tmp_path: Path, scheme: str
+) -> None:
+    page = open_page(color_scheme=scheme)
+    page.wait_for_timeout(150)
+    density, layers = page.locator("figure.heat").all()
+    assert "density" in density.inner_text()
+    # 14 layers have 14 colours; the bulk has two, and the outlier one
+    assert layers.evaluate(PAINTED) == 14
+    assert density.evaluate(PAINTED) >= 2
+    page.screenshot(path=tmp_path / "heat.png", full_page=True)
+    assert "in powers of ten" in density.locator(".ramp").inner_text()
+    over = density.locator(".u-over")
+    box = over.bounding_box()
+    over.hover(position={"x": box["width"] / 2, "y": 2})
+    told = density.locator(".told").inner_text()
+    assert re.fullmatch(r"step 10, eigenvalue 9\d(\.\d+)?: about (9\.\d+e-4|0\.001)", told)
+    over.hover(position={"x": box["width"] / 2, "y": box["height"] / 2})
+    assert density.locator(".told").inner_text().endswith("nothing")
+    over = layers.locator(".u-over")
+    over.hover(position={"x": 10, "y": over.bounding_box()["height"] - 3})
+    assert layers.locator(".told").inner_text() == "step 0, net.13: about 14"
+
+
+@with_heat
+def test_a_hidden_run_hides_its_heat_maps(open_page: Any) -> None:
+    page = open_page()
+    figures = page.locator("figure.heat")
+    assert figures.first.is_visible()
+    page.locator("#runs input").first.uncheck()
+    assert not figures.first.is_visible()
+    page.get_by_role("button", name="show all").click()
+    assert figures.first.is_visible()
+    page.wait_for_timeout(150)
+    assert figures.nth(1).evaluate(PAINTED) == 14
+
+
+@with_heat
+def test_bands_and_layers_on_a_phone(open_page: Any, tmp_path: Path) -> None:
+    page = open_page(viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True)
+    page.screenshot(path=tmp_path / "phone.png", full_page=True)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    trace = page.locator("figure.panel").filter(has_text="traces of")
+    assert trace.locator("li").inner_text().split() == ["first", "Fisher", "F", "12", "±", "2"]
+    shares = page.locator("figure.panel").filter(has_text="share of each layer in the trace")
+    colours = shares.locator(".swatch").evaluate_all("all => all.map(s => getComputedStyle(s).color)")
+    assert len(set(colours)) == 6  # two runs of three layers

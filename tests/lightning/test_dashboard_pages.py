@@ -105,11 +105,11 @@ def test_custom_scalars(page: Any, address: str, tmp_path: Path) -> None:
     for _ in range(120):
         page.wait_for_timeout(250)
         charts = dict(page.evaluate(CHARTS))
-        if len(charts) == 18 and all(len(colours) == 2 for colours in charts.values()):
+        if len(charts) == 20 and all(len(colours) == 2 for colours in charts.values()):
             break
     page.screenshot(path=tmp_path / "custom_scalars.png")
     assert {title: len(colours) for title, colours in charts.items()} == dict.fromkeys(charts, 2)
-    assert len(charts) == 18
+    assert len(charts) == 20
     assert "sharpness with its error" in charts
     for section in ("Stability", "Steps", "Cost", "Spectrum"):
         assert page.get_by_text(section, exact=True).is_visible()

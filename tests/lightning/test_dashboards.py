@@ -16,9 +16,9 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from curvwatch import Alert, CurvatureMonitor, History, Rule, Sharpness, StepGeometry, sinks
 from curvwatch.measures import COST_METRICS
 from curvwatch.plots import drawn_story, plot_story
-from curvwatch.sinks.charts import SECTIONS, margins
 from curvwatch.sinks.hparams import FIRST
 from curvwatch.sinks.hyperparameters import hyperparameters
+from curvwatch.sinks.margins import margins
 from curvwatch.sinks.tensorboard import alert_table, layout
 from tests.modules import Classifier, ListLogger, adam, fit, sgd, told
 
@@ -58,12 +58,6 @@ class WithHparams(Classifier):
 
 
 # the page of charts
-
-
-def test_every_metric_of_a_chart_is_measured() -> None:
-    shown = {metric for charts in SECTIONS.values() for chart in charts for metric in chart.metrics}
-    assert shown <= set(ALL)
-    assert list(SECTIONS) == ["Stability", "Steps", "Cost", "Spectrum"]
 
 
 def test_sections_and_charts_are_those_of_the_metrics_of_the_run() -> None:

@@ -9,6 +9,7 @@ import pytest
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
 from curvwatch import CurvatureMonitor
+from curvwatch.compare.read import read_runs
 from curvwatch.histogram import Histogram
 from curvwatch.measures import Landscape, LandscapeMeasure, Reading
 from tests.modules import Classifier, ListLogger, fit
@@ -51,11 +52,19 @@ def test_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logger = WandbLogger(save_dir=tmp_path, offline=True)
     fit(Classifier(), monitor(), logger=logger)
     wandb.finish()
+    wandb.teardown()  # the file is whole only then
     (file,) = tmp_path.rglob("*.wandb")
     written = file.read_bytes()
     assert written.count(b"[0.25,0.5,0.25]") >= 3
     assert b"[-1,0,1,3]" in written
     assert b"curvature/density" in written
+    images = [p for p in tmp_path.rglob("*.png") if p.parent.name == "curvwatch"]
+    assert len(images) == 2  # the story, and the heat map
+    (run,), _ = read_runs([tmp_path])
+    density = run.densities["curvature/density"]
+    assert density.steps.tolist() == [0, 2, 4]
+    np.testing.assert_array_equal(density.histograms[-1].edges, EDGES)
+    np.testing.assert_array_equal(density.histograms[-1].weights, WEIGHTS)
 
 
 def test_other_loggers_get_the_scalars() -> None:

@@ -10,6 +10,20 @@
   const runColour = (run) => colour("c" + (run % data.colours));
   const runDash = (run) => data.dashes[Math.floor(run / data.colours) % data.dashes.length];
 
+  // (1 - t) of one colour and t of another
+  function mixed(one, other, t) {
+    const [a, b] = [one, other].map((text) => text.match(/[\d.]+/g).map(Number));
+    return `rgb(${[0, 1, 2].map((i) => Math.round(a[i] + (b[i] - a[i]) * t)).join(", ")})`;
+  }
+
+  // of several layers the first lines are faint, and the last ones strong
+  function lineColour(line) {
+    const own = runColour(line.run);
+    if (line.depth === undefined || line.depth === 0.5) return own;
+    return line.depth < 0.5 ? mixed(own, colour("card"), 1.2 * (0.5 - line.depth)) : mixed(own, colour("ink"), line.depth - 0.5);
+  }
+  const lineDash = (line) => (line.edge ? [2, 4] : line.which ? data.lines[line.which % data.lines.length] : runDash(line.run));
+
   function written(value) {
     if (value === null || value === undefined) return "-";
     const size = Math.abs(value);
@@ -23,6 +37,7 @@
   let first = Infinity, last = -Infinity;
   const widen = (x) => { first = Math.min(first, x); last = Math.max(last, x); };
   for (const panel of data.panels) for (const line of panel.lines) if (line.x.length) { widen(line.x[0]); widen(line.x.at(-1)); }
+  for (const heat of data.heats) if (heat.x.length) { widen(heat.x[0]); widen(heat.x.at(-1)); }
   for (const run of data.runs) for (const alert of run.alerts) widen(alert[0]);
   if (first > last) { first = 0; last = 1; }
   if (first === last) { first -= 0.5; last += 0.5; }
@@ -46,7 +61,7 @@
       },
       axes: [{ ...axis, size: 34, values: (u, ticks) => ticks.map((t) => (t === null ? "" : placed(t))) },
              { ...axis, size: 64, values: (u, ticks) => ticks.map((t) => (t === null ? "" : written(t))), ...more.axis }],
-      series: [{}, ...more.series], hooks: more.hooks,
+      series: [{}, ...more.series], bands: more.bands ?? [], hooks: more.hooks,
     };
   }
 
@@ -72,21 +87,39 @@
     const tables = panel.lines.map((line) => (line.x.length ? [line.x, line.y] : [[first], [null]]));
     // a line across needs its own two points
     if (panel.level !== null) tables.push([[first, last], [panel.level, panel.level]]);
-    const joined = uPlot.join(tables);
     const series = panel.lines.map((line) => ({
-      label: data.runs[line.run].name, show: shown[line.run], stroke: () => runColour(line.run),
-      width: line.edge ? 1.5 : 1.8, dash: line.edge ? [2, 4] : runDash(line.run),
-      points: line.edge ? { show: false } : { size: 4, fill: () => runColour(line.run) },
+      label: data.runs[line.run].name, show: shown[line.run], stroke: () => lineColour(line),
+      width: line.edge ? 1.5 : 1.8, dash: lineDash(line),
+      points: line.edge ? { show: false } : { size: 4, fill: () => lineColour(line) },
     }));
     if (panel.level !== null) series.push({ stroke: () => colour("level"), width: 1, dash: [6, 4], points: { show: false } });
+    // how far values may be off: a band from one series to the next
+    const bands = [], extra = panel.lines.map(() => []);
+    panel.lines.forEach((line, i) => {
+      if (!line.error || !line.x.length) return;
+      for (const side of [1, -1]) {
+        tables.push([line.x, line.y.map((y, j) => (y === null || line.error[j] === null ? null : y + side * line.error[j]))]);
+        series.push({ show: shown[line.run], auto: false, width: 0, points: { show: false } });
+        extra[i].push(series.length);
+      }
+      bands.push({ series: extra[i], fill: () => lineColour(line).replace("rgb(", "rgba(").replace(")", ", 0.2)") });
+    });
+    const joined = uPlot.join(tables);
 
     const read = (x) => panel.lines.forEach((line, i) => {
       const value = !line.x.length ? null : x === null ? lastKnown(line.y) : line.y[nearest(line.x, x)];
-      items[i].querySelector("b").textContent = written(value);
+      const at = !line.x.length || !line.error ? -1 : x === null ? line.y.findLastIndex((y) => y !== null) : nearest(line.x, x);
+      const error = at < 0 || line.y[at] === null ? null : line.error[at];
+      items[i].querySelector("b").textContent = written(value) + (error === null ? "" : " ± " + written(error));
+    });
+    const swatches = () => panel.lines.forEach((line, i) => {
+      const mark = items[i].querySelector(".swatch");
+      if (line.depth !== undefined) mark.style.color = lineColour(line);
+      if (line.which) mark.firstElementChild.setAttribute("stroke-dasharray", lineDash(line).join(" "));
     });
     const scale = { linear: {}, log: { distr: 3 }, asinh: { distr: 4, asinh: panel.linear } }[panel.scale];
     const plot = new uPlot(options(node, 230, {
-      y: scale, series,
+      y: scale, series, bands,
       cursor: {
         points: { show: (u, i) => i <= panel.lines.length },
         // the reading of each line that is nearest to the pointer, not the joined table's row
@@ -102,10 +135,81 @@
       hooks: { draw: [drawAlerts], setCursor: [(u) => read(u.cursor.left >= 0 ? u.posToVal(u.cursor.left, "x") : null)] },
     }), joined, node);
     read(null);
-    charts.push({ plot, node, update: () => panel.lines.forEach((line, i) => {
-      plot.setSeries(i + 1, { show: shown[line.run] });
+    swatches();
+    charts.push({ plot, node, restyle: swatches, update: () => panel.lines.forEach((line, i) => {
+      for (const j of [i + 1, ...extra[i]]) plot.setSeries(j, { show: shown[line.run] });
       items[i].classList.toggle("off", !shown[line.run]);
     }) });
+  }
+
+  // colours of a heat map, one for each letter of its cells
+  function ramp(signed) {
+    const stops = [0, 1, 2, 3, 4].map((i) => colour((signed ? "sign" : "heat") + i));
+    return [...data.shades].map((_, i, all) => {
+      const at = (4 * i) / (all.length - 1), below = Math.min(3, Math.floor(at));
+      return mixed(stops[below], stops[below + 1], at - below);
+    });
+  }
+
+  // what a colour stands for, from 0 to 1
+  function valueOf({ scale, low, high, middle }, shade) {
+    const between = (a, b) => a + shade * (b - a);
+    if (scale === "log") return 10 ** between(Math.log10(low), Math.log10(high));
+    return scale === "asinh" ? middle * Math.sinh(between(Math.asinh(low / middle), Math.asinh(high / middle))) : between(low, high);
+  }
+
+  function addHeat(figure) {
+    const heat = data.heats[figure.dataset.heat], node = figure.querySelector(".plot");
+    const [from, bar, to] = figure.querySelector(".ramp").children, told = figure.querySelector(".told");
+    const { x: edges, rows, colours, linear } = heat, columns = edges.length - 1;
+    const index = new Map([...data.shades].map((letter, i) => [letter, i]));
+    let painted = ramp(colours.signed);
+    // what lies at a height from 0 to 1: a layer, or a value
+    const at = (height) => {
+      if (heat.names) return heat.names[Math.min(rows - 1, Math.floor(height * rows))];
+      if (linear === null) return written(heat.low + height * (heat.high - heat.low));
+      const low = Math.asinh(heat.low / linear), high = Math.asinh(heat.high / linear);
+      return written(linear * Math.sinh(low + height * (high - low)));
+    };
+    function cells(u) {
+      const { ctx, bbox } = u;
+      const xs = edges.map((x) => Math.round(u.valToPos(x, "x", true)));
+      const ys = Array.from({ length: rows + 1 }, (_, i) => Math.round(u.valToPos(i / rows, "y", true)));
+      ctx.save();
+      ctx.beginPath(); ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height); ctx.clip();
+      for (let column = 0; column < columns; column++) for (let row = 0; row < rows; row++) {
+        const shade = index.get(heat.cells[column * rows + row]);
+        if (shade === undefined) continue;
+        ctx.fillStyle = painted[shade];
+        ctx.fillRect(xs[column], ys[row + 1], xs[column + 1] - xs[column], ys[row] - ys[row + 1]);
+      }
+      ctx.restore();
+    }
+    function read(u) {
+      const x = u.posToVal(u.cursor.left, "x"), height = u.posToVal(u.cursor.top, "y");
+      const inside = u.cursor.left >= 0 && u.cursor.top >= 0 && columns > 0 && x >= edges[0] && x <= edges[columns];
+      if (!inside) { told.textContent = ""; return; }
+      const column = Math.max(0, edges.findLastIndex((edge) => edge <= x && edge < edges[columns]));
+      const row = Math.min(rows - 1, Math.floor(height * rows)), shade = index.get(heat.cells[column * rows + row]);
+      const value = shade === undefined ? "nothing" : "about " + written(Number(valueOf(colours, shade / (data.shades.length - 1)).toPrecision(2)));
+      told.textContent = `${data.x} ${placed((edges[column] + edges[column + 1]) / 2)}, ${heat.names ? "" : "eigenvalue "}${at(height)}: ${value}`;
+    }
+    const short = (text) => (text.length > 15 ? "…" + text.slice(-14) : text);
+    const plot = new uPlot(options(node, heat.names ? Math.min(420, 110 + 16 * rows) : 270, {
+      y: { range: [0, 1] },
+      axis: { splits: () => heat.ticks.map(([height]) => height), values: () => heat.ticks.map(([, text]) => short(text)), grid: { show: false }, size: heat.names ? 116 : 64 },
+      cursor: { points: { show: false } },
+      series: [{ show: false }],
+      hooks: { drawAxes: [cells], setCursor: [read] },
+    }), [[first, last], [null, null]], node);
+    function restyle() {
+      painted = ramp(colours.signed);
+      bar.style.background = `linear-gradient(to right, ${painted.filter((_, i) => i % 7 === 0).join(", ")})`;
+    }
+    from.textContent = written(colours.low);
+    to.textContent = written(colours.high) + { linear: "", log: ", in powers of ten", asinh: ", far from 0 in powers of ten" }[colours.scale];
+    restyle();
+    charts.push({ plot, node, restyle, update: () => figure.classList.toggle("off", !shown[heat.run]) });
   }
 
   function addAlerts(figure) {
@@ -150,11 +254,11 @@
     charts.push({ plot, node, update: () => { with_.forEach((run, i) => plot.setSeries(i + 1, { show: shown[run] })); read(null); } });
   }
 
-  const update = () => charts.forEach((chart) => chart.plot.batch(chart.update));
-  const redraw = () => charts.forEach(({ plot }) => plot.redraw(false, true));
+  const update = () => { charts.forEach((chart) => chart.plot.batch(chart.update)); fit(); };
+  const redraw = () => charts.forEach(({ plot, restyle }) => { restyle?.(); plot.redraw(false, true); });
   const fit = () => charts.forEach(({ plot, node }) => {
     const width = Math.max(200, node.clientWidth);
-    if (width !== plot.width) plot.setSize({ width, height: plot.height });
+    if (node.clientWidth && width !== plot.width) plot.setSize({ width, height: plot.height });
   });
 
   function show(states) {
@@ -197,6 +301,7 @@
   const alerts = document.getElementById("alerts");
   if (alerts) addAlerts(alerts);
   document.querySelectorAll("figure.panel").forEach(addPanel);
+  document.querySelectorAll("figure.heat").forEach(addHeat);
   new ResizeObserver(fit).observe(document.querySelector("main"));
   root.dataset.ready = "";
 })();

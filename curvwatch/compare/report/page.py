@@ -6,6 +6,7 @@ import base64
 import hashlib
 from collections.abc import Sequence
 from importlib.resources import files
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from curvwatch import __version__
-from curvwatch.compare.panels import panels_of
+from curvwatch.compare.report.cells import SHADES, heat_payload
 from curvwatch.compare.report.payload import payload
 from curvwatch.compare.run import LoggedRun
+from curvwatch.compare.sections import Section, sections_of
 from curvwatch.compare.summary import Wanted
 from curvwatch.compare.table import LEGEND, compare
 from curvwatch.compare.text import printable
@@ -24,6 +26,8 @@ UPLOT = "1.6.32"
 # after six colours the next six runs have the same ones, dashed
 COLOURS = 6
 DASHES: tuple[tuple[int, ...], ...] = ((), (9, 4), (3, 3), (9, 3, 2, 3))
+# of the second, the third and the fourth metric of one chart
+LINES: tuple[tuple[int, ...], ...] = ((), (12, 4), (2, 3), (8, 3, 2, 3))
 _SCALES = {"linear": "", "log": " (log axis)", "asinh": " (log axis in both directions)"}
 
 
@@ -54,7 +58,9 @@ def render(
     runs: Sequence[LoggedRun], *, x: str, metrics: Sequence[Wanted], problems: Sequence[str]
 ) -> str:
     """The page of `write_report`."""
-    panels = panels_of(runs, [wanted.name for wanted in metrics])
+    sections, left_out = sections_of(runs, [wanted.name for wanted in metrics])
+    panels = [panel for section in sections for panel in section.panels]
+    heats = [heat for section in sections for heat in section.heats]
     data = payload(runs, panels, x)
     drawn = [{line["run"] for line in panel["lines"] if line["x"]} for panel in data["panels"]]
     styles = {"uplot_css": _file("uplot/uPlot.min.css"), "css": _file("page.css")}
@@ -75,14 +81,28 @@ def render(
         problems=_problems(runs, problems),
         x=x,
         thinned=data["thinned"],
-        panels=panels,
+        sections=_numbered(sections),
+        left_out=left_out,
         scales=[_SCALES[panel["scale"]] for panel in data["panels"]],
         lines=[panel["lines"] for panel in data["panels"]],
+        with_errors=any("error" in line for panel in data["panels"] for line in panel["lines"]),
+        with_depth=any("depth" in line for panel in data["panels"] for line in panel["lines"]),
         missing=[[r.name for i, r in enumerate(runs) if r.curves and i not in has] for has in drawn],
         alerts=[(run.name, alert) for run in runs for alert in run.alerts],
         sources=[(r.name, r.path, r.kind, _settings(r)) for r in runs],
-        data=data | {"colours": COLOURS, "dashes": DASHES},
+        data=data
+        | {"colours": COLOURS, "dashes": DASHES, "lines": LINES, "shades": SHADES}
+        | {"heats": [heat_payload(heat, x) for heat in heats]},
     )
+
+
+def _numbered(sections: Sequence[Section]) -> list[tuple[str, list[Any], list[Any]]]:
+    """Title, heat maps and panels of each section, these with their numbers on the page."""
+    heats, panels = count(), count()
+    return [
+        (s.title, list(zip(s.heats, heats, strict=False)), list(zip(s.panels, panels, strict=False)))
+        for s in sections
+    ]
 
 
 def _problems(runs: Sequence[LoggedRun], others: Sequence[str]) -> list[tuple[list[str], str]]:

@@ -8,13 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from curvwatch.compare.panels import Panel, is_edge, is_logarithmic, lines_of, thinned
-from curvwatch.compare.run import Curve, LoggedRun
+from curvwatch.compare.panels import (
+    Line,
+    Panel,
+    errors_around,
+    is_edge,
+    is_logarithmic,
+    lines_of,
+    thinned,
+)
+from curvwatch.compare.report.numbers import positions, rounded
+from curvwatch.compare.run import LoggedRun
 from curvwatch.compare.text import printable
 
 # together some 320 kB; a curve has this share of them, but not less than would make a shape
 MOST_POINTS, FEWEST = 32_000, 40
-DIGITS = 4
 
 
 def payload(runs: Sequence[LoggedRun], panels: Sequence[Panel], x: str) -> dict[str, Any]:
@@ -29,12 +37,14 @@ def payload(runs: Sequence[LoggedRun], panels: Sequence[Panel], x: str) -> dict[
         {"x": x, "runs": [{"name", "alerts": [[x, rule, text, step]...]}], "panels": [{"title",
         "level", "scale": "linear", "log" or "asinh", "linear": where asinh turns, "lines": [{"run",
         "label", "edge", "x", "y"}]}], "thinned": whether curves are}; y has null for what is missing.
+        Some lines have "error", how far each y may be off or null, "depth" from 0 to 1, and "which" of
+        the metrics of their chart they are.
     """
     count = sum(len(lines_of(run, panel)) for panel in panels for run in runs)
     most = max(FEWEST, MOST_POINTS // max(1, count))
     drawn = [_panel(runs, panel, x, most) for panel in panels]
     longest = max(
-        (len(c.values) for p in panels for r in runs for c in lines_of(r, p).values()), default=0
+        (len(line.curve.values) for p in panels for r in runs for line in lines_of(r, p)), default=0
     )
     return {
         "x": x,
@@ -48,12 +58,9 @@ def _panel(runs: Sequence[LoggedRun], panel: Panel, x: str, most: int) -> dict[s
     lines: list[dict[str, Any]] = []
     values = [np.empty(0)]
     for i, run in enumerate(runs):
-        for name, curve in lines_of(run, panel).items():
-            values.append(curve.values[np.isfinite(curve.values)])
-            at, y = _points(curve, x, most)
-            lines.append(
-                {"run": i, "label": _label(name, panel), "edge": is_edge(name), "x": at, "y": y}
-            )
+        for line in lines_of(run, panel):
+            values.append(line.curve.values[np.isfinite(line.curve.values)])
+            lines.append({"run": i, **_line(run, line, x, most)})
     lines.sort(key=lambda line: bool(line["edge"]))  # edges lie on top
     everything = np.concatenate(values)
     scale, linear = _scale(panel, everything)
@@ -72,30 +79,34 @@ def _scale(panel: Panel, values: np.ndarray) -> tuple[str, float]:
         return "log", 1.0
     size = np.abs(values)
     middle = float(np.median(size)) if len(size) else 0.0
-    return ("asinh", _rounded(middle)) if middle > 0 and size.max() > 100 * middle else ("linear", 1.0)
+    return ("asinh", rounded(middle)) if middle > 0 and size.max() > 100 * middle else ("linear", 1.0)
 
 
-def _label(name: str, panel: Panel) -> str:
-    """What a line has beside the name of its run."""
-    metric = max((m for m in panel.metrics if name.startswith(m)), key=len)
-    suffix = name[len(metric) :].lstrip("-/")
-    edge = "edge" if is_edge(name) else ""
-    return printable(" ".join(part for part in (suffix, edge) if part))
-
-
-def _points(curve: Curve, x: str, most: int) -> tuple[list[float], list[float | None]]:
+def _line(run: LoggedRun, line: Line, x: str, most: int) -> dict[str, Any]:
+    curve = line.curve
     where = positions(curve, x)
     placed = np.flatnonzero(np.isfinite(where))
     # a resumed run may come back to where it was
     placed = placed[np.argsort(where[placed], kind="stable")]
     kept = placed[thinned(curve.values[placed], most)] if len(placed) else placed
-    at = [_rounded(float(v), 7) for v in where[kept]]
-    return at, [_rounded(float(v)) if math.isfinite(v) else None for v in curve.values[kept]]
+    told: dict[str, Any] = {
+        "label": printable(line.label),
+        "edge": is_edge(line.name),
+        "x": [rounded(float(v), 7) for v in where[kept]],
+        "y": [_known(v) for v in curve.values[kept]],
+    }
+    errors = errors_around(run, line.name)
+    if errors is not None:
+        told["error"] = [_known(v) for v in errors[kept]]
+    if line.depth is not None:
+        told["depth"] = rounded(line.depth)
+    if line.which and not told["edge"]:
+        told["which"] = line.which
+    return told
 
 
-def positions(curve: Curve, x: str) -> np.ndarray:
-    """(n,) float64, where the values lie on the axis; nan where the log does not tell."""
-    return {"step": curve.steps.astype(float), "time": curve.times, "epoch": curve.epochs}[x]
+def _known(value: float) -> float | None:
+    return rounded(float(value)) if math.isfinite(value) else None
 
 
 def _alerts(run: LoggedRun, x: str) -> list[list[Any]]:
@@ -103,7 +114,7 @@ def _alerts(run: LoggedRun, x: str) -> list[list[Any]]:
     for alert in run.alerts:
         at = float(alert.step) if x == "step" else _place(run, alert.step, x)
         if math.isfinite(at):
-            placed.append([_rounded(at, 7), printable(alert.rule), printable(alert.text), alert.step])
+            placed.append([rounded(at, 7), printable(alert.rule), printable(alert.text), alert.step])
     return placed
 
 
@@ -118,8 +129,3 @@ def _place(run: LoggedRun, step: int, x: str) -> float:
             if step in curve.steps[known]:
                 break
     return best
-
-
-def _rounded(value: float, digits: int = DIGITS) -> float:
-    short = float(f"{value:.{digits}g}")
-    return int(short) if short.is_integer() and abs(short) < 1e15 else short
