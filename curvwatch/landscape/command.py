@@ -86,6 +86,7 @@ def _check(chosen: argparse.Namespace) -> None:
 
 
 def surface_from(chosen: argparse.Namespace) -> Surface:
+    """The surface that the arguments of a command name."""
     last = chosen.ckpt[-1]
     data: Any = None
     if chosen.config is not None:
