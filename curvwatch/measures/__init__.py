@@ -24,6 +24,7 @@ from curvwatch.measures.gradient_noise import GradientNoise
 from curvwatch.measures.gradient_stats import GradientStats
 from curvwatch.measures.gradient_subspace import GradientSubspace
 from curvwatch.measures.layer_curvature import LayerCurvature
+from curvwatch.measures.layer_signal import LayerSignal
 from curvwatch.measures.sharpness import Sharpness
 from curvwatch.measures.spectral_density import SpectralDensity
 from curvwatch.measures.step_geometry import StepGeometry
@@ -46,6 +47,7 @@ MEASURES: dict[str, type[Measure]] = {
         SpectralDensity,
         TopEigenvalues,
         EpsilonSharpness,
+        LayerSignal,
     )
 }
 
@@ -111,6 +113,7 @@ __all__ = [
     "Landscape",
     "LandscapeMeasure",
     "LayerCurvature",
+    "LayerSignal",
     "Measure",
     "Reading",
     "Sharpness",
