@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from curvwatch.alerts import Action, Alert, PresetName, Rule, check_rules, rules_of
@@ -218,13 +219,13 @@ class CurvatureMonitor(CallbackBase):
                 finished = self._watch.disarm()
                 landscape, finished = self._agreed(run, due, finished)
                 run.finished = finished
-                with self._faults.caught("the reading of the landscape"):
-                    if landscape:
-                        with self._schedule.timed(run, due.landscape) as seconds:
+                for part in self._schedule.parts(due.landscape) if landscape else ():
+                    with self._faults.caught("the reading of the landscape"):
+                        with self._schedule.timed(run, part) as seconds:
                             samples, trained = self._probe.samples(), self._probe_loss
                             self._reader.landscape(
                                 run,
-                                due,
+                                replace(due, landscape=part),
                                 samples,
                                 finished,
                                 readings,

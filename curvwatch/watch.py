@@ -355,11 +355,13 @@ class Watch:
     def _read(
         self, run: LoopRun, due: Due, finished: dict[int, FinishedStep], readings: Readings
     ) -> None:
-        if due.landscape:
-            with self._schedule.timed(run, due.landscape) as seconds:
-                finished = self._corrected(run, due, finished, readings)
+        for i, part in enumerate(self._schedule.parts(due.landscape)):
+            with self._schedule.timed(run, part) as seconds:
+                if i == 0:
+                    finished = self._corrected(run, due, finished, readings)
+                now = replace(due, landscape=part)
                 with self._faults.caught("the reading of the landscape"):
-                    self._reader.landscape(run, due, self._probe.samples(), finished, readings)
+                    self._reader.landscape(run, now, self._probe.samples(), finished, readings)
             readings.cost(*seconds)
         if due.step and finished:
             with self._schedule.timed(run, due.step):

@@ -77,6 +77,7 @@ where they span the same space |
     """
 
     name: ClassVar[str] = "fisher"
+    dear: ClassVar[bool] = True
     metrics: tuple[str, ...] = (
         "fisher/lambda_max",
         "fisher/lambda_max_residual",

@@ -79,6 +79,7 @@ Jensen-Shannon distance of their spectral densities, and its standard error; 0: 
     """
 
     name: ClassVar[str] = "layer_curvature"
+    dear: ClassVar[bool] = True
     metrics: tuple[str, ...] = (
         "curvature/layer_residual",
         "curvature/layer_heterogeneity",

@@ -94,6 +94,7 @@ layers move together, each layer in proportion to its abs(w_l) |
     """
 
     name: ClassVar[str] = "layer_signal"
+    dear: ClassVar[bool] = True
     metrics: tuple[str, ...] = _WHOLE
 
     def __init__(

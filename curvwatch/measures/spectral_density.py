@@ -60,6 +60,7 @@ within it |
     """
 
     name: ClassVar[str] = "spectral_density"
+    dear: ClassVar[bool] = True
     metrics: tuple[str, ...] = tuple(
         f"curvature/{name}" for name in (*_ENDS, *(n for s in _SUMS for n in (s, f"{s}_error")))
     )

@@ -49,6 +49,7 @@ together 1, but for layers that are left out |
     """
 
     name: ClassVar[str] = "top_eigenvalues"
+    dear: ClassVar[bool] = True
     metrics: tuple[str, ...] = (
         "curvature/eigenvalue_residual",
         "curvature/eigenvalue_gap",
