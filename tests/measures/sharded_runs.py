@@ -1,4 +1,4 @@
-"""Run by test_sharded.py: each measure in a loop whose weights are sharded over two processes.
+"""Run by test_sharded.py: each measure in loops on two processes, weights sharded or replicated.
 
 python -m tests.measures.sharded_runs DIRECTORY
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch.multiprocessing as mp
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 from curvwatch import Watch
 from curvwatch.measures import MEASURES, Measure
@@ -32,6 +34,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "epsilon_sharpness": {"steps": 3},
     "critical_sharpness": {"tolerance": 0.01},
     "layer_signal": {"probes": 8},
+    # without targets that are drawn
+    "fisher": {"kind": "type1", "probes": 2},
+    "gauss_newton": {"probes": 2},
+    # the other kind needs all batches on one process, and says so
+    "batch_sharpness": {"interaction": False},
 }
 
 
@@ -49,18 +56,28 @@ def loss_fn(model: nn.Module, batch: Any) -> torch.Tensor:
     return F.cross_entropy(model(batch[0]), batch[1])
 
 
-def run(name: str | None, model: nn.Module, *, part: slice) -> dict[str, Any]:
-    """Two steps, both read by the measure `name`, on the rows `part` of each batch."""
+def half(rank: int) -> slice:
+    return slice(rank * ROWS // 2, (rank + 1) * ROWS // 2)
+
+
+def run(
+    name: str | None, model: nn.Module, *, part: slice, probe: Sequence[slice] = ()
+) -> dict[str, Any]:
+    """Two steps, both read by the measure `name`, on the rows `part` of each batch.
+
+    The landscape is read on those rows of the first batch, or on the batches `probe` of rows of it.
+    """
     told: list[str] = []
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     x = torch.randn(ROWS * STEPS, FEATURES, generator=torch.Generator().manual_seed(7)).double()
     y = x[:, :CLASSES].argmax(dim=1)
+    on: Any = [(x[:ROWS][p], y[:ROWS][p]) for p in probe] or "first"
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.showwarning = lambda message, *_: told.append(str(message))
         watch = None
         if name is not None:
-            watch = Watch(model, optimizer, loss_fn, [made(name)], every_n_steps=1)
+            watch = Watch(model, optimizer, loss_fn, [made(name)], every_n_steps=1, probe=on)
         for rows in torch.arange(ROWS * STEPS).split(ROWS):
             batch = x[rows[part]], y[rows[part]]
             loss_fn(model, batch).backward()
@@ -78,19 +95,21 @@ def run(name: str | None, model: nn.Module, *, part: slice) -> dict[str, Any]:
     }
 
 
-def sharded(rank: int, to: Path) -> None:
+def on_two(rank: int, to: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{to}/store", rank=rank, world_size=2)
-    half = slice(rank * ROWS // 2, (rank + 1) * ROWS // 2)
-    seen = {}
+    seen: dict[str, Any] = {"sharded": {}, "replicated": {}}
     for name in (None, *MEASURES):
         model = net()
         for layer in (model[0], model[2], model):
             fully_shard(layer)
-        seen[name or "plain"] = run(name, model, part=half)
+        seen["sharded"][name or "plain"] = run(name, model, part=half(rank))
+    for name in MEASURES:
+        ddp = DistributedDataParallel(net())
+        seen["replicated"][name] = run(name, ddp, part=half(rank), probe=[half(rank)])
     torch.save(seen, to / f"{rank}.pt")
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    mp.start_processes(sharded, (Path(sys.argv[1]),), nprocs=2, start_method="fork")
+    mp.start_processes(on_two, (Path(sys.argv[1]),), nprocs=2, start_method="fork")
