@@ -78,12 +78,13 @@ class Aliased:
         samples: Iterable[Sample],
         *,
         loss_fn: Callable[[Any], Any] | None = None,
+        displacement: Tensor | None = None,
     ) -> Iterator[T]:
         """What `compute` makes of each sample, its loss with its graph, and the leaves of that.
 
-        By another `loss_fn` where one is given.
+        By another `loss_fn` where one is given; at displaced weights where there is a `displacement`.
         """
-        leaves = self._leaves(None)
+        leaves = self._leaves(displacement)
         for sample in samples:
             yield compute(sample, self._loss(sample, leaves, loss_fn), leaves)
 

@@ -163,9 +163,10 @@ def _show(chosen: argparse.Namespace) -> None:
 def _add_measures(commands: Any) -> None:
     parser = commands.add_parser(
         "measures",
-        help="list all measures: what they read, what it costs, where it comes from",
+        help="list all measures and presets: what they read, what it costs, where it comes from",
         description="Each measure with its metrics, its price in gradients and Hessian-vector "
-        "products, and its source. CurvatureMonitor(['sharpness', ...]) takes these names.",
+        "products, and its source. CurvatureMonitor(['sharpness', ...]) takes these names. "
+        "CurvatureMonitor.preset(...) takes those of the presets, which are sets of measures.",
     )
     parser.add_argument("names", nargs="*", metavar="MEASURE", help="these alone, with their metrics")
     parser.set_defaults(run=_measures)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from curvwatch.randomness import RandomState
 from curvwatch.samples import Sample
 from curvwatch.trees import clone_batch
 from curvwatch.vectors import Layout
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,16 @@ class Evaluation(Protocol):
 
     def gradients(self, displacement: Tensor | None) -> Iterator[Tensor]:
         """Gradient and loss, joined in one vector of shape (size + 1,), of each sample."""
+
+    def of_losses(
+        self,
+        compute: Callable[[Sample, Tensor, list[Tensor]], T],
+        samples: Iterable[Sample],
+        *,
+        loss_fn: Callable[[Any], Any] | None = None,
+        displacement: Tensor | None = None,
+    ) -> Iterator[T]:
+        """What `compute` makes of each sample, its loss with its graph, and the weights of that."""
 
 
 def place(loan: Loan, setting: Setting, sample: Sample, substitutes: Mapping[int, Tensor]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal
 
 from torch import Tensor, nn
@@ -45,6 +47,51 @@ def layers_of(names: Sequence[str], by: By) -> dict[str, list[int]]:
     return layers
 
 
+@dataclass(frozen=True)
+class CalledLayer:
+    """Parameters, and the module whose forward pass uses them.
+
+    Attributes:
+        module: to be called.
+        indices: of the parameters.
+    """
+
+    module: nn.Module
+    indices: tuple[int, ...]
+
+
+def called_layers(module: nn.Module, names: Sequence[str]) -> dict[str, CalledLayer]:
+    """The layers of `layers_of(names, "module")` as they can be seen in a forward pass.
+
+    Weights of a module that nobody calls, for it has no forward of its own (nn.ParameterList) or
+    nn.MultiheadAttention takes its weights, belong to the next one outside that can be called.
+
+    Args:
+        module: that holds the parameters.
+        names: of the parameters, as `parameter_names` tells them.
+    """
+    modules = dict(module.named_modules())
+
+    def layer(name: str) -> str:
+        owner = _module_of(name)
+        if owner not in modules:  # of the root, or unknown
+            return name
+        while owner and not _is_called(modules, owner):
+            owner = owner.rpartition(".")[0]
+        return owner or name
+
+    return {
+        name: CalledLayer(modules.get(name, module), tuple(indices))
+        for name, indices in layers_of(names, layer).items()
+    }
+
+
+def _is_called(modules: Mapping[str, nn.Module], name: str) -> bool:
+    if type(modules[name]).forward is nn.Module.forward:
+        return False
+    return not isinstance(modules[name.rpartition(".")[0]], nn.MultiheadAttention)
+
+
 def part_of(layout: Layout, indices: Sequence[int]) -> Layout:
     """The layout of the parameters at `indices` alone."""
     return Layout(
@@ -55,6 +102,33 @@ def part_of(layout: Layout, indices: Sequence[int]) -> Layout:
         device=layout.device,
         holders=None if layout.holders is None else tuple(layout.holders[i] for i in indices),
     )
+
+
+def places_of(layout: Layout, indices: Sequence[int]) -> list[slice]:
+    """Where the parameters at `indices` lie in a flat vector."""
+    starts = [0, *accumulate(layout.sizes)]
+    return [slice(starts[i], starts[i + 1]) for i in indices]
+
+
+def padding_rows(module: nn.Module, names: Sequence[str], layout: Layout) -> list[slice]:
+    """Where the rows of embeddings lie that stand for padding, and have no gradient by definition.
+
+    Of weights that are spread over processes they are not told.
+    """
+    if layout.sharded:
+        return []
+    padding = {
+        f"{name}.weight".removeprefix("."): part.padding_idx
+        for name, part in module.named_modules()
+        if isinstance(part, (nn.Embedding, nn.EmbeddingBag)) and part.padding_idx is not None
+    }
+    rows = []
+    for i, name in enumerate(names):
+        if name in padding:
+            width = layout.shapes[i][1]
+            start = places_of(layout, [i])[0].start + padding[name] * width
+            rows.append(slice(start, start + width))
+    return rows
 
 
 def _module_of(name: str) -> str:

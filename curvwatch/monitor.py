@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from curvwatch.alerts import Action, Alert, PresetName, Rule, check_rules, rules_of
@@ -16,6 +17,7 @@ from curvwatch.faults import Faults, OnError
 from curvwatch.history import History
 from curvwatch.measures import Measure, check_cadence, compared_by, feeding, make_measures
 from curvwatch.objective import Products, check_products
+from curvwatch.presets import preset_options
 from curvwatch.probe import Probe, ProbeKind
 from curvwatch.reader import Reader, Readings
 from curvwatch.recorder import Recorder
@@ -124,6 +126,37 @@ class CurvatureMonitor(CallbackBase):
         self._probe_lost = False
         self._reset()
 
+    @classmethod
+    def preset(
+        cls,
+        which: str,
+        *,
+        measures: Iterable[str | Measure | type[Measure]] | None = None,
+        budget: float | None = None,
+        probe_batches: int | None = None,
+        **options: Any,
+    ) -> CurvatureMonitor:
+        """A monitor with a set of measures; in a LightningCLI `curvwatch.CurvatureMonitor.preset`.
+
+        Args:
+            which: "watch", the default measures; "study", what the study of a run needs, for 20 % of
+                its time; "everything", all measures, for half of it. `curvwatch measures` lists their
+                measures and prices.
+            measures: others than the preset's.
+            budget: another than the preset's.
+            probe_batches: another number than the preset's.
+            **options: further arguments of `CurvatureMonitor`. With `every_n_steps` all measures of the
+                preset are read at that cadence, whatever it costs.
+
+        Raises:
+            ValueError: there is no such preset, or an option is out of range.
+        """
+        chosen = preset_options(which, measures=measures, budget=budget, probe_batches=probe_batches)
+        options = {**chosen, **options}
+        if cls is not CurvatureMonitor:
+            return cls(**options)
+        return CurvatureMonitor(**options)  # by this name jsonargparse learns what the options are
+
     def _reset(self) -> None:
         self._probe = Probe(self._probe_source, batches=self._probe_batches)
         self._recorder = Recorder(
@@ -218,13 +251,13 @@ class CurvatureMonitor(CallbackBase):
                 finished = self._watch.disarm()
                 landscape, finished = self._agreed(run, due, finished)
                 run.finished = finished
-                with self._faults.caught("the reading of the landscape"):
-                    if landscape:
-                        with self._schedule.timed(run, due.landscape) as seconds:
+                for part in self._schedule.parts(due.landscape) if landscape else ():
+                    with self._faults.caught("the reading of the landscape"):
+                        with self._schedule.timed(run, part) as seconds:
                             samples, trained = self._probe.samples(), self._probe_loss
                             self._reader.landscape(
                                 run,
-                                due,
+                                replace(due, landscape=part),
                                 samples,
                                 finished,
                                 readings,

@@ -87,7 +87,7 @@ class OutputGraph:
                     allow_unused=True,
                 )
         parts = self._layout.split(v)
-        return _derivatives(self._transposed, self._seeds, parts)
+        return derivatives(self._transposed, self._seeds, parts)
 
     def pulled(self, over: Sequence[Tensor]) -> Tensor:
         """J' u, of shape (size,)."""
@@ -99,7 +99,7 @@ class OutputGraph:
 
     def curved(self, over: Sequence[Tensor]) -> list[Tensor]:
         """The Hessian of L by z, times u."""
-        return _derivatives(self.slopes, self.outputs.tensors, over)
+        return derivatives(self.slopes, self.outputs.tensors, over)
 
     @property
     def slopes(self) -> tuple[Tensor, ...]:
@@ -215,7 +215,7 @@ def instead(loss_fn: Callable[[Any], Any], function: Callable[[Any], Any]) -> Ca
     return function if own is None else own(function)
 
 
-def _derivatives(
+def derivatives(
     results: Sequence[Tensor | None], by: Sequence[Tensor], over: Sequence[Tensor]
 ) -> list[Tensor]:
     """The derivatives of <results, over> by `by`; zeros where there are none."""

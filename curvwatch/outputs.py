@@ -256,6 +256,22 @@ def checked_outputs(
     return tuple(by_edge.values())
 
 
+def consumed(loss: Tensor, calls: Sequence[LossCall], results: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The outputs that `loss` is computed from, each once, whatever else it depends on; () if unknown.
+
+    Args:
+        loss: with its graph.
+        calls: of loss functions while it was evaluated: what those that are part of it got.
+        results: without any such call those of these that `loss` reaches past no other.
+    """
+    ends = {edge_of(call.result): call.outputs for call in calls}
+    ends = ends or {edge_of(t): (t,) for t in results if t.requires_grad}
+    met = reached(loss, list(ends), {})[0]
+    if not met and calls:
+        return consumed(loss, (), results)
+    return tuple({edge_of(t): t for edge in ends if edge in met for t in ends[edge]}.values())
+
+
 def reached(
     t: Tensor, ends: Sequence[Edge], weights: Mapping[int, str], *, inside: bool = False
 ) -> tuple[set[Edge], str | None]:

@@ -1,4 +1,4 @@
-"""`curvwatch measures`: all measures in the terminal."""
+"""`curvwatch measures`: all measures and presets in the terminal."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from rich.text import Text
 
 from curvwatch.measures import DEFAULT_MEASURES, MEASURES
 from curvwatch.measures.described import Described, described
+from curvwatch.presets import PRESETS
 
 
 def print_measures(names: Sequence[str], *, console: Console) -> None:
-    """Print the measures called `names` with their metrics; without names a line of each there is."""
+    """Print the measures called `names` with their metrics; without names a line of each there is.
+
+    And one of each preset.
+    """
     if names:
         for name in names:
             _print_whole(described(MEASURES[name]), console)
@@ -21,10 +25,21 @@ def print_measures(names: Sequence[str], *, console: Console) -> None:
     table = Table("measure", "what", "price", box=None, pad_edge=False, row_styles=("", "dim"))
     for measure in MEASURES.values():
         found = described(measure)
-        on = " (on)" if measure in DEFAULT_MEASURES else ""
+        on = " (on)" if measure in DEFAULT_MEASURES else " (dear)" if measure.dear else ""
         table.add_row(Text(found.name + on), Text(found.what), Text(_first_sentence(found.price)))
     console.print(table)
-    console.print("\n`curvwatch measures NAME` tells its metrics, its whole price and its source.")
+    console.print(
+        "\nOn are those of CurvatureMonitor(). The dear ones have a third of the budget for themselves "
+        "and a cadence of their own.\n`curvwatch measures NAME` tells the metrics, the whole price and "
+        "the source of a measure.\n"
+    )
+    presets = Table("preset", "measures", "price", box=None, pad_edge=False, row_styles=("", "dim"))
+    for name, preset in PRESETS.items():
+        whole = list(preset.measures) == list(MEASURES)
+        measures = "all of them" if whole else ", ".join(preset.measures)
+        presets.add_row(Text(name), Text(f"{preset.what}: {measures}"), Text(preset.price))
+    console.print(presets)
+    console.print('\n`CurvatureMonitor.preset("study")` has the measures of a preset.')
 
 
 def _print_whole(found: Described, console: Console) -> None:

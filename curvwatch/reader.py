@@ -49,6 +49,7 @@ class Readings:
         doubtful: metrics whose values may be wrong.
         doubts: measures with doubtful values, and why.
         products: Hessian-vector products spent.
+        seconds: spent on the landscape.
         histograms: distributions by name, with suffix.
     """
 
@@ -59,6 +60,7 @@ class Readings:
     doubtful: set[str] = field(default_factory=set)
     doubts: list[tuple[str, str]] = field(default_factory=list)
     products: int = 0
+    seconds: float = 0.0
     histograms: dict[str, Histogram] = field(default_factory=dict)
 
     @property
@@ -84,8 +86,9 @@ class Readings:
         self.histograms.update({name + suffix: h for name, h in reading.histograms.items()})
 
     def cost(self, seconds: float, share: float) -> None:
-        """Tell the price of a reading of the landscape."""
-        costs = (float(self.products), seconds, share)
+        """Tell the price of a reading of the landscape, in one part or several."""
+        self.seconds += seconds
+        costs = (float(self.products), self.seconds, share)
         self.values.update(zip(COST_METRICS, costs, strict=True))
 
     def look_at(self, name: str, value: Tensor) -> None:

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from statistics import median
 from typing import Any
 
-from curvwatch.budget import Budget, Interval
+from curvwatch.budget import Budget
 from curvwatch.clock import Clock
 from curvwatch.measures import Measure, Stage
+from curvwatch.purse import Purse
 from curvwatch.run import Run
 
-# steps whose times are kept for the typical one
-_LAPS = 64
+# of the budget, where there are dear measures beside others
+_SHARE_OF_DEAR = 1 / 3
 
 
 class Schedule:
     """A cadence for each measure, and the clock that they go by.
 
     Measures of a stage that have no cadence of their own are read together, as often as the budget
-    allows; the others cost what they cost.
+    allows; those that have one cost what they cost. Dear measures among others have a third of the
+    budget to themselves, so that a reading of them is paid by no other.
 
     Args:
         measures: to schedule.
@@ -41,25 +41,27 @@ class Schedule:
     ) -> None:
         self.clock = Clock(now)
         self._measures = [(m, m.every_n_steps or every_n_steps) for m in measures]
-        stages = sorted({m.stage for m, fixed in self._measures if fixed is None})
-        self.budget = Budget(budget, stages) if stages else None
+        stages = {
+            dear: sorted({m.stage for m, fixed in self._measures if fixed is None and m.dear == dear})
+            for dear in (False, True)
+        }
+        shares = {False: 1.0, True: 1.0}
+        if all(stages.values()):
+            shares = {False: 1.0 - _SHARE_OF_DEAR, True: _SHARE_OF_DEAR}
+        # whether its measures are dear
+        self._purses = {
+            dear: Purse(budget * shares[dear], [_kind(s, dear) for s in of_purse], self.clock)
+            for dear, of_purse in stages.items()
+            if of_purse
+        }
         self._agreed: Callable[[Sequence[float]], list[float]] = list
         self._step: int | None = None
-        self._laps: deque[float] = deque(maxlen=_LAPS)
         self._hurried: frozenset[str] = frozenset()
-        self._forget()
 
-    def _forget(self) -> None:
-        """Begin another interval between looks."""
-        self._since: tuple[int | None, float, float] = (
-            self._step,
-            self.clock.total_seconds,
-            self.clock.reading_seconds,
-        )
-        self._timed: dict[str, float] = {}
-        self._counts: Counter[str] = Counter()
-        self._fixed_seconds, self._fixed_readings = 0.0, 0
-        self._laps.clear()
+    @property
+    def budget(self) -> Budget | None:
+        """Of the measures that are not dear, else of those that are; None: all cadences are fixed."""
+        return next((purse.budget for purse in self._purses.values()), None)
 
     def start(self, run: Run) -> None:
         """Training begins: all processes of `run` will decide alike."""
@@ -75,102 +77,75 @@ class Schedule:
 
     def due(self, stage: Stage, step: int) -> list[Measure]:
         """The measures of `stage` that are due at optimizer step `step`: asked at each step."""
-        budget = self.budget
-        if budget is not None and step != self._step:
-            self._next_step(budget, step)
+        if self._purses and step != self._step:
+            self._next_step(step)
         return [
             measure
             for measure, fixed in self._measures
             if measure.stage == stage and (step % fixed == 0 if fixed else self._is_due(measure, step))
         ]
 
-    def _is_due(self, measure: Measure, step: int) -> bool:
-        budget = self.budget
-        if budget is None:
-            return False
-        if budget.due(measure.stage, step):
-            return True
-        return measure.name in self._hurried and budget.spares(measure.stage, self._counts)
+    def parts(self, measures: Sequence[Measure]) -> list[list[Measure]]:
+        """`measures`, of one stage, as they are to be read and timed: the dear ones after the others.
 
-    def _next_step(self, budget: Budget, step: int) -> None:
+        Together where no two budgets pay them: they share a gradient then.
+        """
+        if len({m.dear for m, fixed in self._measures if fixed is None and m in measures}) < 2:
+            return [list(measures)] if measures else []
+        return [[m for m in measures if m.dear == dear] for dear in (False, True)]
+
+    def _is_due(self, measure: Measure, step: int) -> bool:
+        purse, kind = self._purses[measure.dear], _kind(measure.stage, measure.dear)
+        if purse.budget.due(kind, step):
+            return True
+        return measure.name in self._hurried and purse.budget.spares(kind, purse.counts)
+
+    def _next_step(self, step: int) -> None:
         self._step = step
         lap = self.clock.lap()
-        if lap is not None:
-            self._laps.append(lap)
-        if budget.looks_at(step):
-            budget.look(step, self._passed(step))
-            self._forget()
-
-    def _passed(self, step: int) -> Interval:
-        since, total, reading = self._since
-        seconds, spent, lap, laps = self._agreed(
-            [
-                self.clock.total_seconds - total,
-                self.clock.reading_seconds - reading,
-                median(self._laps) if self._laps else 0.0,
-                float(bool(self._laps)),
-            ]
-        )
-        # what readings of a fixed cadence take besides their own times is theirs, too
-        readings = self._fixed_readings + sum(self._counts.values())
-        rest = spent - self._fixed_seconds - sum(self._timed.values())
-        spent -= self._fixed_seconds
-        if self._fixed_readings:
-            spent -= max(0.0, rest) * self._fixed_readings / readings
-        return Interval(
-            steps=0 if since is None else step - since,
-            seconds=seconds,
-            reading=spent,
-            step=lap if laps == 1.0 else None,
-            timed=dict(self._timed),
-            counts=dict(self._counts),
-        )
+        for purse in self._purses.values():
+            if lap is not None:
+                purse.lap(lap)
+            purse.look(step, self._agreed)
 
     @contextmanager
     def timed(self, run: Run, measures: Sequence[Measure]) -> Iterator[list[float]]:
-        """Time a reading of `measures`, of one stage.
+        """Time a reading of `measures`, of one stage and one of its `parts`.
 
         The list then has its seconds and the share that all readings took so far, averaged over
         processes.
         """
-        stage = measures[0].stage
-        kept = any(measure in measures and fixed is None for measure, fixed in self._measures)
-        if kept:
-            self._counts[stage] += 1
-        else:
-            self._fixed_readings += 1
+        kept = [m for m, fixed in self._measures if fixed is None and m in measures]
+        kind = _kind(kept[0].stage, kept[0].dear) if kept else None
+        for purse in self._purses.values():
+            purse.begin(kind)
         begin = self.clock.now()
         taken: list[float] = []
         yield taken
         taken += run.agreed_all([self.clock.now() - begin, self.clock.share])
-        if kept:
-            self._timed[stage] = self._timed.get(stage, 0.0) + taken[0]
-        else:
-            self._fixed_seconds += taken[0]
+        for purse in self._purses.values():
+            purse.end(kind, taken[0])
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint: a resumed run goes on alike."""
-        return {
-            "clock": self.clock.state_dict(),
-            "budget": None if self.budget is None else self.budget.state_dict(),
-            "interval": {
-                "since": list(self._since),
-                "timed": dict(self._timed),
-                "counts": dict(self._counts),
-                "fixed": [self._fixed_seconds, self._fixed_readings],
-            },
+        saved = {
+            dear: {"budget": purse.budget.state_dict(), "interval": purse.interval()}
+            for dear, purse in self._purses.items()
         }
+        nothing = {"budget": None, "interval": None}
+        return {"clock": self.clock.state_dict(), **saved.get(False, nothing), "dear": saved.get(True)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`."""
         self.clock.load_state_dict(state["clock"])
         self._step = None
-        self._forget()
-        if self.budget is None or state["budget"] is None:
-            return
-        self.budget.load_state_dict(state["budget"])
-        interval = state["interval"]
-        self._since = tuple(interval["since"])
-        self._timed = dict(interval["timed"])
-        self._counts = Counter(interval["counts"])
-        self._fixed_seconds, self._fixed_readings = interval["fixed"]
+        for dear, purse in self._purses.items():
+            purse.forget(None)
+            saved = state.get("dear") if dear else state
+            if saved is not None and saved["budget"] is not None:
+                purse.load(saved["budget"], saved["interval"])
+
+
+def _kind(stage: str, dear: bool) -> str:
+    """What is read together, and has a cadence of its own."""
+    return f"{stage}, dear" if dear else stage

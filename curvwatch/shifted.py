@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,8 @@ from curvwatch.evaluation import Setting, place, refuse_detached, weighted_loss
 from curvwatch.isolation import Loan
 from curvwatch.samples import Sample
 from curvwatch.sharding import local
+
+T = TypeVar("T")
 
 
 class Shifted:
@@ -48,9 +50,23 @@ class Shifted:
             grads = [p.grad for p in self._setting.params]
             yield self._setting.layout.flatten(grads, and_scalar=loss)
 
-    def _loss(self, sample: Sample) -> Tensor:
+    def of_losses(
+        self,
+        compute: Callable[[Sample, Tensor, list[Tensor]], T],
+        samples: Iterable[Sample],
+        *,
+        loss_fn: Callable[[Any], Any] | None = None,
+        displacement: Tensor | None = None,
+    ) -> Iterator[T]:
+        """What `compute` makes of each sample, its loss with its graph, and the weights of that."""
+        self._move(displacement)
+        for sample in samples:
+            yield compute(sample, self._loss(sample, loss_fn), list(self._setting.params))
+            _reshard(self._setting.module)
+
+    def _loss(self, sample: Sample, loss_fn: Callable[[Any], Any] | None = None) -> Tensor:
         place(self._loan, self._setting, sample, {id(w): w for w in self._loan.weights})
-        loss = weighted_loss(self._setting, sample)
+        loss = weighted_loss(self._setting, sample, loss_fn=loss_fn)
         refuse_detached(loss)
         return loss
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -27,6 +27,7 @@ from curvwatch.loop.texts import PROBE_LOST, SHARDED, WRONG_ORDER
 from curvwatch.loop.wrappers import called_module
 from curvwatch.measures import Measure, check_cadence, compared_by, feeding, make_measures
 from curvwatch.objective import Products, check_products
+from curvwatch.presets import preset_options
 from curvwatch.probe import Probe, ProbeKind
 from curvwatch.reader import Reader, Readings
 from curvwatch.recorder import Recorder
@@ -35,6 +36,8 @@ from curvwatch.samples import Sample
 from curvwatch.schedule import Schedule
 from curvwatch.steps import FinishedStep, StepWatch, trained
 from curvwatch.trees import clone_batch
+
+W = TypeVar("W", bound="Watch")
 
 # a GradScaler skips some steps while it looks for its scale
 _SKIPPED_AT_FIRST = 10
@@ -170,6 +173,37 @@ class Watch:
             self._open = True
             self._schedule.start(run)
             self._get_ready(run)
+
+    @classmethod
+    def preset(
+        cls: type[W],
+        which: str,
+        model: nn.Module,
+        optimizer: Optimizer | Sequence[Optimizer],
+        loss_fn: LossFn | Sequence[LossFn],
+        *,
+        measures: Iterable[str | Measure | type[Measure]] | None = None,
+        budget: float | None = None,
+        probe_batches: int | None = None,
+        **options: Any,
+    ) -> W:
+        """A watch with a set of measures.
+
+        Args:
+            which: "watch", "study" or "everything", see `CurvatureMonitor.preset`.
+            model: see `Watch`.
+            optimizer: see `Watch`.
+            loss_fn: see `Watch`.
+            measures: others than the preset's.
+            budget: another than the preset's.
+            probe_batches: another number than the preset's.
+            **options: further arguments of `Watch`.
+
+        Raises:
+            ValueError: there is no such preset, or an option is out of range.
+        """
+        chosen = preset_options(which, measures=measures, budget=budget, probe_batches=probe_batches)
+        return cls(model, optimizer, loss_fn, **chosen, **options)
 
     def step(self, *batches: Any, loss: Tensor | None = None) -> dict[str, float]:
         """Read what is due of the step that was just made.
@@ -355,11 +389,13 @@ class Watch:
     def _read(
         self, run: LoopRun, due: Due, finished: dict[int, FinishedStep], readings: Readings
     ) -> None:
-        if due.landscape:
-            with self._schedule.timed(run, due.landscape) as seconds:
-                finished = self._corrected(run, due, finished, readings)
+        for i, part in enumerate(self._schedule.parts(due.landscape)):
+            with self._schedule.timed(run, part) as seconds:
+                if i == 0:
+                    finished = self._corrected(run, due, finished, readings)
+                now = replace(due, landscape=part)
                 with self._faults.caught("the reading of the landscape"):
-                    self._reader.landscape(run, due, self._probe.samples(), finished, readings)
+                    self._reader.landscape(run, now, self._probe.samples(), finished, readings)
             readings.cost(*seconds)
         if due.step and finished:
             with self._schedule.timed(run, due.step):

@@ -49,6 +49,8 @@ CHECKED = {
     "`tests/measures/test_top_eigenvalues.py`, `tests/numerics/test_deflated.py`",
     "stationary_point": "dense eigenvalues on four networks, quadratics of each kind in other units: "
     "`tests/measures/test_stationary_point.py`",
+    "layer_signal": "exact amplification of linear networks, torch.func.jvp on four networks, the rate "
+    "of its error: `tests/measures/test_layer_signal.py`",
     "epsilon_sharpness": "quadratics, scipy's L-BFGS-B on four networks: "
     "`tests/measures/test_epsilon_sharpness.py`",
 }

@@ -30,9 +30,6 @@ from curvwatch.measures import COST_METRICS, MEASURES, Measure, SpectralDensity,
 
 NET = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
 # of a measure that is to come
-TO_COME = [
-    f"curvature/{name}{end}" for name in ("layer_signal", "layer/0/signal") for end in ("", "_stderr")
-]
 # metrics that no chart needs to show, and why; errors are bands, so `ERRORS` has them
 NOT_SHOWN: dict[str, str] = {}
 
@@ -44,7 +41,7 @@ def measured() -> dict[str, set[str]]:
     made["step_geometry"] = StepGeometry(compare=["adam"])
     made["preconditioned"] = SpectralDensity(of="preconditioned")
     told = {n: {*m.metrics_of(NET, params), *m.sampling_metrics} for n, m in made.items()}
-    return {**told, "cost": set(COST_METRICS), "to come": set(TO_COME)}
+    return {**told, "cost": set(COST_METRICS)}
 
 
 def is_charted(name: str) -> bool:

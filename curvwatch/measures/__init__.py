@@ -24,6 +24,7 @@ from curvwatch.measures.gradient_noise import GradientNoise
 from curvwatch.measures.gradient_stats import GradientStats
 from curvwatch.measures.gradient_subspace import GradientSubspace
 from curvwatch.measures.layer_curvature import LayerCurvature
+from curvwatch.measures.layer_signal import LayerSignal
 from curvwatch.measures.sharpness import Sharpness
 from curvwatch.measures.spectral_density import SpectralDensity
 from curvwatch.measures.stationary_point import StationaryPoint
@@ -48,6 +49,7 @@ MEASURES: dict[str, type[Measure]] = {
         TopEigenvalues,
         StationaryPoint,
         EpsilonSharpness,
+        LayerSignal,
     )
 }
 
@@ -113,6 +115,7 @@ __all__ = [
     "Landscape",
     "LandscapeMeasure",
     "LayerCurvature",
+    "LayerSignal",
     "Measure",
     "Reading",
     "Sharpness",

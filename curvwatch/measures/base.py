@@ -106,6 +106,8 @@ class Measure(ABC):
         sampling_metrics: further ones, where the objective is a mean over several batches.
         looks_at_loss: whether it evaluates the loss; one of the gradients of training alone does not.
         needs_used: whether it needs `Step.used`.
+        dear: whether a reading costs several times what the sharpness does: the budget then gives it,
+            with others alike, a cadence of its own, so that the cheap ones are read often.
     """
 
     name: str
@@ -114,6 +116,7 @@ class Measure(ABC):
     sampling_metrics: ClassVar[tuple[str, ...]] = ()
     looks_at_loss: ClassVar[bool] = True
     needs_used: ClassVar[bool] = False
+    dear: ClassVar[bool] = False
 
     def __init__(self, *, every_n_steps: int | None = None) -> None:
         if every_n_steps is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import torch
@@ -77,6 +77,7 @@ where they span the same space |
     """
 
     name: str = "fisher"
+    dear: ClassVar[bool] = True
     metrics: tuple[str, ...] = (
         "fisher/lambda_max",
         "fisher/lambda_max_residual",

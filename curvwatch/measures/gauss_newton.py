@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -86,6 +86,7 @@ and its standard error: 0 where the Hessian is Gauss-Newton |
     """
 
     name: str = "gauss_newton"
+    dear: ClassVar[bool] = True
     metrics: tuple[str, ...] = (
         "gauss_newton/lambda_max",
         "gauss_newton/lambda_max_residual",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import MutableMapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -65,6 +65,7 @@ space: its residual / the gap to the next eigenvalue (Davis & Kahan 1970), 1 at 
     """
 
     name: str = "gradient_subspace"
+    dear: ClassVar[bool] = True
     metrics: tuple[str, ...] = (
         "curvature/subspace_gradient_share",
         "curvature/subspace_update_share",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -78,6 +79,7 @@ Jensen-Shannon distance of their spectral densities, and its standard error; 0: 
     """
 
     name: str = "layer_curvature"
+    dear: ClassVar[bool] = True
     metrics: tuple[str, ...] = (
         "curvature/layer_residual",
         "curvature/layer_heterogeneity",

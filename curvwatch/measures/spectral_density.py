@@ -101,6 +101,7 @@ within it |
     """
 
     name: str = "spectral_density"
+    dear: ClassVar[bool] = True
     metrics: tuple[str, ...] = _OF_HESSIAN
     sampling_metrics: ClassVar[tuple[str, ...]] = ()
 

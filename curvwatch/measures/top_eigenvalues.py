@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,7 @@ together 1, but for layers that are left out |
     """
 
     name: str = "top_eigenvalues"
+    dear: ClassVar[bool] = True
     metrics: tuple[str, ...] = (
         "curvature/eigenvalue_residual",
         "curvature/eigenvalue_gap",

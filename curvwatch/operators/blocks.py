@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from curvwatch.layers import part_of
+from curvwatch.layers import part_of, places_of
 from curvwatch.operators.base import FunctionOperator, SymmetricOperator
 from curvwatch.vectors import Layout
 
@@ -27,7 +27,7 @@ class Block(FunctionOperator):
     def __init__(self, operator: SymmetricOperator, layout: Layout, indices: Sequence[int]) -> None:
         self.layout = part_of(layout, indices)
         self._whole = operator.length
-        self._places = _places(layout, indices)
+        self._places = places_of(layout, indices)
         super().__init__(
             lambda v: self.cut(operator.matvec(self.padded(v))),
             size=self.layout.total,
@@ -54,10 +54,3 @@ class Block(FunctionOperator):
             size = place.stop - place.start
             whole[place] = part[start : start + size]
             start += size
-
-
-def _places(layout: Layout, indices: Sequence[int]) -> list[slice]:
-    starts = [0]
-    for size in layout.sizes:
-        starts.append(starts[-1] + size)
-    return [slice(starts[i], starts[i + 1]) for i in indices]

@@ -15,6 +15,7 @@ import pytorch_lightning
 
 from curvwatch import Compared, CurvatureMonitor, Rule, Sharpness, StepGeometry
 from curvwatch.alerts import DEFAULT_RULES
+from curvwatch.presets import PRESETS
 from tests.modules import ClassifierMixin, batches
 
 CALLBACKS = "--trainer.callbacks"
@@ -34,6 +35,14 @@ trainer:
         on_alert: stop
 """
 PLAIN = "trainer: {callbacks: [{class_path: curvwatch.CurvatureMonitor}]}"
+
+
+PRESET = """
+trainer:
+  callbacks:
+    - class_path: curvwatch.CurvatureMonitor.preset
+      init_args: {which: study, every_n_steps: 3, name: mine}
+"""
 
 
 Fitted = Callable[..., CurvatureMonitor]
@@ -131,7 +140,16 @@ def test_yaml(fitted: Fitted, tmp_path: Path) -> None:
     assert monitor.history["step/stability_ratio"].steps.tolist() == [0, 2, 4]
 
 
-@pytest.mark.parametrize("text", [YAML, PLAIN], ids=["yaml", "plain"])
+def test_a_preset(fitted: Fitted, tmp_path: Path) -> None:
+    on_the_line = fitted(f"{CALLBACKS}+=curvwatch.CurvatureMonitor.preset", f"{CALLBACKS}.which=watch")
+    assert [m.name for m in on_the_line.measures] == ["sharpness", "step_geometry"]
+    monitor = fitted("--config", written(tmp_path / "in.yaml", PRESET))
+    assert [m.name for m in monitor.measures] == list(PRESETS["study"].measures)
+    assert (monitor.budget, monitor.name) == (PRESETS["study"].budget, "mine")
+    assert monitor.history["curvature/eigenvalue/0"].steps.tolist() == [0, 3]
+
+
+@pytest.mark.parametrize("text", [YAML, PLAIN, PRESET], ids=["yaml", "plain", "preset"])
 def test_the_configuration_that_the_cli_saves_makes_the_same_run(
     fitted: Fitted, text: str, tmp_path: Path
 ) -> None:
@@ -139,7 +157,7 @@ def test_the_configuration_that_the_cli_saves_makes_the_same_run(
     saved = tmp_path / "config.yaml"
     assert "Unable to serialize" not in saved.read_text()
     again = fitted("--config", str(saved))
-    assert again._rules == first._rules == (DEFAULT_RULES if text is PLAIN else first._rules)
+    assert again._rules == first._rules == (first._rules if text is YAML else DEFAULT_RULES)
     assert again._actions == first._actions
     assert [vars(m) for m in again.measures] == [vars(m) for m in first.measures]
     name = "curvature/sharpness"

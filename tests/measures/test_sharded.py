@@ -1,0 +1,100 @@
+"""Weights on two processes, sharded (FSDP2) or replicated (DDP): each measure reads as on one process.
+
+Or it says that it cannot.
+"""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from curvwatch.measures import MEASURES
+from tests.lightning.trace import assert_same
+from tests.measures.sharded_runs import STEPS, half, net, run
+
+pytestmark = pytest.mark.processes
+ROOT = Path(__file__).parents[2]
+# how exact a value is, not a value
+ERRORS = ("residual", "_stderr", "_error", "_gain")
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What both processes saw of each measure; one start for all of them."""
+    directory = tmp_path_factory.mktemp("sharded")
+    command = [sys.executable, "-m", "tests.measures.sharded_runs", str(directory)]
+    done = subprocess.run(command, cwd=ROOT, timeout=120, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [torch.load(directory / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+def values_of(history: dict[str, Any], metric: str) -> list[float]:
+    return history.get(metric, {"values": [math.nan] * STEPS})["values"]
+
+
+def close(
+    name: str, history: dict[str, Any], twin: dict[str, Any], *, rtol: float, same_draws: bool
+) -> None:
+    """Within 4 standard errors of both where values are of other random vectors."""
+    for metric in twin:
+        if metric.endswith(ERRORS) or "/cost_" in metric:
+            continue
+        error = next((metric + e for e in ("_stderr", "_error") if metric + e in twin), None)
+        pairs = zip(values_of(history, metric), twin[metric]["values"], strict=True)
+        for i, (ours, theirs) in enumerate(pairs):
+            allowed = rtol * abs(theirs) + 1e-9
+            if error is not None and not same_draws:
+                allowed += 4 * math.hypot(values_of(history, error)[i], values_of(twin, error)[i])
+            both = math.isnan(ours) and math.isnan(theirs)
+            assert both or abs(ours - theirs) <= allowed, (name, metric, ours, theirs, allowed)
+
+
+def same_on_both(seen: Any, kind: str, name: str) -> None:
+    first, second = (s[kind][name]["history"] for s in seen)
+    for metric in set(first) - {"curvature/cost_seconds", "curvature/cost_share"}:
+        assert_same(first[metric], second[metric], metric)
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_of_replicated_weights_it_reads_as_on_the_batches_of_both(seen: Any, name: str) -> None:
+    """The batch of each process is one of two of the probe."""
+    twin = run(name, net(), part=slice(None), probe=[half(0), half(1)])
+    for process in (s["replicated"] for s in seen):
+        assert not process[name]["told"]
+        close(name, process[name]["history"], twin["history"], rtol=1e-6, same_draws=True)
+    same_on_both(seen, "replicated", name)
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_of_sharded_weights_it_reads_as_on_one_process_or_says_that_it_cannot(
+    seen: Any, name: str
+) -> None:
+    twin = run(name, net(), part=slice(None))
+    assert not [text for text in twin["told"] if "failed" in text]
+    for process in (s["sharded"] for s in seen):
+        ours, plain = process[name], process["plain"]
+        assert_same(ours["weights"], plain["weights"], "weights")
+        failed = [text for text in ours["told"] if "failed" in text]
+        if failed:
+            assert len(failed) == 1
+            assert f"the reading of {name} failed" in failed[0]
+            assert "spread over processes" in failed[0]
+            metrics = MEASURES[name]().metrics
+            assert all(math.isnan(v) for m in metrics for v in values_of(ours["history"], m))
+        else:
+            assert any(math.isfinite(v) for m in ours["history"] for v in values_of(ours["history"], m))
+            close(name, ours["history"], twin["history"], rtol=1e-5, same_draws=False)
+    same_on_both(seen, "sharded", name)
+
+
+def test_those_that_cannot_are_the_ones_that_need_whole_weights(seen: Any) -> None:
+    refused = {
+        name for name in MEASURES if any("failed" in text for text in seen[0]["sharded"][name]["told"])
+    }
+    assert refused == {"gauss_newton", "fisher", "batch_sharpness", "gradient_noise"}
