@@ -1,11 +1,22 @@
 """All findings, in the order of the gallery."""
 
 from gallery.finding import Finding
-from gallery.findings import edge, outliers, sparsity, subspace
+from gallery.findings import (
+    batch_sharpness,
+    directional,
+    edge,
+    gauss_newton,
+    outliers,
+    sparsity,
+    subspace,
+)
 
 FINDINGS: tuple[Finding, ...] = (
     edge.FINDING,
+    batch_sharpness.FINDING,
+    directional.FINDING,
     outliers.FINDING,
+    gauss_newton.FINDING,
     subspace.FINDING,
     sparsity.FINDING,
 )
