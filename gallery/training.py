@@ -16,6 +16,8 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, IterableDataset
 
+from curvwatch.demo.digits import whole_data_set
+
 Batch = tuple[Tensor, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -29,10 +31,22 @@ def digits() -> Batch:
     return torch.tensor(pixels, dtype=torch.float32) / 16, torch.tensor(classes)
 
 
+def standardised_digits() -> Batch:
+    """The same, each pixel with mean 0 and deviation 1: the data of `curvwatch demo`."""
+    return whole_data_set()[0], digits()[1]
+
+
 def relu_mlp(width: int = 50) -> nn.Sequential:
     """64-width-width-10."""
     return nn.Sequential(
         *(nn.Linear(64, width), nn.ReLU()), *(nn.Linear(width, width), nn.ReLU()), nn.Linear(width, 10)
+    )
+
+
+def tanh_mlp(width: int = 100) -> nn.Sequential:
+    """64-width-width-10, smooth: the network of `curvwatch demo`."""
+    return nn.Sequential(
+        *(nn.Linear(64, width), nn.Tanh()), *(nn.Linear(width, width), nn.Tanh()), nn.Linear(width, 10)
     )
 
 
@@ -70,6 +84,18 @@ class Training(L.LightningModule):
     def configure_optimizers(self) -> Optimizer:
         """The one that was given."""
         return self._optimizer(self.parameters())
+
+
+class Whole(IterableDataset[Batch]):
+    """The whole of `data` at each step, without end."""
+
+    def __init__(self, data: Batch) -> None:
+        self._data = data
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The same batch again and again."""
+        while True:
+            yield self._data
 
 
 class Shuffled(IterableDataset[Batch]):

@@ -1,10 +1,23 @@
 """All findings, in the order of the gallery."""
 
 from gallery.finding import Finding
-from gallery.findings import minima, outliers, sparsity, subspace
+from gallery.findings import (
+    batch_sharpness,
+    directional,
+    edge,
+    gauss_newton,
+    minima,
+    outliers,
+    sparsity,
+    subspace,
+)
 
 FINDINGS: tuple[Finding, ...] = (
+    edge.FINDING,
+    batch_sharpness.FINDING,
+    directional.FINDING,
     outliers.FINDING,
+    gauss_newton.FINDING,
     subspace.FINDING,
     sparsity.FINDING,
     minima.FINDING,

@@ -2,41 +2,20 @@
 
 from __future__ import annotations
 
-import pydoc_data.topics
-from collections.abc import Iterator
-
 import torch
 from matplotlib.figure import Figure
 from rich.progress import Progress
 from torch import Tensor, nn
-from torch.utils.data import IterableDataset
 
 from curvwatch import CurvatureMonitor
 from curvwatch.measures import ActivationSparsity
 from gallery.figures import COLOURS, GREY, panels
 from gallery.finding import Check, Finding, Results
-from gallery.training import Batch, Training, cross_entropy, floats, rounded, train
+from gallery.text import Text
+from gallery.training import Training, cross_entropy, floats, rounded, train
 
 STEPS, EVERY, LENGTH, BATCH, LAYERS, WIDTH = 2500, 50, 64, 16, 3, 64
 NAMES = [f"curvature/layer/net.blocks.layers.{i}/nonzero_share" for i in range(LAYERS)]
-
-
-class Text(IterableDataset[Batch]):
-    """Random stretches of the manual of Python, character by character."""
-
-    def __init__(self) -> None:
-        text = "".join(pydoc_data.topics.topics.values())
-        self.alphabet = sorted(set(text))
-        index = {character: i for i, character in enumerate(self.alphabet)}
-        self._text = torch.tensor([index[character] for character in text])
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Without end, the same each time."""
-        generator = torch.Generator().manual_seed(0)
-        while True:
-            starts = torch.randint(len(self._text) - LENGTH - 1, (BATCH,), generator=generator)
-            cut = torch.stack([self._text[i : i + LENGTH + 1] for i in starts.tolist()])
-            yield cut[:, :-1].contiguous(), cut[:, 1:].contiguous()
 
 
 class Decoder(nn.Module):
@@ -63,7 +42,7 @@ class Decoder(nn.Module):
 
 def run(progress: Progress) -> Results:
     """Train on text, reading the shares."""
-    data = Text()
+    data = Text(length=LENGTH, size=BATCH)
     torch.manual_seed(0)
     net = Decoder(len(data.alphabet))
     monitor = CurvatureMonitor([ActivationSparsity()], every_n_steps=EVERY, on_error="raise")
