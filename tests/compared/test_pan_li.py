@@ -13,7 +13,7 @@ from benchmarks.workloads import GPT, WORKLOADS, Task
 from curvwatch import CurvatureMonitor, StepGeometry
 from tests.modules import fit
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.study
 NAMES = ["momentum", "normalized_sgd", "adam", "clipped_sgd", "clipped_adam"]
 BATCH, STEPS, EVERY = 16, 240, 10
 

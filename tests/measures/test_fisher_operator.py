@@ -42,7 +42,7 @@ def empirical_of(case, model, batches):
 def test_the_true_matrix_is_gauss_newton_and_the_empirical_one_that_of_gradients(name):
     case = CASES[name]
     model = case.model()
-    batches = [case.batch(4), case.batch(2)]
+    batches = [case.batch(2), case.batch(1)]
     twins = {
         "type1": gauss_newton_of_case(case, model, batches),
         "empirical": empirical_of(case, model, batches),
