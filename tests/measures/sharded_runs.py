@@ -30,6 +30,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "layer_curvature": {"density_steps": 2, "rtol": 1e-3},
     "gradient_subspace": {"k": 2, "rtol": 1e-5},
     "spectral_density": {"probes": 4, "steps": 4, "rtol": 1e-3},
+    "stationary_point": {"rtol": 1e-4},
     "top_eigenvalues": {"k": 2, "rtol": 1e-4},
     "epsilon_sharpness": {"steps": 3},
     "critical_sharpness": {"tolerance": 0.01},
