@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from curvwatch.errors import CurvwatchError
 from curvwatch.measures.base import Landscape, LandscapeMeasure, Reading
 from curvwatch.operators import SymmetricOperator, hessian, unit
-from curvwatch.solvers import Eigenpairs, lanczos
+from curvwatch.solvers import Eigenpairs, deflated_lanczos
 from curvwatch.vectors import Layout
 
 # from so many entries on vectors of earlier readings are kept as sketches of this length
@@ -43,14 +43,15 @@ ago, in degrees, 0 to 90 |
 space: its residual / the gap to the next eigenvalue (Davis & Kahan 1970), 1 at most |
 
     Gradient and update share are off by `subspace_error` at most. Where the k-th eigenvalue is close to
-    the next, the space itself is not well defined, and the error near 1 says so.
+    the next, the space itself is not well defined, and the error near 1 says so. Eigenvalues that are
+    equal, such as those of a linear regression with several outputs, come as often as they are there.
 
-    Price: one gradient and some 2 k Hessian-vector products, several times that early in a run; in
-    memory 2 k + 4 vectors of the size of the weights during a reading. Between readings k x (1 + `lag`)
-    vectors are kept, and are part of checkpoints; those of over a million weights as random sketches of
-    2^20 entries (4 MiB each), which leave inner products of unit vectors as they are to within .001
-    (standard deviation), and one whole vector to start from. Of weights that are spread over processes
-    each keeps its own part, whole.
+    Price: one gradient, some 2 k Hessian-vector products and 8 to 20 to see that none was missed,
+    several times that early in a run; in memory 3 k + 5 vectors of the size of the weights during a
+    reading. Between readings k x (1 + `lag`) vectors are kept, and are part of checkpoints; those
+    of over a million weights as random sketches of 2^20 entries (4 MiB each), which leave inner
+    products of unit vectors as they are to within .001 (standard deviation), and one whole vector
+    to start from. Of weights that are spread over processes each keeps its own part, whole.
 
     Args:
         k: dimension of the space; "classes": the outputs of the last nn.Linear, where they are no more
@@ -111,10 +112,10 @@ space: its residual / the gap to the next eigenvalue (Davis & Kahan 1970), 1 at 
                 values, (f"on the probe the loss is {point.loss} or its gradient not finite",)
             )
         H, layout = hessian(point), at.objective.layout
-        pairs = lanczos(
+        pairs = deflated_lanczos(
             H,
             k=k,
-            also=min(1, H.size - k),
+            rest=True,
             start=_start(at, H, g),
             rtol=self.rtol,
             max_products=max(self.max_products, k + 1),

@@ -76,7 +76,7 @@ within it |
 
     Price: one gradient, `probes` x `steps` products, 4 to 10 for the smallest eigenvalue, and some 2 x
     `leading` for the largest ones, twice that in the first reading; 4 to 10 with `leading=0`. In memory
-    2 x `leading` + 4, or `steps`, vectors of the size of the weights during a reading.
+    3 x `leading` + 5, or `steps`, vectors of the size of the weights during a reading.
 
     Args:
         of: "hessian"; "preconditioned": P^-1 (H + C), the Hessian as the optimizer sees it, whose edge

@@ -35,7 +35,7 @@ together 1, but for layers that are left out |
 
     Price: one gradient, some 2 k products and 8 to 20 to see that none was missed, several times that
     in the first reading; in memory
-    2 k + 4 vectors of the size of the weights during a reading, one between.
+    3 k + 5 vectors, k + 17 at least, of the size of the weights during a reading, one between.
 
     Args:
         k: how many, at least 2; of a network with fewer weights the rest is nan.

@@ -21,6 +21,7 @@ def deflated_lanczos(
     operator: SymmetricOperator,
     *,
     k: int,
+    rest: bool = False,
     start: Tensor | None = None,
     rtol: float = 1e-3,
     min_products: int = 1,
@@ -38,6 +39,8 @@ def deflated_lanczos(
     Args:
         operator: what to solve.
         k: number of eigenpairs, at most `operator.size`.
+        rest: whether to return the largest pair of what is left, too, as it came out of the last look:
+            its residual may be large. There is none where `k` are all, or a product is not finite.
         start: as that of `lanczos`.
         rtol: residual of each pair relative to the size of its value.
         min_products: as that of `lanczos`.
@@ -55,6 +58,8 @@ def deflated_lanczos(
         basis=basis,
         generator=generator,
     )
+    # rows of their own: the first solve's basis would stay beside that of the next one
+    pairs = replace(pairs, vectors=pairs.vectors.clone())
     while k < operator.size and np.isfinite(pairs.values).all():
         left = max_products - pairs.products
         found = lanczos(
@@ -69,7 +74,8 @@ def deflated_lanczos(
         # Ritz values lie below their eigenvalues: one that is as large was missed
         missed = float(found.values[0] - pairs.values[-1]) > float(pairs.residuals[-1])
         if not missed or not np.isfinite(found.values).all():
-            return replace(pairs, products=products)
+            pairs = replace(pairs, products=products)
+            return _with_rest(pairs, found) if rest and not missed else pairs
         exact = lanczos(
             _rest(operator, pairs),
             start=found.vectors[0],
@@ -79,6 +85,8 @@ def deflated_lanczos(
             generator=generator,
         )
         pairs = _joined(pairs, exact, products + exact.products)
+        if pairs.products >= max_products:  # nobody has looked whether another one was missed
+            return replace(pairs, converged=False)
     return pairs
 
 
@@ -98,6 +106,17 @@ def _rest(operator: SymmetricOperator, pairs: Eigenpairs) -> FunctionOperator:
         device=operator.device,
         length=operator.length,
         inner=operator.inner,
+    )
+
+
+def _with_rest(pairs: Eigenpairs, found: Eigenpairs) -> Eigenpairs:
+    """`pairs`, and the first of `found` behind them."""
+    return replace(
+        pairs,
+        values=np.append(pairs.values, found.values[0]),
+        vectors=torch.cat([pairs.vectors, found.vectors[:1]]),
+        residuals=np.append(pairs.residuals, found.residuals[0]),
+        errors=np.append(pairs.errors, found.residuals[0]),
     )
 
 

@@ -91,6 +91,26 @@ def test_the_error_bounds_the_angle_to_the_true_space():
 
 
 @double
+def test_equal_eigenvalues_come_as_often_as_they_are_there():
+    # of a linear regression with m outputs the Hessian is that of one, m times
+    x, y = torch.randn(40, 20) * torch.linspace(0.3, 1.5, 20), torch.randn(40, 3)
+    model = nn.Linear(20, 3, bias=False)
+    objective = Objective.of_batches(
+        model, lambda b: nn.functional.mse_loss(model(b[0]), b[1]), [(x, y)]
+    )
+    measure, memory = GradientSubspace(k=3), {}
+    V = torch.linalg.eigh(x.T @ x)[1][:, -1:]
+    for seed in range(4):
+        g = 2 * (model(x) - y).T @ x / y.numel()
+        with landscape(objective, memory=memory, seed=seed) as at:
+            reading = measure.read(at)
+        share = float((g.detach() @ V).norm() ** 2 / g.detach().norm() ** 2)
+        error = reading.values["curvature/subspace_error"]
+        assert abs(reading.values["curvature/subspace_gradient_share"] - share) <= error < 0.1
+        moved(model, 0.02)
+
+
+@double
 def test_a_sketch_keeps_overlaps_and_bounds_the_memory(monkeypatch):
     monkeypatch.setattr(gradient_subspace, "_SKETCH", 1 << 12)
     monkeypatch.setattr(gradient_subspace, "_AT_A_TIME", 1 << 10)

@@ -57,3 +57,25 @@ def test_products_are_counted_and_bounded() -> None:
     pairs = deflated_lanczos(operator, k=4, rtol=1e-10, max_products=30, generator=seeded())
     assert pairs.products == calls <= 30 + 10
     assert not pairs.converged
+
+
+def test_a_small_bound_is_kept_where_each_look_finds_another_one() -> None:
+    values = torch.linspace(0, 1, 3000, dtype=torch.float64).sqrt()
+    operator = FunctionOperator(lambda v: values * v, size=3000, dtype=torch.float64)
+    pairs = deflated_lanczos(operator, k=5, max_products=5, basis=14, generator=seeded())
+    assert pairs.products <= 5 + 10
+    assert not pairs.converged
+
+
+def test_the_largest_of_the_rest_is_told() -> None:
+    matrix = turned(torch.tensor(SPECTRA["equal"], dtype=torch.float64))
+    pairs = deflated_lanczos(operator_of(matrix), k=2, rest=True, rtol=1e-8, generator=seeded())
+    assert pairs.values == pytest.approx([5.0, 5.0, 5.0], abs=0.01)
+    every = deflated_lanczos(operator_of(matrix), k=len(matrix), rest=True, generator=seeded())
+    assert len(every.values) == len(matrix)
+
+
+def test_the_basis_is_not_kept() -> None:
+    matrix = turned(torch.tensor(SPECTRA["apart"], dtype=torch.float64))
+    pairs = deflated_lanczos(operator_of(matrix), k=2, generator=seeded())
+    assert pairs.vectors.untyped_storage().nbytes() == 2 * 8 * len(matrix)
