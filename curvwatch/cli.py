@@ -169,6 +169,7 @@ def _add_measures(commands: Any) -> None:
         "CurvatureMonitor.preset(...) takes those of the presets, which are sets of measures.",
     )
     parser.add_argument("names", nargs="*", metavar="MEASURE", help="these alone, with their metrics")
+    parser.add_argument("--brief", action="store_true", help="a line of each")
     parser.set_defaults(run=_measures)
 
 
@@ -182,7 +183,7 @@ def _measures(chosen: argparse.Namespace) -> None:
     unknown = [name for name in chosen.names if name not in MEASURES]
     if unknown:
         raise CurvwatchError(f"{printable(unknown[0])}: one of {', '.join(MEASURES)} is needed")
-    print_measures(chosen.names, console=Console(highlight=False))
+    print_measures(chosen.names, console=Console(highlight=False), brief=chosen.brief)
 
 
 def _add_subject(parser: Any, ckpt: str) -> None:

@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from curvwatch.measures import DEFAULT_MEASURES, MEASURES
-from curvwatch.measures.described import Described, described
+from curvwatch.measures import DEFAULT_MEASURES, MEASURES, Measure
+from curvwatch.measures.described import described
 from curvwatch.presets import PRESETS
 
 
-def print_measures(names: Sequence[str], *, console: Console) -> None:
-    """Print the measures called `names` with their metrics; without names a line of each there is.
+def print_measures(names: Sequence[str], *, console: Console, brief: bool = False) -> None:
+    """Print the measures called `names`, all there are by default, each with its metrics.
 
-    And one of each preset.
+    And the presets, where no names are given.
+
+    Args:
+        names: of measures.
+        console: where to.
+        brief: print a line of each instead.
     """
+    chosen = {name: MEASURES[name] for name in names or MEASURES}
+    if brief:
+        console.print(_table(chosen))
+    else:
+        for measure in chosen.values():
+            _print_whole(measure, console)
     if names:
-        for name in names:
-            _print_whole(described(MEASURES[name]), console)
         return
-    table = Table("measure", "what", "price", box=None, pad_edge=False, row_styles=("", "dim"))
-    for measure in MEASURES.values():
-        found = described(measure)
-        on = " (on)" if measure in DEFAULT_MEASURES else " (dear)" if measure.dear else ""
-        table.add_row(Text(found.name + on), Text(found.what), Text(_first_sentence(found.price)))
-    console.print(table)
     console.print(
         "\nOn are those of CurvatureMonitor(). The dear ones have a third of the budget for themselves "
-        "and a cadence of their own.\n`curvwatch measures NAME` tells the metrics, the whole price and "
-        "the source of a measure.\n"
+        "and a cadence of their own.\n`curvwatch measures --brief` has a line of each.\n"
     )
     presets = Table("preset", "measures", "price", box=None, pad_edge=False, row_styles=("", "dim"))
     for name, preset in PRESETS.items():
@@ -42,8 +44,22 @@ def print_measures(names: Sequence[str], *, console: Console) -> None:
     console.print('\n`CurvatureMonitor.preset("study")` has the measures of a preset.')
 
 
-def _print_whole(found: Described, console: Console) -> None:
-    console.print(Text(found.name, style="bold"))
+def _table(measures: Mapping[str, type[Measure]]) -> Table:
+    table = Table("measure", "what", "price", box=None, pad_edge=False, row_styles=("", "dim"))
+    for measure in measures.values():
+        found = described(measure)
+        table.add_row(Text(_marked(measure)), Text(found.what), Text(_first_sentence(found.price)))
+    return table
+
+
+def _marked(measure: type[Measure]) -> str:
+    on = " (on)" if measure in DEFAULT_MEASURES else " (dear)" if measure.dear else ""
+    return measure.name + on
+
+
+def _print_whole(measure: type[Measure], console: Console) -> None:
+    found = described(measure)
+    console.print(Text(_marked(measure), style="bold"))
     console.print(Text(found.what))
     table = Table("metric", "value", box=None, pad_edge=False)
     for name, meaning in found.metrics:

@@ -64,7 +64,8 @@ that the optimizer took, lr the learning rate; abs() of a vector is its Euclidea
 `curvwatch measures` prints the same in the terminal.
 
 A price is in gradients (one forward and one backward pass over the probe) and in Hessian-vector
-products (about two gradients each). Each value comes with its residual or standard error; is missing
+products (about two gradients each). What a solver or random vectors estimate comes with its residual or
+standard error. A value is missing
 (nan) where it cannot be had, with the reason in `monitor.history.notes`; and is doubtful, and raises no
 alert, where it may be wrong.
 

@@ -162,7 +162,7 @@ space: its residual / the gap to the next eigenvalue (Davis & Kahan 1970), 1 at 
         else:
             values["curvature/subspace_overlap_first"] = _overlap(layout, kept, first)
         if len(earlier) < self.lag:
-            notes.append(f"there is no space of {self.lag} readings ago")
+            notes.append("there is no space to compare with yet")
         else:
             last = earlier[0]
             values["curvature/subspace_overlap_last"] = _overlap(layout, kept, last)

@@ -183,7 +183,7 @@ within it |
         density = rule.density(rule.edges(self.bins))
         return Reading(
             {**nothing, **{self._named(name): value for name, value in values.items()}},
-            tuple(notes),
+            tuple(note if self.of == "hessian" else f"{self.of}: {note}" for note in notes),
             doubtful=tuple(doubtful),
             doubts=tuple(dict.fromkeys(doubtful.values())),
             histograms={self._named("density"): Histogram(density.edges, density.weights)},
@@ -232,7 +232,7 @@ def _bulk(values: dict[str, float], top: Eigenpairs, rounding: float) -> list[st
     noise = torch.from_numpy(top.residuals).clamp(min=rounding).numpy()
     found = count_outliers(top.values, noise)
     if found is None:
-        return ["there are too few eigenvalues above 0 to tell outliers from a bulk"]
+        return ["there are too few weights, or eigenvalues above 0, to tell outliers from a bulk"]
     values["outliers"], values["outliers_error"] = float(found.count), found.error
     edge, off = float(top.values[found.count]), float(noise[found.count])
     values["bulk_edge"], values["bulk_edge_residual"] = edge, off

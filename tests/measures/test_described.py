@@ -9,6 +9,7 @@ import pytest
 from curvwatch.cli import main
 from curvwatch.measures import MEASURES
 from curvwatch.measures.described import described
+from curvwatch.presets import PRESETS
 
 
 @pytest.mark.parametrize("name", MEASURES)
@@ -25,16 +26,31 @@ def test_a_measure_tells_metrics_price_and_source(name: str) -> None:
         assert metric in told or numbered in told or (stem in told and "..." in told), metric
 
 
-def test_the_list(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_list_has_metrics_price_and_source_of_each(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["measures"]) == 0
-    out = capsys.readouterr().out
-    assert all(name in out for name in MEASURES)
+    out = " ".join(capsys.readouterr().out.split())
+    for measure in MEASURES.values():
+        found = described(measure)
+        assert measure.name in out
+        assert f"Price: {found.price}" in out
+        assert f"Source: {found.source}" in out
+        # cells are broken where the terminal ends
+        assert all(name.split("`")[0].split(",")[0][:12] in out for name, _ in found.metrics)
     assert "sharpness (on)" in out
+    assert all(preset in out for preset in PRESETS)
+
+
+def test_one_measure_and_a_line_of_each(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["measures", "gauss_newton"]) == 0
     out = capsys.readouterr().out
     assert "gauss_newton/lambda_max" in out
     assert "Price: two gradients" in out
     assert "Schraudolph" in out
+    assert "fisher" not in out.replace("Fisher", "")
+    assert main(["measures", "--brief"]) == 0
+    brief = capsys.readouterr().out
+    assert all(name in brief for name in MEASURES)
+    assert "Schraudolph" not in brief
 
 
 def test_an_unknown_measure(capsys: pytest.CaptureFixture[str]) -> None:
