@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -41,6 +41,7 @@ class History:
     Attributes:
         notes: why values are missing or not to be trusted, in order.
         alerts: of the run, in order.
+        doubtful: by metric the steps whose values are not to be trusted.
 
     Example:
         >>> history = History()
@@ -54,6 +55,7 @@ class History:
         self._values: dict[str, list[float]] = {}
         self.notes: list[Note] = []
         self.alerts: list[Alert] = []
+        self.doubtful: dict[str, list[int]] = {}
 
     def record(self, step: int, values: Mapping[str, float]) -> None:
         """Append `values` read at optimizer step `step`."""
@@ -64,6 +66,11 @@ class History:
     def note(self, step: int, text: str) -> None:
         """Keep a remark about the reading at `step`."""
         self.notes.append(Note(step, text))
+
+    def doubt(self, step: int, names: Iterable[str]) -> None:
+        """Remember that the values of `names` at `step` are not to be trusted."""
+        for name in names:
+            self.doubtful.setdefault(name, []).append(step)
 
     def __getitem__(self, name: str) -> Series:
         """Steps and values of the metric `name`.
@@ -137,6 +144,7 @@ class History:
             "series": series,
             "notes": [list(note) for note in self.notes],
             "alerts": alerts,
+            "doubtful": self.doubtful,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f".{path.name}.{os.getpid()}")
@@ -170,19 +178,31 @@ class History:
             history.alerts = [
                 Alert(**{**alert, "value": _from_json(alert["value"])}) for alert in content["alerts"]
             ]
+            history.doubtful = {n: [int(s) for s in steps] for n, steps in _doubtful(content).items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CurvwatchError(f"{path} is damaged: {error}") from error
         return history
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint."""
-        return {"series": self.to_dict(), "notes": [tuple(n) for n in self.notes]}
+        return {
+            "series": self.to_dict(),
+            "notes": [tuple(n) for n in self.notes],
+            "doubtful": {name: list(steps) for name, steps in self.doubtful.items()},
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`."""
         self._steps = {name: list(s["steps"]) for name, s in state["series"].items()}
         self._values = {name: list(s["values"]) for name, s in state["series"].items()}
         self.notes = [Note(*n) for n in state["notes"]]
+        self.doubtful = {name: list(steps) for name, steps in _doubtful(state).items()}
+
+
+def _doubtful(saved: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Of a file or a checkpoint; those of version 0.1 have none."""
+    found: Mapping[str, Any] = saved.get("doubtful", {})
+    return found
 
 
 def _to_json(value: float) -> float | str | None:

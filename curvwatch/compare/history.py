@@ -20,4 +20,4 @@ def read_history(files: Sequence[Path]) -> Log:
     history = History.load(file)
     curves = {name: make_curve(*history[name]) for name in history}
     alerts = [LoggedAlert(alert.step, alert.rule, alert.text) for alert in history.alerts]
-    return Log(curves, make_alerts(alerts))
+    return Log(curves, make_alerts(alerts), doubtful=history.doubtful)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from html import unescape
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ class Log(NamedTuple):
     hyperparameters: Mapping[str, Any] = {}
     problems: tuple[str, ...] = ()
     name: str = ""
+    doubtful: Mapping[str, Collection[int]] = {}
 
 
 def has_curvwatch(curves: Iterable[str]) -> bool:

@@ -73,6 +73,7 @@ def read_run(found: Found, name: str) -> LoggedRun:
         alerts=log.alerts,
         hyperparameters=log.hyperparameters,
         problems=tuple(map(printable, problems)),
+        doubtful=log.doubtful,
     )
 
 

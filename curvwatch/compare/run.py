@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ class LoggedRun:
         alerts: in the order of their steps.
         hyperparameters: as logged; empty where the log has none.
         problems: a line for each thing that is wrong with the log, for people.
+        doubtful: by metric the steps whose values are not to be trusted, where the log tells.
     """
 
     name: str
@@ -57,3 +58,4 @@ class LoggedRun:
     alerts: tuple[LoggedAlert, ...] = ()
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+    doubtful: Mapping[str, Collection[int]] = field(default_factory=dict)
