@@ -33,7 +33,9 @@ RESULTS = Path("docs/advice.json")
 TUNED_ON, SEEDS = 0, (1, 2, 3)
 # of the advice of the probe run, and of that of the run at it
 MULTIPLES, AGAIN = (0.5, 1.0, 2.0, 4.0), (1.0, 2.0)
-PROBE_STEPS, STEPS, EVERY = 400, 200, 10
+PROBE_STEPS, STEPS = 400, 200
+# steps between readings of the landscape, where advice is asked for, and in other runs
+ASKED_EVERY, EVERY = 10, 25
 # what leaves stability: fixed before the table; the floor came from seed 0, whose batches scatter
 JUMP, JUMP_OF, MEDIAN_OF, FLOOR = 3.0, 5, 50, 0.05
 OVERSHOOTS = 20
@@ -157,14 +159,18 @@ def case(job: tuple[int, int]) -> Case:
     """Probe, ask, train at multiples of the advice, and ask again."""
     index, seed = job
     setting = SETTINGS[index]
-    history, losses = trained(setting, lambda _: setting.probe_rate, steps=PROBE_STEPS, seed=seed)
+    history, losses = trained(
+        setting, lambda _: setting.probe_rate, steps=PROBE_STEPS, seed=seed, every=ASKED_EVERY
+    )
     probe = outcome(0.0, setting.probe_rate, history, losses)
     rounds = []
     for multiples in (MULTIPLES, AGAIN):
         advice = advise(history).only
         outcomes = []
         for multiple in multiples if advice.given else ():
-            run, losses = trained(setting, schedule(advice, multiple), steps=STEPS, seed=seed)
+            every = ASKED_EVERY if multiple == 1.0 else EVERY
+            rate = schedule(advice, multiple)
+            run, losses = trained(setting, rate, steps=STEPS, seed=seed, every=every)
             outcomes.append(outcome(multiple, multiple * advice.learning_rate, run, losses))
             if multiple == 1.0:
                 history = run

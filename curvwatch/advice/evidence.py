@@ -30,6 +30,9 @@ _FELL, _FELL_SURELY = 0.01, 0.1
 RISES, _RISES_QUICKLY = 0.8, 0.5
 _SHARPER_AT_FIRST = 1.5  # times, for a warmup to be worth its while
 _AT_EDGE = 0.8
+# relative scatter of the steps' ratio about its own trend: batches that differ have .2 and more, a full
+# batch .05 at most
+_NOISY = 0.1
 # of a normal distribution: standard error of a median, and sigma over the median absolute deviation
 _OF_MEDIAN, _OF_DEVIATION = 1.2533, 1.4826
 
@@ -120,13 +123,15 @@ def evidence(
     smooth = _running_median(at_edge)
     error = float(np.median(used.errors[late]) + 2 * np.median(used.stderrs[late]))
     rate, low, high = level, float(smooth.min()) * (1 - error), float(smooth.max()) * (1 + error)
-    by_steps = in_proportion = math.inf
+    by_steps, at_most, scatter = math.inf, math.inf, math.nan
     if with_steps and of_step > 0:
-        by_steps = 1 / float(np.median(ratio_of_step(taken.ratios, used.momentum) / taken.rates))
+        scatter = _scatter(taken.ratios / taken.rates)
+        at_most = 1 / float(np.median(ratio_of_step(taken.ratios, used.momentum) / taken.rates))
         in_proportion, spread = _in_proportion(taken)
+        by_steps = in_proportion if scatter > _NOISY else at_most
         rate = min(rate, by_steps)
-        low = min(low, in_proportion * (1 - spread))
-        high = min(high, by_steps * (1 + spread))
+        low = min(low, by_steps * (1 - spread))
+        high = min(high, at_most * (1 + spread))
     low *= rises if rises < RISES else 1.0
 
     current = float(used.rates.max())
@@ -154,7 +159,8 @@ def evidence(
             "step_stability_ratio": of_step,
             "by_landscape": level,
             "by_steps": by_steps,
-            "steps_in_proportion": in_proportion,
+            "by_steps_at_most": at_most,
+            "step_scatter": scatter,
             "loss_first": first,
             "loss_last": last,
         },
@@ -227,6 +233,13 @@ def _in_proportion(taken: Steps) -> tuple[float, float]:
     middle = float(np.median(each))
     sigma = _OF_DEVIATION * float(np.median(np.abs(each - middle)))
     return 1 / middle, 2 * _OF_MEDIAN * sigma / middle / math.sqrt(len(each))
+
+
+def _scatter(values: np.ndarray) -> float:
+    """Standard deviation about the trend, from second differences, over the median size."""
+    bends = np.abs(values[:-2] - 2 * values[1:-1] + values[2:])
+    size = float(np.median(np.abs(values)))
+    return _OF_DEVIATION * float(np.median(bends)) / math.sqrt(6) / size if size else 0.0
 
 
 def _warmup(used: Landscapes, steps: Steps, settled: int, rate: float) -> Warmup | None:

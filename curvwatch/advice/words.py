@@ -12,11 +12,12 @@ _FAR = 3.0
 def sentences(found: Evidence, share: float = 1.0) -> tuple[str, ...]:
     """What `found` says, for a group whose learning rate is `share` of the largest."""
     factor = found.rate / found.current
-    verdict = "keep it"
     if found.low >= RAISE * found.current:
         verdict = "it could be raised"
     elif factor < _LOWER:
         verdict = "lower it"
+    else:
+        verdict = "keep it" if factor < RAISE else "keep it, for more is not sure"
     rate, low, high, current = (
         share * value for value in (found.rate, found.low, found.high, found.current)
     )
@@ -41,8 +42,9 @@ def _why(found: Evidence) -> str:
     if found.rate < numbers["by_landscape"]:
         return (
             f"Steps bound it: {since} their stability ratio has a median of "
-            f"{numbers['step_stability_ratio']:.2g} at {current}, and at 1 they no longer lower the "
-            f"loss of their batch; the landscape alone would allow {numbers['by_landscape']:.3g}."
+            f"{numbers['step_stability_ratio']:.2g} at {current}, and at 1 they no longer lower even "
+            f"the loss of their own batch; the landscape, without the noise of batches, would allow "
+            f"{numbers['by_landscape']:.3g}."
         )
     if found.held:
         return (
@@ -64,11 +66,6 @@ def _remarks(found: Evidence) -> list[str]:
         told.append(
             f"The landscape sharpened still, the rate at its edge falling to {numbers['rises']:.2g} of "
             "itself in the last quarter: the low end allows for as much again."
-        )
-    if numbers["steps_in_proportion"] < numbers["at_edge_low"]:
-        told.append(
-            f"From {numbers['steps_in_proportion']:.3g} on steps, grown in proportion, no longer lower "
-            "the loss of their own batch: with small batches that may be where it ends."
         )
     if not found.with_steps:
         told.append("Steps were not read, so what the noise of small batches lets through is not seen.")
