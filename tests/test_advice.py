@@ -153,6 +153,8 @@ def test_steps_that_overshoot_ask_for_less() -> None:
     assert advice.learning_rate == pytest.approx(0.01 / 1.4)
     assert "lower it" in str(advice)
     assert "Steps bound it" in str(advice)
+    # over the edge, too: not held there
+    assert advise(made([1.6] * 20, s=1.2)).only.learning_rate == pytest.approx(0.01 / 1.6)
 
 
 def test_small_batches_are_bound_by_their_steps() -> None:

@@ -239,15 +239,15 @@ FINDING = Finding(
     draw=draw,
     checks=checks,
     reading="**What does not agree.** Without normalisation and with torch's own weights warmup "
-    "brings nothing. That network begins flat, and sharpens a hundredfold within a few steps "
-    "once it begins to learn, which a slow start only puts off. The mechanism is the same: "
-    "what counts is sharpness when the learning rate comes up, not at the start. Beginning "
-    "over the edge is no failure by itself, either: with BatchNorm and learning rate 3 both "
-    "networks do, are thrown to a flatter place, and train without warmup. Nor does a warmup "
-    "stay under the edge all the way: readings of several times it come and go while the "
-    "learning rate rises. And runs that failed are flat in the end as well: a network whose "
-    "units are dead has next to no curvature. A missing point of a curve is a reading that is"
-    " not to be trusted.",
+    "brings nothing. That network begins flat, and sharpens some forty times as it begins to "
+    "learn, which a slow start only puts off. The mechanism is the same: what counts is "
+    "sharpness when the learning rate comes up, not at the start. Beginning over the edge is "
+    "no failure by itself, either: with BatchNorm and learning rate 3 both networks do, are "
+    "thrown to a flatter place, and train without warmup. Nor does a warmup stay under the "
+    "edge all the way: readings of several times it come and go while the learning rate "
+    "rises. And most runs that failed are flat in the end as well, with a loss of log 10 and "
+    "hardly any curvature: flat is not well. A missing point of a curve is a reading that is "
+    "not to be trusted.",
     alt="Final losses over learning rates and networks, without and with warmup; sharpness times "
     "learning rate over time of two pairs of runs, with its edge",
 )
