@@ -6,6 +6,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from curvwatch.advice import Advice, advise
 from curvwatch.alerts import Alert, Rule, lower_lr, warmup_again, webhook
 from curvwatch.compared import Compared
 from curvwatch.errors import CurvwatchError, CurvwatchWarning
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Advice",
     "Alert",
     "Compared",
     "CurvatureMonitor",
@@ -35,6 +37,7 @@ __all__ = [
     "StabilityLaw",
     "StepGeometry",
     "Watch",
+    "advise",
     "lower_lr",
     "register_law",
     "stability_law",

@@ -160,6 +160,37 @@ def _show(chosen: argparse.Namespace) -> None:
     (follow if chosen.follow else show)(chosen.run_path, console=Console(highlight=False))
 
 
+def _add_advise(commands: Any) -> None:
+    parser = commands.add_parser(
+        "advise",
+        help="what the readings of a run say about its learning rate",
+        description="The largest constant learning rate that the landscape of a run supports, whether "
+        "to warm up to it, and the evidence. Reads the logs that `curvwatch compare` reads; a run of "
+        "some hundred steps at a small learning rate is enough.",
+    )
+    parser.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN", help="a run, or a folder with runs anywhere below"
+    )
+    parser.set_defaults(run=_advise)
+
+
+def _advise(chosen: argparse.Namespace) -> None:
+    need("advise", "report", {"yaml": "PyYAML"})
+    from curvwatch.advice import advise_curves
+    from curvwatch.compare.read import read_runs
+
+    runs, problems = read_runs(chosen.runs)
+    lines = [f"{printable(run.path)}: {line}" for run in runs for line in run.problems] + problems
+    if not any(run.curves for run in runs):
+        raise CurvwatchError("\n".join(["no run could be read", *lines]))
+    for run in runs:
+        advice = advise_curves(run.curves, doubtful=run.doubtful)
+        text = [printable(line) for line in str(advice).splitlines()]
+        print("\n".join([printable(run.name), *(f"  {line}".rstrip() for line in text)]))
+    for line in lines:
+        print(line, file=sys.stderr)
+
+
 def _add_measures(commands: Any) -> None:
     parser = commands.add_parser(
         "measures",
@@ -383,6 +414,7 @@ COMMANDS: tuple[Callable[[Any], None], ...] = (
     _add_demo,
     _add_compare,
     _add_show,
+    _add_advise,
     _add_measures,
     _add_slice,
     _add_path,

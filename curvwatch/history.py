@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -46,6 +46,7 @@ class History:
         alerts: of the run, in order.
         densities: distributions by name, `history.densities["curvature/density"].steps` and
             `.histograms`; of long runs every second one, or fewer.
+        doubtful: by metric the steps whose values are not to be trusted.
 
     Example:
         >>> history = History()
@@ -60,6 +61,7 @@ class History:
         self.notes: list[Note] = []
         self.alerts: list[Alert] = []
         self.densities = Densities()
+        self.doubtful: dict[str, list[int]] = {}
 
     def record(
         self, step: int, values: Mapping[str, float], histograms: Mapping[str, Histogram] | None = None
@@ -73,6 +75,11 @@ class History:
     def note(self, step: int, text: str) -> None:
         """Keep a remark about the reading at `step`."""
         self.notes.append(Note(step, text))
+
+    def doubt(self, step: int, names: Iterable[str]) -> None:
+        """Remember that the values of `names` at `step` are not to be trusted."""
+        for name in names:
+            self.doubtful.setdefault(name, []).append(step)
 
     def __getitem__(self, name: str) -> Series:
         """Steps and values of the metric `name`.
@@ -175,6 +182,7 @@ class History:
             "notes": [list(note) for note in self.notes],
             "alerts": alerts,
             "densities": self.densities.to_dict(),
+            "doubtful": self.doubtful,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f".{path.name}.{os.getpid()}")
@@ -212,6 +220,7 @@ class History:
             ]
             if version > 1:
                 history.densities = Densities.from_dict(content["densities"])
+            history.doubtful = {n: [int(s) for s in steps] for n, steps in _doubtful(content).items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CurvwatchError(f"{path} is damaged: {error}") from error
         return history
@@ -222,6 +231,7 @@ class History:
             "series": self.to_dict(),
             "notes": [tuple(n) for n in self.notes],
             "densities": self.densities.state_dict(),
+            "doubtful": {name: list(steps) for name, steps in self.doubtful.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -230,6 +240,13 @@ class History:
         self._values = {name: list(s["values"]) for name, s in state["series"].items()}
         self.notes = [Note(*n) for n in state["notes"]]
         self.densities.load_state_dict(state.get("densities", {}))  # older checkpoints have none
+        self.doubtful = {name: list(steps) for name, steps in _doubtful(state).items()}
+
+
+def _doubtful(saved: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Of a file or a checkpoint; those of version 0.1 have none."""
+    found: Mapping[str, Any] = saved.get("doubtful", {})
+    return found
 
 
 def _to_json(value: float) -> float | str | None:

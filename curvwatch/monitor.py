@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from curvwatch.advice import Advices, advise
 from curvwatch.alerts import Action, Alert, PresetName, Rule, check_rules, rules_of
 from curvwatch.alerts.actions import check_actions
 from curvwatch.chunks import check_chunk_size
@@ -181,6 +182,15 @@ class CurvatureMonitor(CallbackBase):
     def alerts(self) -> list[Alert]:
         """All alerts of the run, in order."""
         return self._recorder.alerts
+
+    def advice(self) -> Advices:
+        """What the readings so far say about the learning rate of each optimizer and group.
+
+        The largest constant learning rate that the measured landscape supports, whether to warm up to
+        it, the evidence and the uncertainty; `print` shows it in words. Where the readings do not allow
+        advice it says why. docs/advice.md has what is advised, and how runs took it.
+        """
+        return advise(self.history)
 
     @property
     def state_key(self) -> str:

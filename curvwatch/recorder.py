@@ -89,6 +89,7 @@ class Recorder:
             self.history.note(step, note)
         if readings.values:
             self.history.record(step, readings.values, readings.histograms)
+            self.history.doubt(step, sorted(readings.doubtful & readings.values.keys()))
             run.publish(readings.values)
             self._sinks.scalars(readings.values, step)
         if readings.histograms:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, get_args
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from curvwatch.advice import Advices, advise
 from curvwatch.alerts import Action, Alert, PresetName, Rule, check_rules, rules_of
 from curvwatch.alerts.actions import check_actions
 from curvwatch.arguments import Mode, check_budget, check_word
@@ -275,6 +276,10 @@ class Watch:
     def alerts(self) -> list[Alert]:
         """All alerts of the run, in order."""
         return self._recorder.alerts
+
+    def advice(self) -> Advices:
+        """What the readings so far say about the learning rate, see `CurvatureMonitor.advice`."""
+        return advise(self.history)
 
     @property
     def stopped(self) -> bool:

@@ -25,4 +25,4 @@ def read_history(files: Sequence[Path]) -> Log:
         name: make_density([(int(step), nan, histogram) for step, histogram in zip(*of, strict=True)])
         for name, of in history.densities.items()
     }
-    return Log(curves, make_alerts(alerts), densities=densities)
+    return Log(curves, make_alerts(alerts), densities=densities, doubtful=history.doubtful)

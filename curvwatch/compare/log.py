@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from html import unescape
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ class Log(NamedTuple):
     problems: tuple[str, ...] = ()
     name: str = ""
     densities: Mapping[str, LoggedDensity] = {}
+    doubtful: Mapping[str, Collection[int]] = {}
 
 
 def has_curvwatch(curves: Iterable[str]) -> bool:

@@ -74,6 +74,7 @@ def read_run(found: Found, name: str) -> LoggedRun:
         hyperparameters=log.hyperparameters,
         problems=tuple(map(printable, problems)),
         densities=log.densities,
+        doubtful=log.doubtful,
     )
 
 

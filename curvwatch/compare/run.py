@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,7 @@ class LoggedRun:
         hyperparameters: as logged; empty where the log has none.
         problems: a line for each thing that is wrong with the log, for people.
         densities: distributions by name.
+        doubtful: by metric the steps whose values are not to be trusted, where the log tells.
     """
 
     name: str
@@ -78,3 +79,4 @@ class LoggedRun:
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     densities: Mapping[str, LoggedDensity] = field(default_factory=dict)
+    doubtful: Mapping[str, Collection[int]] = field(default_factory=dict)

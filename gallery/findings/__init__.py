@@ -10,6 +10,7 @@ from gallery.findings import (
     outliers,
     sparsity,
     subspace,
+    warmup,
 )
 
 FINDINGS: tuple[Finding, ...] = (
@@ -20,5 +21,6 @@ FINDINGS: tuple[Finding, ...] = (
     gauss_newton.FINDING,
     subspace.FINDING,
     sparsity.FINDING,
+    warmup.FINDING,
     minima.FINDING,
 )

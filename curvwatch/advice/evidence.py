@@ -1,0 +1,262 @@
+"""From the readings of one optimizer to the largest learning rate that they support."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from curvwatch.advice.rates import (
+    Curves,
+    Landscapes,
+    Steps,
+    landscapes,
+    ratio_of_step,
+    steps_of,
+    usable,
+)
+
+RATIO = "curvature/stability_ratio"
+_LEAST = 8  # readings of the landscape
+_LEAST_LATE, _LEAST_STEPS = 4, 5
+# a fall of the loss, relative to its start, under which the landscape of training is not seen yet:
+# in any case, and where steps go along negative curvature or are not read
+_FELL, _FELL_SURELY = 0.01, 0.1
+# the rate at the edge in the last quarter over that in the third: sharpness rises still, or quickly
+RISES, _RISES_QUICKLY = 0.8, 0.5
+_SHARPER_AT_FIRST = 1.5  # times, for a warmup to be worth its while
+_AT_EDGE = 0.8
+# relative scatter of the steps' ratio about its own trend: batches that differ have .2 and more, a full
+# batch .05 at most
+_NOISY = 0.1
+# of a normal distribution: standard error of a median, and sigma over the median absolute deviation
+_OF_MEDIAN, _OF_DEVIATION = 1.2533, 1.4826
+
+
+class NoAdviceError(Exception):
+    """The readings do not allow advice; its text is the reason."""
+
+
+class Warmup(NamedTuple):
+    """A linear rise of the learning rate.
+
+    Attributes:
+        learning_rate: to begin with.
+        until: the optimizer step at which the advised one is reached.
+    """
+
+    learning_rate: float
+    until: int
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the readings of one optimizer say; learning rates are the largest of its groups.
+
+    Attributes:
+        used: the readings of the landscape, in the order of their steps.
+        current: the largest learning rate of the run.
+        rate: the largest that is supported.
+        low: under it, see `Advice`.
+        high: over it.
+        warmup: what comes before; None: nothing.
+        held: whether the run sits at its edge by itself, and its loss falls.
+        with_steps: whether enough steps were read.
+        with_stderr: whether the probe has several batches.
+        numbers: all that it was made of, by name.
+    """
+
+    used: Landscapes
+    current: float
+    rate: float
+    low: float
+    high: float
+    warmup: Warmup | None
+    held: bool
+    with_steps: bool
+    with_stderr: bool
+    numbers: dict[str, float]
+
+
+def evidence(
+    curves: Curves,
+    suffix: str,
+    doubtful: Mapping[str, Collection[int]],
+    notes: Sequence[tuple[int, str]],
+) -> Evidence:
+    """What the curves of the optimizer with `suffix` say.
+
+    Raises:
+        NoAdviceError: they do not allow advice.
+    """
+    seen = landscapes(curves, suffix, doubtful)
+    steps = steps_of(curves, suffix, doubtful, seen)
+    used = usable(seen, steps)
+    missed = [text for step, text in notes if step in curves[RATIO + suffix].steps]
+    _check_count(used, missed)
+    middle = (used.steps[0] + used.steps[-1]) / 2
+    settled = min(int(np.searchsorted(used.steps, middle)), len(used) - _LEAST_LATE)
+    late = slice(settled, None)
+    taken = _between(steps, int(used.steps[settled]), int(used.steps[-1]))
+    with_steps = len(taken) >= _LEAST_STEPS
+    of_step = float(np.median(taken.ratios)) if with_steps else math.nan
+    chi = float(np.median(used.ratios[late]))
+    first, last = _check_loss(curves, suffix, chi, of_step)
+
+    at_edge = used.at_edge[late]
+    if not of_step > 1.0:  # whatever the readings say, the run trains with its learning rate
+        at_edge = np.maximum(at_edge, used.rates[late])
+    quarters = [float(np.median(part)) for part in np.array_split(at_edge, 2)]
+    rises = quarters[1] / quarters[0] if math.isfinite(quarters[0]) else 1.0
+    level = min(quarters)
+    if rises < _RISES_QUICKLY:
+        raise NoAdviceError(
+            f"the landscape sharpens still, {1 / rises:.2g} times from the third to the last quarter "
+            "of the readings: go on for longer, or with a larger learning rate"
+        )
+    if not math.isfinite(level):
+        raise NoAdviceError("there is no positive curvature that would bound a learning rate")
+    smooth = _running_median(at_edge)
+    error = float(np.median(used.errors[late]) + 2 * np.median(used.stderrs[late]))
+    rate, low, high = level, float(smooth.min()) * (1 - error), float(smooth.max()) * (1 + error)
+    by_steps, at_most, scatter = math.inf, math.inf, math.nan
+    if with_steps and of_step > 0:
+        scatter = _scatter(taken.ratios / taken.rates)
+        at_most = 1 / float(np.median(ratio_of_step(taken.ratios, used.momentum) / taken.rates))
+        in_proportion, spread = _in_proportion(taken)
+        by_steps = in_proportion if scatter > _NOISY else at_most
+        rate = min(rate, by_steps)
+        low = min(low, by_steps * (1 - spread))
+        high = min(high, at_most * (1 + spread))
+    low *= rises if rises < RISES else 1.0
+
+    current = float(used.rates.max())
+    return Evidence(
+        used=used,
+        current=current,
+        rate=rate,
+        low=min(max(low, 0.0), rate),
+        high=max(high, rate),
+        warmup=_warmup(used, steps, settled, rate),
+        held=chi >= _AT_EDGE and not of_step > 1.0,
+        with_steps=with_steps,
+        with_stderr=f"curvature/sharpness_stderr{suffix}" in curves,
+        numbers={
+            "learning_rate": current,
+            "readings": float(len(used)),
+            "settled_from": float(used.steps[settled]),
+            "stability_ratio": chi,
+            "at_edge_first": float(_running_median(used.at_edge)[0]),
+            "at_edge_low": float(smooth.min()),
+            "at_edge_high": float(smooth.max()),
+            "rises": rises,
+            "error": error,
+            "momentum": used.momentum,
+            "step_stability_ratio": of_step,
+            "by_landscape": level,
+            "by_steps": by_steps,
+            "by_steps_at_most": at_most,
+            "step_scatter": scatter,
+            "loss_first": first,
+            "loss_last": last,
+        },
+    )
+
+
+def _check_count(used: Landscapes, notes: Sequence[str]) -> None:
+    """Raise unless there are enough readings."""
+    if len(used) >= _LEAST:
+        return
+    if used.missing == used.read > 0:
+        why = Counter(notes).most_common(1)
+        raise NoAdviceError(
+            "no reading has a stability ratio, for the optimizer has no law or the readings failed"
+            + (f": {why[0][0]}" if why else "")
+        )
+    if used.refuted > len(used):
+        raise NoAdviceError(
+            f"{used.refuted} of {used.read} readings are over the edge while no step overshot: the "
+            "probe is sharper than the loss (probe_batches=... makes it larger), or the optimizer has "
+            "seen too few gradients"
+        )
+    left_out = (
+        *((used.missing, "have no stability ratio"), (used.doubtful, "are not to be trusted")),
+        (used.refuted, "are refuted by the steps"),
+        (used.lowered, "came after the learning rate was halved"),
+    )
+    told = "".join(f", {count} {text}" for count, text in left_out if count)
+    raise NoAdviceError(
+        f"{len(used)} of {used.read} readings of the landscape can be used, {_LEAST} are needed{told}"
+    )
+
+
+def _check_loss(curves: Curves, suffix: str, chi: float, of_step: float) -> tuple[float, float]:
+    """First and last loss on the probe, nan where it was not read; raise where nothing was learned."""
+    name = f"curvature/loss{suffix}"
+    if name not in curves:
+        return math.nan, math.nan
+    values = curves[name].values
+    finite = values[np.isfinite(values)]
+    if not np.isfinite(values[-3:]).all() or not len(finite):
+        raise NoAdviceError("the run diverged: its last losses are not finite")
+    first, last = float(finite[0]), float(np.median(values[-3:]))
+    fell = first - last
+    if fell < 0 and (chi > 1.0 or of_step > 1.0):
+        raise NoAdviceError(
+            f"the run diverged: the loss went from {first:.3g} to {last:.3g}, with a stability ratio "
+            f"of {chi:.2g} in the landscape and {of_step:.2g} of the steps"
+        )
+    if fell < (_FELL if of_step > 0 else _FELL_SURELY) * abs(first):
+        raise NoAdviceError(
+            f"the loss has hardly moved ({first:.3g} to {last:.3g}), so the landscape of training is "
+            "not seen yet: go on for longer, or with a larger learning rate"
+        )
+    return first, last
+
+
+def _between(steps: Steps, first: int, last: int) -> Steps:
+    there = (steps.steps >= first) & (steps.steps <= last)
+    return Steps(steps.steps[there], steps.rates[there], steps.ratios[there])
+
+
+def _in_proportion(taken: Steps) -> tuple[float, float]:
+    """The learning rate at which steps of the same shape no longer lower the loss of their batch.
+
+    Returns:
+        The rate, and twice its relative standard error.
+    """
+    each = taken.ratios / taken.rates
+    middle = float(np.median(each))
+    sigma = _OF_DEVIATION * float(np.median(np.abs(each - middle)))
+    return 1 / middle, 2 * _OF_MEDIAN * sigma / middle / math.sqrt(len(each))
+
+
+def _scatter(values: np.ndarray) -> float:
+    """Standard deviation about the trend, from second differences, over the median size."""
+    bends = np.abs(values[:-2] - 2 * values[1:-1] + values[2:])
+    size = float(np.median(np.abs(values)))
+    return _OF_DEVIATION * float(np.median(bends)) / math.sqrt(6) / size if size else 0.0
+
+
+def _warmup(used: Landscapes, steps: Steps, settled: int, rate: float) -> Warmup | None:
+    """From the least that earlier readings support, to the first from which on all support `rate`."""
+    early = _running_median(used.at_edge)[:settled]
+    sharp = np.flatnonzero(early < rate / _SHARPER_AT_FIRST)
+    if not len(sharp):
+        return None
+    until = int(used.steps[sharp[-1] + 1])
+    start = float(early[sharp].min())
+    before = steps.ratios[steps.steps < until]
+    if len(before) >= _LEAST_STEPS and np.median(before) <= 1.0:
+        start = max(start, float(used.rates[sharp].min()))  # it went well with that
+    return Warmup(min(start, rate), until)
+
+
+def _running_median(values: np.ndarray) -> np.ndarray:
+    """Of three neighbours, shape (n,): one stray reading is none; both ends are of their three."""
+    inner = np.median(np.stack([values[:-2], values[1:-1], values[2:]]), axis=0)
+    return np.concatenate([inner[:1], inner, inner[-1:]])

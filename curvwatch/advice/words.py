@@ -1,0 +1,86 @@
+"""Advice in words."""
+
+from __future__ import annotations
+
+from curvwatch.advice.evidence import RISES, Evidence
+
+RAISE, _LOWER = 1.5, 0.8
+# times the learning rate of the run, from which on the advice is a long way off
+_FAR = 3.0
+
+
+def sentences(found: Evidence, share: float = 1.0) -> tuple[str, ...]:
+    """What `found` says, for a group whose learning rate is `share` of the largest."""
+    factor = found.rate / found.current
+    if found.low >= RAISE * found.current:
+        verdict = "it could be raised"
+    elif factor < _LOWER:
+        verdict = "lower it"
+    else:
+        verdict = "keep it" if factor < RAISE else "keep it, for more is not sure"
+    rate, low, high, current = (
+        share * value for value in (found.rate, found.low, found.high, found.current)
+    )
+    head = (
+        f"Learning rate {rate:.3g} ({low:.3g} to {high:.3g}), {factor:.2g} times the {current:.3g} of "
+        f"this run: {verdict}."
+    )
+    ramp = "No warmup is needed: earlier readings support it, too."
+    if found.warmup is not None:
+        ramp = (
+            f"Warm up from {share * found.warmup.learning_rate:.3g} to it until step "
+            f"{found.warmup.until}: before, the landscape was too sharp for it."
+        )
+    return (head, ramp, _why(found), *_remarks(found))
+
+
+def _why(found: Evidence) -> str:
+    """The evidence in a sentence."""
+    numbers = found.numbers
+    since = f"from step {numbers['settled_from']:.0f} on"
+    chi, current = numbers["stability_ratio"], f"learning rate {found.current:.3g}"
+    if found.rate < numbers["by_landscape"]:
+        return (
+            f"Steps bound it: {since} their stability ratio has a median of "
+            f"{numbers['step_stability_ratio']:.2g} at {current}, and at 1 they no longer lower even "
+            f"the loss of their own batch; the landscape, without the noise of batches, would allow "
+            f"{numbers['by_landscape']:.3g}."
+        )
+    if found.held:
+        return (
+            f"The run sits at its edge by itself ({since} the stability ratio has a median of "
+            f"{chi:.2g}) and its loss falls, so its learning rate is supported; what a larger one "
+            "does was not seen."
+        )
+    return (
+        f"The landscape bounds it: {since} the stability ratio has a median of {chi:.2g} at {current}, "
+        f"and grows in proportion ({len(found.used)} readings, error {numbers['error']:.1%})."
+    )
+
+
+def _remarks(found: Evidence) -> list[str]:
+    """What else to know."""
+    numbers, used = found.numbers, found.used
+    told = []
+    if numbers["rises"] < RISES:
+        told.append(
+            f"The landscape sharpened still, the rate at its edge falling to {numbers['rises']:.2g} of "
+            "itself in the last quarter: the low end allows for as much again."
+        )
+    if not found.with_steps:
+        told.append("Steps were not read, so what the noise of small batches lets through is not seen.")
+    if not found.with_stderr:
+        told.append("The probe is one batch: how far it is from the whole loss is not known.")
+    for count, text in (
+        (used.refuted, "over the edge while no step overshot"),
+        (used.doubtful, "not to be trusted"),
+        (used.lowered, "made after the learning rate was halved"),
+    ):
+        if count:
+            told.append(f"{count} readings are left out: {text}.")
+    if found.rate > _FAR * found.current:
+        told.append(
+            "It is far from where it was measured, and sharpness follows the learning rate: run with "
+            "it, and ask again."
+        )
+    return told
