@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -183,10 +182,13 @@ def test_fifty_runs_of_five_thousand_readings_take_under_ten_seconds(tmp_path: P
     for i in range(1, 50):
         (tmp_path / f"run{i}").mkdir()
         os.link(file, tmp_path / f"run{i}" / file.name)
-    begin = time.perf_counter()
     program = "import sys; from curvwatch.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", program, "compare", str(tmp_path)]
+    before = os.times()
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    seconds = time.perf_counter() - begin
+    after = os.times()
+    # of the processor: what else the machine does would count otherwise
+    seconds = after.children_user + after.children_system
+    seconds -= before.children_user + before.children_system
     assert len(re.findall(r"^run\d+ ", done.stdout, flags=re.MULTILINE)) == 50
     assert seconds < 10
