@@ -3,9 +3,12 @@
 from gallery.finding import Finding
 from gallery.findings import (
     batch_sharpness,
+    batch_size,
+    critical,
     directional,
     edge,
     gauss_newton,
+    layers,
     outliers,
     sparsity,
     subspace,
@@ -18,5 +21,8 @@ FINDINGS: tuple[Finding, ...] = (
     outliers.FINDING,
     gauss_newton.FINDING,
     subspace.FINDING,
+    layers.FINDING,
+    batch_size.FINDING,
+    critical.FINDING,
     sparsity.FINDING,
 )
