@@ -3,9 +3,12 @@
 from gallery.finding import Finding
 from gallery.findings import (
     batch_sharpness,
+    batch_size,
+    critical,
     directional,
     edge,
     gauss_newton,
+    layers,
     minima,
     outliers,
     sparsity,
@@ -20,7 +23,10 @@ FINDINGS: tuple[Finding, ...] = (
     outliers.FINDING,
     gauss_newton.FINDING,
     subspace.FINDING,
-    sparsity.FINDING,
+    layers.FINDING,
+    batch_size.FINDING,
     warmup.FINDING,
+    critical.FINDING,
+    sparsity.FINDING,
     minima.FINDING,
 )

@@ -1,0 +1,216 @@
+"""Large batches end in sharper places than small ones: with as many epochs, and with as low a loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from rich.progress import Progress
+
+from curvwatch import CurvatureMonitor
+from curvwatch.measures import EpsilonSharpness
+from gallery.figures import BLUE, ORANGE, RED, panels
+from gallery.finding import Check, Finding, Results
+from gallery.training import (
+    Batch,
+    Shuffled,
+    Training,
+    cross_entropy,
+    digits,
+    floats,
+    relu_mlp,
+    rounded,
+    train,
+)
+
+SEEDS, HELD_OUT, RATE, EQUAL_LOSS = 3, 360, 1e-3, 0.01
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Runs with one size of batches.
+
+    Attributes:
+        size: of the batches.
+        epochs: of training.
+        every: epochs between readings.
+        colour: of the lines.
+    """
+
+    size: int
+    epochs: int
+    every: int
+    colour: str
+
+
+SMALL, LARGE, LONGER = "16, 200 epochs", "512, 200 epochs", "512, 3000 epochs"
+ARMS = {
+    SMALL: Arm(16, 200, 5, BLUE),
+    LARGE: Arm(512, 200, 5, RED),
+    LONGER: Arm(512, 3000, 75, ORANGE),
+}
+MEASURES = {"sharpness": "largest eigenvalue", "epsilon_sharpness": "Keskar's sharpness"}
+
+
+def split() -> tuple[Batch, Batch]:
+    """For training, and held out."""
+    x, y = digits()
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    held, used = order[:HELD_OUT], order[HELD_OUT:]
+    return (x[used], y[used]), (x[held], y[held])
+
+
+def run(progress: Progress) -> Results:
+    """Train with both sizes from several seeds for as many epochs."""
+    used, held = split()
+    results: Results = {}
+    for name in ARMS:
+        for seed in range(SEEDS):
+            results[f"{name}, seed {seed}"] = _trained(name, seed, used, held, progress)
+    return results
+
+
+def _trained(name: str, seed: int, used: Batch, held: Batch, progress: Progress) -> dict[str, Any]:
+    torch.manual_seed(seed)
+    arm, net = ARMS[name], relu_mlp()
+    epoch = len(used[0]) // arm.size  # in steps
+    monitor = CurvatureMonitor(
+        ["sharpness", EpsilonSharpness()],
+        every_n_steps=arm.every * epoch,
+        probe=[used],
+        alerts="off",
+        on_error="raise",
+    )
+    module = Training(net, cross_entropy, lambda p: torch.optim.Adam(p, lr=RATE))
+    train(
+        module,
+        Shuffled(used, arm.size, seed=seed),
+        steps=arm.epochs * epoch + 1,
+        callbacks=[monitor],
+        progress=progress,
+        label=f"{name}, seed {seed}",
+    )
+    history = monitor.history
+    with torch.no_grad():
+        correct = {
+            part: float((net(x).argmax(1) == y).float().mean())
+            for part, (x, y) in (("training", used), ("test", held))
+        }
+    return {
+        "epochs": [step // epoch for step in history["curvature/loss"].steps.tolist()],
+        "loss": rounded(history["curvature/loss"].values),
+        **{name: rounded(history[f"curvature/{name}"].values) for name in MEASURES},
+        "accuracy": {part: round(value, 4) for part, value in correct.items()},
+    }
+
+
+def of(results: Results, name: str) -> list[dict[str, Any]]:
+    """The runs of an arm, by seed."""
+    return [results[f"{name}, seed {seed}"] for seed in range(SEEDS)]
+
+
+def at_loss(run: dict[str, Any], what: str, loss: float) -> float:
+    """The value of `what` when the training loss had come down to `loss`, between two readings."""
+    lowest = np.minimum.accumulate(floats(run["loss"]))
+    after = int(np.argmax(lowest <= loss))
+    x, y = np.log(lowest[[after - 1, after]]), np.log(floats(run[what])[[after - 1, after]])
+    share = (np.log(loss) - x[0]) / (x[1] - x[0])
+    return float(np.exp(y[0] + share * (y[1] - y[0])))
+
+
+def draw(results: Results) -> Figure:
+    """Both sharpnesses over the epochs, and the first over the loss."""
+    figure, (*over_time, over_loss) = panels(3)
+    for axes, (what, title) in zip(over_time, MEASURES.items(), strict=True):
+        for name in (SMALL, LARGE):
+            for seed, one in enumerate(of(results, name)):
+                axes.semilogy(one["epochs"], floats(one[what]), **_line(name, seed))
+        axes.set(title=f"{title[0].upper()}{title[1:]} by epoch", xlabel="epoch")
+    for name in ARMS:
+        for seed, one in enumerate(of(results, name)):
+            # the first reading of all is that of the start
+            loss, values = floats(one["loss"])[1:], floats(one["sharpness"])[1:]
+            over_loss.loglog(loss, values, **_line(name, seed))
+    over_loss.invert_xaxis()
+    over_loss.set(title="Largest eigenvalue by training loss", xlabel="training loss (falls)")
+    for axes in (*over_time, over_loss):
+        axes.legend(title="batches of")
+    return figure
+
+
+def _line(name: str, seed: int) -> dict[str, Any]:
+    label = None if seed else name
+    return {"color": ARMS[name].colour, "linewidth": 1.3, "label": label}
+
+
+def checks(results: Results) -> list[Check]:
+    """Sharpness after as many epochs and at as low a loss; accuracy on what was held out."""
+    small, large, longer = (of(results, name) for name in ARMS)
+    found = []
+    for what, title in MEASURES.items():
+        pairs = [(a[what][-1], b[what][-1]) for a, b in zip(small, large, strict=True)]
+        found.append(
+            Check(
+                f"after as many epochs large batches are sharper, for each seed: {title}",
+                _pairs(pairs),
+                all(b > a for a, b in pairs),
+            )
+        )
+    for what, title in MEASURES.items():
+        pairs = [
+            (at_loss(a, what, EQUAL_LOSS), at_loss(b, what, EQUAL_LOSS))
+            for a, b in zip(small, longer, strict=True)
+        ]
+        found.append(
+            Check(
+                f"they are also sharper once the training loss is as low, {EQUAL_LOSS}, for each seed: "
+                f"{title}",
+                _pairs(pairs),
+                all(b > a for a, b in pairs),
+            )
+        )
+    for runs, when in ((large, "as many epochs"), (longer, "3000 epochs")):
+        pairs = [
+            (a["accuracy"]["test"], b["accuracy"]["test"]) for a, b in zip(small, runs, strict=True)
+        ]
+        found.append(
+            Check(
+                f"large batches are worse on what was held out after {when}, for each seed: accuracy",
+                _pairs(pairs),
+                all(b < a for a, b in pairs),
+            )
+        )
+    return found
+
+
+def _pairs(pairs: list[tuple[float, float]]) -> str:
+    return "batches of 16 and 512: " + "; ".join(f"{a:.3g} and {b:.3g}" for a, b in pairs)
+
+
+FINDING = Finding(
+    name="batch_size",
+    title="Large batches end in sharper places, mostly for a higher loss",
+    claim="Training with large batches ends in sharp minima and with small ones in flat minima, by the "
+    "largest eigenvalues and by how much the loss rises in a small box around the weights; "
+    "and sharp ones generalise worse.",
+    source='Keskar et al. 2017, arXiv:1609.04836, "On large-batch training for deep learning".',
+    setting=f"An MLP 64-50-50-10 with ReLU on scikit-learn's digits, {HELD_OUT} of them held out, "
+    "cross-entropy, Adam (lr 1e-3) as in the paper, 200 epochs with batches of 16 and with batches of "
+    f"512, and 3000 epochs with batches of 512, {SEEDS} seeds each; `Sharpness` and `EpsilonSharpness` "
+    "on all training examples every 5 epochs (75 of the 3000).",
+    run=run,
+    draw=draw,
+    checks=checks,
+    reading="After as many epochs the two are not at comparable places: the run with large batches has "
+    "made two steps for 89, its loss is still .06, and that of the other is next to nothing, where the "
+    "curvature of cross-entropy vanishes with it. Most of the difference is that, as the picture on "
+    "the right shows: there all runs lie almost on one line. At the same loss the largest eigenvalue "
+    "is larger with large batches by a tenth to two fifths; Keskar's sharpness, which sums over all "
+    "weights of the box, is smaller. The accuracies differ by a few of the 360 digits held out, and "
+    "favour neither: digits are too easy to tell, and the paper's gaps of some per cent are those of CIFAR and TIMIT.",
+    alt="Two sharpnesses by epoch, and the largest eigenvalue by training loss, for batches of 16 and "
+    "of 512, three seeds each",
+)
