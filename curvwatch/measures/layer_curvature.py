@@ -59,8 +59,9 @@ Jensen-Shannon distance of their spectral densities, and its standard error; 0: 
     The distance is the square root of the Jensen-Shannon divergence in base 2, of densities of mass 1
     each, on 256 bins that all layers share. Eigenvalues are taken as they are, so a layer with the same
     spectrum times ten is another one, and each is spread by a Gaussian whose standard deviation is 1 %
-    of the range of all. With few random vectors the distance comes out too large: noise sets layers
-    apart, and the standard error does not see that.
+    of the range of all. So where one layer is far sharper than the others, these all lie in few bins
+    and are alike: how layers differ in scale is told by their sharpness. With few random vectors the
+    distance comes out too large: noise sets layers apart, and the standard error does not see that.
 
     Args:
         by: "module": the weights of one submodule are a layer; "parameter": each is its own; or a

@@ -210,7 +210,8 @@ FINDING = Finding(
     "the right shows: there all runs lie almost on one line. At the same loss the largest eigenvalue "
     "is larger with large batches by a tenth to two fifths; Keskar's sharpness, which sums over all "
     "weights of the box, is smaller. The accuracies differ by a few of the 360 digits held out, and "
-    "favour neither: digits are too easy to tell, and the paper's gaps of some per cent are those of CIFAR and TIMIT.",
+    "favour neither: digits are too easy to tell, and the paper's gaps of some per cent are those of "
+    "CIFAR and TIMIT.",
     alt="Two sharpnesses by epoch, and the largest eigenvalue by training loss, for batches of 16 and "
     "of 512, three seeds each",
 )
