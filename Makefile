@@ -9,7 +9,7 @@ RUNS    ?= runs/demo
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint fast test-property test-modules test-studies gallery bench bench-quick bench-alerts peers clean constraints images
+.PHONY: demo test lint fast test-property test-modules test-studies gallery bench bench-quick bench-alerts bench-advice peers clean constraints images
 
 demo: $(READY)
 	$(BIN)/curvwatch demo --dir $(RUNS)
@@ -56,6 +56,11 @@ bench-quick: $(READY) peers
 # 200 short runs, some 30 minutes, to runs/alerts: which alerts come before a run is lost; docs/alerts.md
 bench-alerts: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.alerts
+
+# probe runs, their advice on the learning rate, and runs at multiples of it, under 15 minutes on an idle
+# machine: docs/advice.md
+bench-advice: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.advice
 
 # the other tools, in a folder of their own; the benchmarks do without what cannot be had
 peers: $(READY)

@@ -28,8 +28,8 @@ from curvwatch.advice import Advice, advise
 from curvwatch.history import History
 from curvwatch.measures import Sharpness, StepGeometry
 
-PAGE = Path("docs/advice.md")
-RESULTS = Path("docs/advice.json")
+_DOCS = Path(__file__).parents[1] / "docs"
+PAGE, RESULTS = _DOCS / "advice.md", _DOCS / "advice.json"
 TUNED_ON, SEEDS = 0, (1, 2, 3)
 # of the advice of the probe run, and of that of the run at it
 MULTIPLES, AGAIN = (0.5, 1.0, 2.0, 4.0), (1.0, 2.0)

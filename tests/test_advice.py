@@ -148,6 +148,13 @@ def test_a_run_at_its_edge_keeps_its_learning_rate(above: float) -> None:
     assert "keep it" in str(advice)
 
 
+def test_an_edge_that_the_steps_do_not_see_is_told() -> None:
+    advice = advise(made([0.95] * 20, s=0.1)).only
+    assert advice.learning_rate == pytest.approx(0.01, rel=0.06)
+    assert "but its steps do not (theirs is 0.1)" in str(advice)
+    assert "at its edge by itself" in str(advise(made([0.95] * 20, s=None)))
+
+
 def test_steps_that_overshoot_ask_for_less() -> None:
     advice = advise(made([1.3] * 20, s=1.4)).only
     assert advice.learning_rate == pytest.approx(0.01 / 1.4)

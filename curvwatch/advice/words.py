@@ -5,6 +5,8 @@ from __future__ import annotations
 from curvwatch.advice.evidence import RISES, Evidence
 
 RAISE, _LOWER = 1.5, 0.8
+# at the edge of stability steps have a ratio near 1
+_FAR_FROM_EDGE = 0.5
 # times the learning rate of the run, from which on the advice is a long way off
 _FAR = 3.0
 
@@ -46,6 +48,13 @@ def _why(found: Evidence) -> str:
             f"the loss of their own batch; the landscape, without the noise of batches, would allow "
             f"{numbers['by_landscape']:.3g}."
         )
+    if found.held and numbers["step_stability_ratio"] < _FAR_FROM_EDGE:
+        return (
+            f"The landscape has the run at its edge ({since} the stability ratio has a median of "
+            f"{chi:.2g}), but its steps do not (theirs is {numbers['step_stability_ratio']:.2g}): its "
+            "learning rate is supported, and more may well be. A larger probe, or later readings of "
+            "an adaptive optimizer, may tell."
+        )
     if found.held:
         return (
             f"The run sits at its edge by itself ({since} the stability ratio has a median of "
@@ -77,7 +86,7 @@ def _remarks(found: Evidence) -> list[str]:
         (used.lowered, "made after the learning rate was halved"),
     ):
         if count:
-            told.append(f"{count} readings are left out: {text}.")
+            told.append(f"{count} {'reading is' if count == 1 else 'readings are'} left out: {text}.")
     if found.rate > _FAR * found.current:
         told.append(
             "It is far from where it was measured, and sharpness follows the learning rate: run with "
