@@ -36,7 +36,8 @@ test-property: $(READY)
 test-modules: $(MODULES)/.ready
 	HF_HUB_OFFLINE=1 $(MODULES)/bin/python -m pytest tests/real_modules
 
-# networks that are trained until they show what the literature says, some 5 minutes
+# networks that are trained until they show what the literature says, and standard errors that fall as they
+# should, some 5 minutes
 test-studies: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m study
 

@@ -108,6 +108,7 @@ def limits(size=4):
     return float(own.mean()), float((g.square() @ torch.tensor(SCALES).square()).mean() / norm)
 
 
+@pytest.mark.study
 @double
 @pytest.mark.parametrize(("name", "counts"), [(NAMES[0], (8, 64)), (NAMES[1], (4, 16))])
 def test_a_regression_errs_as_it_says_and_at_the_rate_of_sampling(name, counts):

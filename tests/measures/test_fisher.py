@@ -59,6 +59,7 @@ def test_every_value_equals_its_dense_twin(name, kind):
         assert values["fisher/lambda_max"] == pytest.approx(top, rel=1e-6)
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("kind", ["type1", "mc"])
 def test_standard_errors_are_those_of_repeated_readings_and_fall_with_the_root(kind):
     case = CASES["mlp_cross_entropy"]

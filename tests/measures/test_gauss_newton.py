@@ -56,6 +56,7 @@ def test_every_value_equals_its_dense_twin(name):
     assert mean == pytest.approx(values["gauss_newton/trace"], abs=4 * of_two)
 
 
+@pytest.mark.study
 def test_standard_errors_are_those_of_repeated_readings_and_fall_with_the_root():
     case = CASES["mlp_cross_entropy"]
     model = case.model()

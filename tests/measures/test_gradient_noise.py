@@ -100,6 +100,7 @@ def closed_form():
     return second - signal, signal, (second - signal) / signal
 
 
+@pytest.mark.study
 @double
 def test_a_regression_errs_as_it_says_and_at_the_rate_of_sampling():
     limits, errors, told = closed_form(), [], []

@@ -65,6 +65,7 @@ def test_each_layer_equals_its_dense_block(name, by):
     assert reading.values["curvature/layer_residual"] <= 1e-6
 
 
+@pytest.mark.study
 def test_standard_errors_are_those_of_repeated_readings_and_fall_with_the_root():
     a = torch.randn(20, 24)
     a = a @ a.T

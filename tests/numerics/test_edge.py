@@ -69,6 +69,7 @@ def test_gradient_descent_with_half_the_rate_stays_below():
     assert ratios[-1] > 2 * ratios[0]  # it sharpens, but not so far
 
 
+@pytest.mark.study
 @pytest.mark.parametrize(
     ("optimizer", "steps", "low", "high"),
     [
