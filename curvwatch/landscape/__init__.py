@@ -7,16 +7,19 @@
 from typing import TYPE_CHECKING, Any
 
 from curvwatch.landscape.alignment import Aligned, align
+from curvwatch.landscape.checkpoint_directions import (
+    plane_directions,
+    principal_directions,
+    update_directions,
+)
 from curvwatch.landscape.checkpoints import Checkpoint, weights_of
 from curvwatch.landscape.directions import (
     Directions,
-    eigenvectors,
     given_directions,
     gradient_direction,
-    plane_directions,
-    principal_directions,
     random_directions,
 )
+from curvwatch.landscape.eigen_directions import eigenvectors
 from curvwatch.landscape.interpolation import Interpolation, interpolate
 from curvwatch.landscape.module_surface import ModuleSurface, Subject, surface_of
 from curvwatch.landscape.path_plots import plot_interpolations, plot_paths
@@ -65,6 +68,7 @@ __all__ = [
     "snapshots_in",
     "surface_of",
     "trajectory",
+    "update_directions",
     "weights_of",
 ]
 

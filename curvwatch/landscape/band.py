@@ -79,7 +79,7 @@ def relaxed(
         CurvwatchError: the loss or its gradient at a pivot is not finite.
     """
     ends = surface.loss(points[0]), surface.loss(points[-1])
-    when = {count * (i + 1) // (inserts + 1) for i in range(inserts)}
+    when = {count * (i + 1) // (inserts + 1) for i in range(inserts)} - {0}
     mover: _Fire | None = None
     history: list[float] = []
     first, force, climbing = 0.0, math.nan, False

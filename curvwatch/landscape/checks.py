@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-from torch import nn
-
 
 def check_count(name: str, value: object, *, least: int) -> None:
     """Raise a ValueError unless `value` is a whole number of `least` or more."""
@@ -19,12 +17,3 @@ def check_positive(name: str, value: object) -> None:
         return
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
         raise ValueError(f"{name}={value!r}: a positive number is needed")
-
-
-def check_surface(surface: object) -> None:
-    """Raise a ValueError unless `surface` is one."""
-    if isinstance(surface, nn.Module) or not hasattr(surface, "gradient"):
-        raise ValueError(
-            f"{type(surface).__name__} is no surface: surface_of(module, batches) makes one, "
-            "FunctionSurface(function, start) one of a formula"
-        )

@@ -11,6 +11,7 @@ import torch
 from curvwatch.compare.text import printable
 from curvwatch.errors import CurvwatchError
 from curvwatch.landscape import loading
+from curvwatch.landscape.checkpoint_directions import update_directions
 from curvwatch.landscape.checkpoints import load
 from curvwatch.landscape.module_surface import surface_of
 from curvwatch.landscape.results import Slice1D, Slice2D
@@ -22,6 +23,7 @@ _COUNTS: dict[str, tuple[int, int | None]] = {
     "random": (1, 1),
     "hessian": (1, 1),
     "gradient": (1, 1),
+    "update": (2, 2),
     "plane": (3, 3),
     "pca": (3, None),
 }
@@ -58,7 +60,7 @@ def _check(chosen: argparse.Namespace) -> None:
     if count < least or (most is not None and count > most):
         wanted = f"{least} --ckpt" if most is not None else f"{least} --ckpt or more"
         raise CurvwatchError(f"--directions {chosen.directions} takes {wanted}, and {count} were given")
-    many = most != 1
+    many = chosen.directions in ("plane", "pca")
     if many and chosen.dims == 1:
         raise CurvwatchError(f"--directions {chosen.directions} is a plane: leave out --dims 1")
     if chosen.points < 3 or (not many and chosen.points % 2 == 0):
@@ -122,6 +124,12 @@ def _found(chosen: argparse.Namespace, surface: Surface) -> Slice1D | Slice2D:
         return plane(surface, chosen.ckpt, names=_names(chosen.ckpt), points=chosen.points)
     if chosen.directions == "pca":
         return trajectory(surface, chosen.ckpt, names=_names(chosen.ckpt), points=chosen.points)
+    if chosen.directions == "update":
+        before, after = chosen.ckpt
+        along = update_directions(surface, before, after, chosen.dims, names=_names(chosen.ckpt))
+        make: Any = slice_1d if chosen.dims == 1 else slice_2d
+        found: Slice1D | Slice2D = make(surface, along, distance=chosen.distance, points=chosen.points)
+        return found
     options: dict[str, Any] = {
         "distance": chosen.distance,
         "points": chosen.points,

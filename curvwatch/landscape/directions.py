@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -15,13 +12,8 @@ from torch import Tensor
 
 from curvwatch.arguments import check_word
 from curvwatch.errors import CurvwatchError
-from curvwatch.landscape.checkpoints import Checkpoint, weights_of
 from curvwatch.landscape.normalize import Normalize, normalized
 from curvwatch.landscape.surface import Surface, checked
-from curvwatch.operators.base import SymmetricOperator
-from curvwatch.solvers import lanczos
-
-Ends = Literal["largest", "smallest", "both"]
 
 _WORDS = {"filter": "filter-normalised", "layer": "layer-normalised", "none": "unit length"}
 
@@ -102,7 +94,7 @@ def random_directions(
         ValueError: an argument is out of range.
         CurvwatchError: nothing is left to move.
     """
-    _check_count(count)
+    check_directions(count)
     generator = torch.Generator().manual_seed(seed)
     raw = torch.randn(count, surface.size, generator=generator, dtype=torch.float64)
     origin = surface.start if at is None else checked(surface, at)
@@ -140,7 +132,7 @@ def gradient_direction(
         ValueError: an argument is out of range.
         CurvwatchError: the gradient is zero or not finite.
     """
-    _check_count(count)
+    check_directions(count)
     origin = surface.start if at is None else checked(surface, at)
     _, gradient = surface.gradient(origin)
     length = float(gradient.double().norm())
@@ -182,7 +174,7 @@ def given_directions(
         CurvwatchError: a vector has another shape, is zero or not finite, or two are collinear.
     """
     each = [vectors] if isinstance(vectors, Tensor) else list(vectors)
-    _check_count(len(each))
+    check_directions(len(each))
     raw = torch.stack([checked(surface, v.detach()).double() for v in each])
     lengths = raw.norm(dim=1)
     if not bool((lengths > 0).all() and lengths.isfinite().all()):
@@ -205,177 +197,6 @@ def given_directions(
     if normalize is None:
         return Directions(raw.to(surface.dtype), labels, origin, description, notes)
     return _scaled(surface, raw, labels, origin, description, how=normalize, keep_1d=keep_1d)
-
-
-def eigenvectors(
-    surface: Surface,
-    count: int = 2,
-    *,
-    at: Tensor | None = None,
-    ends: Ends = "largest",
-    rtol: float = 1e-3,
-    max_products: int = 200,
-    seed: int = 0,
-) -> Directions:
-    """Unit eigenvectors of the Hessian, with their eigenvalues and residuals.
-
-    Args:
-        surface: what is looked at; it must not be open.
-        count: 1 or 2.
-        at: (size,) where the Hessian is taken; None: at the start.
-        ends: "largest" or "smallest" (most negative) eigenvalues, algebraically; "both": the largest
-            and the smallest one, with count=2.
-        rtol: residual relative to the eigenvalue that Lanczos stops at.
-        max_products: the most Hessian-vector products of each solve; what is not there by then is told
-            in the notes.
-        seed: of the generator of the start vector.
-
-    Raises:
-        ValueError: an argument is out of range.
-        CurvwatchError: the Hessian is not finite, or has too few rows.
-    """
-    _check_count(count)
-    check_word("ends", ends, ("largest", "smallest", "both"))
-    if ends == "both" and count != 2:
-        raise ValueError("ends='both' are two directions: count=2 is needed")
-    if surface.size < count:
-        raise CurvwatchError(f"{surface.size} weights have no {count} eigenvectors")
-    generator = torch.Generator().manual_seed(seed)
-    origin = surface.start if at is None else checked(surface, at)
-    with surface.hessian(at) as H:
-        solves = [(True, 1), (False, 1)] if ends == "both" else [(ends == "largest", count)]
-        found, doubts = [], []
-        for largest, k in solves:
-            pairs = lanczos(
-                H,
-                k=k,
-                largest=largest,
-                rtol=rtol,
-                max_products=max_products,
-                generator=generator,
-            )
-            if not np.isfinite(pairs.values).all() or len(pairs.values) < k:
-                raise CurvwatchError("the Hessian is not finite there, so it has no eigenvectors")
-            found.append(pairs.vectors.double())
-            if not pairs.converged:
-                doubts.append(f"Lanczos did not converge in {pairs.products} products")
-        V = torch.cat(found)
-        if count == 2:  # of two solves they are orthogonal up to their residuals
-            V[1] -= (V[1] @ V[0]) * V[0]
-        V = (V / V.norm(dim=1, keepdim=True)).to(surface.dtype)
-        values, residuals = _rayleigh(H, V)
-    which = "largest and smallest" if ends == "both" else ends
-    recalibrates = getattr(surface, "recalibrates", False)
-    held = "the Hessian is that with batch norm's statistics held fixed"
-    return Directions(
-        vectors=V,
-        names=tuple(
-            f"Hessian eigenvector {i + 1}, λ = {value:.3g} ± {residual:.1g}"
-            for i, (value, residual) in enumerate(zip(values, residuals, strict=True))
-        ),
-        origin=origin,
-        description=f"Hessian eigenvector{'s' * (count == 2)}, {which}",
-        notes=tuple(doubts) + ((held,) if recalibrates else ()),
-        values=values,
-        residuals=residuals,
-    )
-
-
-def plane_directions(
-    surface: Surface, checkpoints: Sequence[Checkpoint], *, names: Sequence[str] | None = None
-) -> Directions:
-    """The plane of three checkpoints: the first is the origin, the second lies on the first axis.
-
-    Args:
-        surface: what is looked at.
-        checkpoints: three, as `weights_of` takes them.
-        names: of each; None: their files' names, or numbers.
-
-    Raises:
-        ValueError: there are not three.
-        CurvwatchError: they lie on a line, or one does not fit.
-    """
-    if len(checkpoints) != 3:
-        raise ValueError(f"a plane goes through three checkpoints, and {len(checkpoints)} were given")
-    points = torch.stack([weights_of(c, surface) for c in checkpoints])
-    labels = _labels(checkpoints, names)
-    sides = points[1:].double() - points[0].double()
-    first = float(sides[0].norm())
-    if first == 0.0:
-        raise CurvwatchError(f"{labels[0]} and {labels[1]} have the same weights: they span no plane")
-    if not math.isfinite(first) or not bool(sides.isfinite().all()):
-        raise CurvwatchError("a checkpoint has weights that are not finite")
-    e1 = sides[0] / first
-    e2 = sides[1]
-    for _ in range(2):
-        e2 = e2 - (e2 @ e1) * e1
-    across = float(e2.norm())
-    if across <= 1e-6 * float(sides[1].norm()):
-        raise CurvwatchError(f"{', '.join(labels)} lie on a line: they span no plane")
-    return Directions(
-        vectors=torch.stack([e1, e2 / across]).to(surface.dtype),
-        names=(f"distance from {labels[0]} to {labels[1]}", f"distance towards {labels[2]}"),
-        origin=points[0],
-        description=f"plane of {labels[0]}, {labels[1]} and {labels[2]}",
-        points=points,
-        point_names=labels,
-    )
-
-
-def principal_directions(
-    surface: Surface, checkpoints: Sequence[Checkpoint], *, names: Sequence[str] | None = None
-) -> Directions:
-    """The two directions along which checkpoints of a training vary most; the last is the origin.
-
-    Principal components of the weights relative to the last ones (Li et al. 2018, section 7), of
-    centred rows as there. Those of a long random walk look much alike, and the first two explain most
-    of it, too (Antognini & Sohl-Dickstein 2018).
-
-    Args:
-        surface: what is looked at.
-        checkpoints: three or more, in their order.
-        names: of each; None: their files' names, or numbers.
-
-    Raises:
-        ValueError: there are fewer than three.
-        CurvwatchError: they lie on a line, or one does not fit.
-    """
-    if len(checkpoints) < 3:
-        raise ValueError(
-            f"two directions need three checkpoints at least, and {len(checkpoints)} were given"
-        )
-    points = torch.stack([weights_of(c, surface) for c in checkpoints])
-    if not bool(points.isfinite().all()):
-        raise CurvwatchError("a checkpoint has weights that are not finite")
-    M = points.double()
-    M = M - M[-1]
-    M = M - M.mean(0)
-    variances, U = torch.linalg.eigh(M @ M.T)
-    variances = variances.flip(0).clamp(min=0.0)
-    U = U.flip(1)
-    if not float(variances[1]) > 1e-12 * float(variances[0]):
-        raise CurvwatchError("the checkpoints lie on a line: they span no plane")
-    V = (M.T @ U[:, :2]).T
-    V[0] /= V[0].norm()
-    V[1] -= (V[1] @ V[0]) * V[0]
-    V[1] /= V[1].norm()
-    # the training begins at the left, at the bottom
-    away = V @ (points[0].double() - points[-1].double())
-    V *= torch.where(away > 0, -1.0, 1.0)[:, None]
-    explained = (variances[:2] / variances.sum()).cpu().numpy()
-    return Directions(
-        vectors=V.to(surface.dtype),
-        names=tuple(
-            f"principal direction {i + 1}, {share:.1%} of the variance"
-            for i, share in enumerate(explained)
-        ),
-        origin=points[-1],
-        description=f"principal directions of {len(points)} checkpoints",
-        explained=explained,
-        points=points,
-        point_names=_labels(checkpoints, names),
-        path=True,
-    )
 
 
 def _scaled(
@@ -410,33 +231,12 @@ def _scaled(
     return result
 
 
-def _rayleigh(H: SymmetricOperator, V: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Quotients v'Hv and |Hv - v'Hv v| of each row."""
-    values, residuals = [], []
-    for v in V:
-        Hv = H.matvec(v).double()
-        value = float(Hv @ v.double())
-        values.append(value)
-        residuals.append(float((Hv - value * v.double()).norm()))
-    return np.array(values), np.array(residuals)
-
-
-def _labels(checkpoints: Sequence[Checkpoint], names: Sequence[str] | None) -> tuple[str, ...]:
-    if names is None:
-        return tuple(
-            Path(c).stem if isinstance(c, (str, os.PathLike)) else f"point {i + 1}"
-            for i, c in enumerate(checkpoints)
-        )
-    if len(names) != len(checkpoints):
-        raise ValueError(f"names={names!r}: one for each of {len(checkpoints)} checkpoints is needed")
-    return tuple(names)
-
-
 def _known(how: Normalize) -> Normalize:
     check_word("normalize", how, ("filter", "layer", "none"))
     return how
 
 
-def _check_count(count: int) -> None:
+def check_directions(count: int) -> None:
+    """Raise a ValueError unless `count` is one or two."""
     if count not in (1, 2):
         raise ValueError(f"{count} directions: one, or two, are needed")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from curvwatch.arguments import Mode
 from curvwatch.errors import CurvwatchError
 from curvwatch.landscape import archive
 from curvwatch.landscape.alignment import Aligned
 from curvwatch.landscape.checkpoints import Checkpoint, weights_of
-from curvwatch.landscape.checks import check_count, check_surface
+from curvwatch.landscape.checks import check_count
 from curvwatch.landscape.curves import Curve, distance, segment_lengths
-from curvwatch.landscape.module_surface import ModuleSurface
+from curvwatch.landscape.module_surface import ModuleSurface, Subject, surface_of
 from curvwatch.landscape.outputs_at import outputs_at
 from curvwatch.landscape.progress import shown
 from curvwatch.landscape.surface import Surface
@@ -126,10 +127,13 @@ _VALUES = ("distance", "tolerance", "path_length")
 
 
 def interpolate(
-    surface: Surface,
+    subject: Subject,
     a: Checkpoint | Aligned,
     b: Checkpoint | Aligned,
     *,
+    batches: Iterable[Any] | None = None,
+    loss_fn: Callable[[Any, Any], Any] | None = None,
+    mode: Mode | None = None,
     points: int = 51,
     snapshots: Mapping[int, Checkpoint] | Sequence[Checkpoint] | None = None,
     outputs: bool | Callable[..., Any] = True,
@@ -150,9 +154,13 @@ def interpolate(
     reaches is the loss, it cannot rise.
 
     Args:
-        surface: the loss; in eval mode outputs are those of eval mode.
+        subject: a surface, an `Objective`, or a module, as `surface_of` takes them; in eval mode
+            outputs are those of eval mode.
         a: the beginning: a flat vector, or a checkpoint that `weights_of` reads.
         b: the end.
+        batches: of a module, as in `surface_of`.
+        loss_fn: of a module, likewise.
+        mode: likewise.
         points: how many losses, at equal distances.
         snapshots: checkpoints in between, in order, such as `Snapshots.paths`, for `path_length`.
         outputs: True: found from the loss function, where it is one of torch's; a function
@@ -174,7 +182,7 @@ def interpolate(
     check_count("points", points, least=3)
     if tolerance is not None and not tolerance >= 0:
         raise ValueError(f"tolerance={tolerance!r}: 0 or more, or None for that of rounding, is needed")
-    check_surface(surface)
+    surface = surface_of(subject, batches, loss_fn=loss_fn, mode=mode)
     start, end = _weights(surface, a), _weights(surface, b)
     line = Curve.even("chain", torch.stack([start, end]))
     alphas = np.linspace(0.0, 1.0, points)

@@ -22,7 +22,10 @@ from curvwatch.landscape.paths import path
 from curvwatch.landscape.snapshot_files import snapshots_in
 
 # of the command, by the kinds that they are for
-_OPTIONS = ("steps", "bends", "pivots", "optimizer", "learning_rate", "batches_per_step")
+_OPTIONS = (
+    *("steps", "bends", "draws", "optimizer", "learning_rate", "batches_per_step"),
+    *("pivots", "inserts", "spring", "tolerance", "climb"),
+)
 
 
 def run_path(chosen: argparse.Namespace) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -12,14 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from curvwatch.arguments import check_word
+from curvwatch.arguments import Mode, check_word
 from curvwatch.errors import CurvwatchError
 from curvwatch.landscape.alignment import Aligned
 from curvwatch.landscape.band import relaxed
 from curvwatch.landscape.checkpoints import Checkpoint, weights_of
-from curvwatch.landscape.checks import check_count, check_positive, check_surface
+from curvwatch.landscape.checks import check_count, check_positive
 from curvwatch.landscape.curves import Curve, between
 from curvwatch.landscape.fitting import DEFAULT_RATES, fitted
+from curvwatch.landscape.module_surface import Subject, surface_of
 from curvwatch.landscape.path_results import Kind, Path
 from curvwatch.landscape.profile import profile
 from curvwatch.landscape.progress import shown
@@ -53,10 +54,13 @@ _JITTER = 1e-3
 
 
 def path(
-    surface: Surface,
+    subject: Subject,
     a: Checkpoint | Aligned,
     b: Checkpoint | Aligned,
     *,
+    batches: Iterable[Any] | None = None,
+    loss_fn: Callable[[Any, Any], Any] | None = None,
+    mode: Mode | None = None,
     kind: Kind = "line",
     points: int = 31,
     refine: int = 16,
@@ -83,9 +87,12 @@ def path(
     is an upper bound of that pass, as far as the grid has seen the path's highest loss.
 
     Args:
-        surface: the loss.
+        subject: a surface, an `Objective`, or a module, as `surface_of` takes them.
         a: the beginning: a flat vector, or a checkpoint that `weights_of` reads.
         b: the end; what `align` returned, for a path to the permuted network.
+        batches: of a module, as in `surface_of`.
+        loss_fn: of a module, likewise.
+        mode: likewise.
         kind: of path.
         points: losses on a grid of so many t, and next to the ends; of a chain and a band at its
             control points, too.
@@ -105,10 +112,10 @@ def path(
         1.0
     """
     check_word("kind", kind, get_args(Kind))
-    check_surface(surface)
     chosen = _checked_options(kind, options)
     check_count("points", points, least=3)
     check_count("refine", refine, least=0)
+    surface = surface_of(subject, batches, loss_fn=loss_fn, mode=mode)
     ends = _weights(surface, a), _weights(surface, b)
     before = surface.counts.gradients, surface.counts.forwards
     _check_ends(surface, ends)

@@ -13,17 +13,15 @@ import numpy as np
 from torch import Tensor
 
 from curvwatch.arguments import check_word
+from curvwatch.landscape.checkpoint_directions import plane_directions, principal_directions
 from curvwatch.landscape.checkpoints import Checkpoint
 from curvwatch.landscape.directions import (
     Directions,
-    Ends,
-    eigenvectors,
     given_directions,
     gradient_direction,
-    plane_directions,
-    principal_directions,
     random_directions,
 )
+from curvwatch.landscape.eigen_directions import Ends, eigenvectors
 from curvwatch.landscape.module_surface import Subject, surface_of
 from curvwatch.landscape.normalize import Normalize
 from curvwatch.landscape.progress import shown

@@ -34,7 +34,7 @@ class Snapshot:
             in training.
         stored: the precision of the file, where it is less; None: all bits are kept.
         hyper_parameters: that the module saved, where they are plain values: with them
-            `load_from_checkpoint` takes the file.
+            `load_from_checkpoint` takes the file, with `strict=False` where weights are frozen.
         lightning: the version of Lightning.
     """
 
@@ -132,7 +132,8 @@ def taken_of(
     """
     state: dict[str, Tensor] = {}
     # no state_dict(): it may call hooks of the user's
-    for name, p in module.named_parameters():
+    # under each of its names, as in a state_dict
+    for name, p in module.named_parameters(remove_duplicate=False):
         if is_sharded(p) or hasattr(p, "ds_id"):  # FSDP2, ZeRO 3
             raise CurvwatchError(f"the weights are spread over processes ({name} is, for one)")
         if p.requires_grad:

@@ -26,6 +26,13 @@ A, B = f64(-1, 0), f64(1, 0)
 band: dict[str, Any] = {"kind": "band", "progress": False}
 
 
+@pytest.mark.parametrize(("steps", "inserts"), [(1, 3), (2, 2), (3, 1)])
+def test_more_inserts_than_steps_are_no_error(steps, inserts):
+    found = path(surface(bent_valley), A, B, steps=steps, inserts=inserts, **band)
+    assert len(found.training) == steps
+    assert math.isfinite(found.barrier)
+
+
 def test_it_climbs_onto_the_saddle_of_a_bent_valley():
     f = surface(bent_valley)
     assert path(f, A, B, progress=False).barrier == pytest.approx(6.0)  # straight over the hill

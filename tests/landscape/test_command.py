@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from curvwatch.cli import main
-from curvwatch.landscape import Slice1D, Slice2D, surface_of, weights_of
+from curvwatch.landscape import Slice1D, Slice2D, load_slice, surface_of, weights_of
 from tests.modules import fit
 
 SOURCE = """
@@ -170,6 +170,22 @@ def test_a_line(run, directions):
     assert found.alphas.tolist() == [-0.5, 0.0, 0.5]
     assert (found.values is not None) == (directions == "hessian")
     assert (run.out / "line.svg").read_text().startswith("<?xml")
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+def test_an_update_from_one_checkpoint_to_another(run, dims):
+    files = ("--ckpt", "run0.ckpt", "--ckpt", "run1.ckpt", "--data", "{}:Data", "--dims", dims)
+    out = run(
+        *("--module", "{}:Net", *files, "--directions", "update", "--points", 3),
+        *("--save", run.out / "update"),
+    ).out
+    found = load_slice(run.out / "update")
+    assert "update from run0 to run1" in out
+    surface = surface_of(run.tiny.Net(6), run.tiny.loader(10))
+    own = [surface.loss(weights_of(run.folder / f"run{i}.ckpt", surface)) for i in range(2)]
+    on_line = found.losses if dims == 1 else found.losses[:, 1]
+    assert on_line[1:] == pytest.approx(own)
+    assert found.point_losses == pytest.approx(own)
 
 
 def test_planes_through_several_checkpoints(run):

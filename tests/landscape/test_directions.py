@@ -17,7 +17,9 @@ from curvwatch.landscape import (
     plane_directions,
     principal_directions,
     random_directions,
+    slice_1d,
     surface_of,
+    update_directions,
 )
 from tests.landscape.surfaces import Bowl, bowl_objective, case_surface
 from tests.numerics.cases import CASES
@@ -175,6 +177,35 @@ def test_a_plane_has_its_checkpoints_where_it_says():
         torch.testing.assert_close(found.at(*coordinates), w)
     assert found.coordinates(b)[0] == pytest.approx([float((b - a).norm()), 0.0], abs=1e-12)
     assert found.coordinates(c)[0][1] > 0
+
+
+def test_an_update_goes_from_one_checkpoint_to_the_other_with_the_gradient_across():
+    bowl = Bowl.drawn()
+    surface = bowl.surface()
+    a, b = torch.randn(2, 13, dtype=torch.float64)
+    line = update_directions(surface, a, b, names=["before", "after"])
+    assert line.names == ("update from before to after",)
+    assert torch.equal(line.at(0.0), a)
+    torch.testing.assert_close(line.at(1.0), b)
+    found = update_directions(surface, a, b, 2)
+    d, across = found.vectors
+    torch.testing.assert_close(d, b - a)
+    assert found.norms == pytest.approx([float((b - a).norm())] * 2)
+    assert float(d @ across) == pytest.approx(0.0, abs=1e-12)
+    # the gradient lies in the plane, uphill
+    g = bowl.A @ a + bowl.b
+    assert float(g @ across) > 0
+    in_plane = (g @ d) / (d @ d) * d + (g @ across) / (across @ across) * across
+    torch.testing.assert_close(in_plane, g)
+    sliced = slice_1d(surface, line, distance=1.0, points=3, progress=False)
+    assert sliced.losses[1:] == pytest.approx([float(bowl(a)), float(bowl(b))])
+    with pytest.raises(CurvwatchError, match="there is no update"):
+        update_directions(surface, a, a)
+    flat = FunctionSurface(lambda w: w[0] + 0 * bowl(w), torch.zeros(13, dtype=torch.float64))
+    along = torch.zeros(13, dtype=torch.float64)
+    along[0] = 2.0
+    with pytest.raises(CurvwatchError, match="the gradient is along the update"):
+        update_directions(flat, 0 * along, along, 2)
 
 
 def test_principal_directions_are_those_of_scikit_learn():

@@ -235,5 +235,5 @@ def test_figures_and_arguments():
         line(lambda x: x, points=2)
     with pytest.raises(ValueError, match="tolerance=-1"):
         line(lambda x: x, tolerance=-1)
-    with pytest.raises(ValueError, match="Linear is no surface"):
+    with pytest.raises(ValueError, match="Linear is no LightningModule"):
         interpolate(nn.Linear(1, 1), f64(0), f64(1))

@@ -9,9 +9,17 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from curvwatch import CurvwatchError
-from curvwatch.landscape import FunctionSurface, Path, path, plot_paths
+from curvwatch import CurvwatchError, Objective
+from curvwatch.landscape import (
+    FunctionSurface,
+    Path,
+    interpolate,
+    path,
+    plot_paths,
+    surface_of,
+)
 from curvwatch.landscape.curves import Curve
 from curvwatch.landscape.subsets import of_batches
 from tests.landscape.hills import f64, images, surface, surface_of_net
@@ -263,9 +271,28 @@ def test_arguments_are_checked(options, message):
         path(surface(hill), A, B, **options, **quiet)
 
 
-def test_a_module_is_no_surface_and_ends_must_differ():
-    with pytest.raises(ValueError, match="Sequential is no surface: surface_of"):
-        path(net(), A, B)
+def test_a_module_or_an_objective_is_taken_as_a_surface_is():
+    net = images_net()
+    data, ends = [images()], [{n: p + 0.1 for n, p in net.state_dict().items()}, net]
+    loss_fn = lambda m, b: F.cross_entropy(m(b[0]), b[1])  # noqa: E731  (one line, used twice)
+    twin = path(surface_of(net, data, loss_fn=loss_fn, mode="train"), *ends, points=5, **quiet)
+    found = path(net, *ends, batches=data, loss_fn=loss_fn, mode="train", points=5, **quiet)
+    assert np.array_equal(found.losses, twin.losses)
+    objective = Objective.of_batches(net, lambda b: loss_fn(net, b), data, train=True)
+    assert path(objective, *ends, points=5, **quiet).losses == pytest.approx(twin.losses)
+    line = interpolate(net, *ends, batches=data, loss_fn=loss_fn, mode="train", points=5, **quiet)
+    assert line.losses == pytest.approx(twin.losses[np.isin(twin.t, line.alphas)])
+    with pytest.raises(ValueError, match="a surface has its loss already"):
+        path(surface(hill), A, B, batches=data)
+
+
+def images_net() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+
+
+def test_what_is_no_subject_is_told_and_ends_must_differ():
+    with pytest.raises(ValueError, match=r"a LightningModule, another nn\.Module with loss_fn, an"):
+        path(3, A, B)
     with pytest.raises(ValueError, match="both ends are the same"):
         path(surface(hill), A, A, kind="chain")
     assert path(surface(hill), A, A, **quiet).barrier == 0.0

@@ -189,6 +189,20 @@ def test_frozen_weights_are_left_out_and_accumulation_counts_steps(tmp_path):
     assert set(Snapshot.load(snapshots.paths[2]).state) == {"net.3.weight", "net.3.bias"}
 
 
+def test_a_tied_weight_is_there_under_both_names(tmp_path):
+    class Tied(Classifier):
+        def __init__(self) -> None:
+            super().__init__()
+            self.again = self.net[0]
+
+    snapshots = Snapshots(tmp_path / "s")
+    module = Tied()
+    fit(module, snapshots, max_steps=1, logger=False)
+    state = Snapshot.load(snapshots.paths[1]).state
+    assert set(state) == set(module.state_dict())
+    module.load_state_dict(state)
+
+
 def test_both_namespaces(tmp_path):
     class Other(ClassifierMixin, pytorch_lightning.LightningModule):
         pass

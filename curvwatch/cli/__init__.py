@@ -1,0 +1,43 @@
+"""The `curvwatch` command: one function for each sub-command that adds its arguments and runs it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from curvwatch import __version__
+from curvwatch.cli.landscape import add_interpolate, add_path, add_slice
+from curvwatch.cli.measures import add_measures
+from curvwatch.cli.runs import add_advise, add_compare, add_demo, add_show
+from curvwatch.errors import CurvwatchError
+
+COMMANDS: tuple[Callable[[Any], None], ...] = (
+    add_demo,
+    add_compare,
+    add_show,
+    add_advise,
+    add_measures,
+    add_slice,
+    add_path,
+    add_interpolate,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `curvwatch` with `arguments` (default: those of the process); the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="curvwatch", description="Curvature of the loss while a network trains."
+    )
+    parser.add_argument("--version", action="version", version=f"curvwatch {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for add in COMMANDS:
+        add(commands)
+    chosen = parser.parse_args(arguments)
+    try:
+        chosen.run(chosen)
+    except CurvwatchError as error:
+        print(f"curvwatch: {error}", file=sys.stderr)
+        return 1
+    return 0
