@@ -29,7 +29,7 @@ STEPS, ROWS = 2, 8
 OPTIONS: dict[str, dict[str, Any]] = {
     "layer_curvature": {"density_steps": 2, "rtol": 1e-3},
     "gradient_subspace": {"k": 2, "rtol": 1e-5},
-    "spectral_density": {"probes": 4, "steps": 4, "rtol": 1e-3},
+    "spectral_density": {"probes": 4, "steps": 4, "leading": 8, "rtol": 1e-3},
     "stationary_point": {"rtol": 1e-4},
     "top_eigenvalues": {"k": 2, "rtol": 1e-4},
     "epsilon_sharpness": {"steps": 3},
