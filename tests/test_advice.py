@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from curvwatch import CurvatureMonitor, History, Watch, advise, cli
 from curvwatch.advice import Advice, advise_curves
-from curvwatch.advice.rates import ratio_of_step
+from curvwatch.advice.rates import _momentum, ratio_of_step
 from tests.compare import logs
 from tests.modules import Classifier, batches, fit
 
@@ -206,17 +206,58 @@ def test_noise_alone_never_binds_before_the_landscape() -> None:
                 ratios.append(h * d @ d / (-2 * g @ d))
         s = float(np.median(ratios))
         assert s == pytest.approx(chi / (chi + (1 - m) * (1 - chi)), rel=0.05)
-        assert chi / (1 + m) * 0.95 < float(ratio_of_step(np.array(s), m)) <= chi * 1.02
+        assert chi / (1 + m) * 0.95 < float(ratio_of_step(np.array(s), (1 - m) / (1 + m))) <= chi * 1.02
 
 
 def test_without_momentum_a_step_has_the_ratio_of_its_direction() -> None:
     s = np.array([-0.5, 0.0, 0.3, 1.0, 1.7])
-    assert ratio_of_step(s, 0.0) == pytest.approx(s)
-    # far from the edge, a direction of curvature h: s = lr h / (2 (1 - m))
-    lr, h, m = 1e-3, 0.5, 0.9
-    assert ratio_of_step(np.array(lr * h / (2 * (1 - m))), m) == pytest.approx(
-        lr * h / (2 * (1 + m)), rel=3e-3
-    )
+    assert ratio_of_step(s, 1.0) == pytest.approx(s)
+
+
+@pytest.mark.parametrize(
+    ("make", "edge"),
+    [
+        (lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.9), lambda lr: 3.8 / lr),
+        (
+            lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.9, nesterov=True),
+            lambda lr: 3.8 / 2.8 / lr,
+        ),
+        # eps is far over the gradients, so that P is 1 - b1^t
+        (lambda p, lr: torch.optim.Adam(p, lr=lr, eps=1.0), lambda lr: 38 / lr),
+    ],
+    ids=["heavy ball", "nesterov", "adam"],
+)
+def test_far_from_the_edge_a_step_is_as_slow_as_the_edges_tell(make, edge) -> None:
+    # one weight of curvature h, far from the edge: its chi from its step, as torch's optimizer makes it
+    lr, h = 1e-4, 1e-3
+    w = torch.nn.Parameter(torch.ones(1, dtype=torch.float64))
+    optimizer = make([w], lr)
+    for _ in range(400):
+        before = w.detach().clone()
+        optimizer.zero_grad()
+        (h * w.square().sum() / 2).backward()
+        optimizer.step()
+    d = w.detach() - before
+    s = float(h * d @ d / (-2 * h * before @ d))
+    slowness = _momentum(np.array([edge(lr) * lr / 2]))[1]
+    assert float(ratio_of_step(np.array(s), slowness)) == pytest.approx(h / edge(lr), rel=0.01)
+
+
+def test_without_steps_a_run_is_at_its_edge_if_its_loss_fell() -> None:
+    history = made([1.1] * 20, loss=np.geomspace(1, 0.1, 20))
+    without = History()
+    for name in history:
+        if not name.startswith("step/"):
+            for step, value in zip(*history[name], strict=True):
+                without.record(int(step), {name: float(value)})
+    assert advise(without).only.learning_rate == pytest.approx(0.01)
+    blind = History()
+    for name in without:
+        if name != "curvature/loss":
+            for step, value in zip(*without[name], strict=True):
+                blind.record(int(step), {name: float(value)})
+    # nothing says that it trains: the rate is that of the landscape alone
+    assert advise(blind).only.learning_rate == pytest.approx(0.01 / 1.1)
 
 
 def test_readings_that_steps_refute_are_left_out() -> None:

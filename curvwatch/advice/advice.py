@@ -26,7 +26,9 @@ class Advice:
             would have a median of 1 with it, in the quarter of the run where that is lower, and so
             would the ratio of the steps; nan where no advice is given.
         low: with a smaller one every settled reading would be under its edge (single strays apart),
-            errors counted, and steps, grown in proportion, would lower the loss of their own batch.
+            errors counted; where the run trains, one over the edge counts as at it with the
+            learning rate it was made with; and steps, grown in proportion, would lower the loss
+            of their own batch.
         high: with a larger one every settled reading would be over its edge, or the steps would.
         warmup: where earlier readings were sharper than that; None: there is no need for one.
         could_raise: whether `low` is well above the largest learning rate of the run.

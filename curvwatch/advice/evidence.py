@@ -108,7 +108,9 @@ def evidence(
     first, last = _check_loss(curves, suffix, chi, of_step)
 
     at_edge = used.at_edge[late]
-    if not of_step > 1.0:  # whatever the readings say, the run trains with its learning rate
+    # whatever the readings say, the run trains with its learning rate
+    trains = of_step <= 1.0 if with_steps else math.isfinite(first)
+    if trains:
         at_edge = np.maximum(at_edge, used.rates[late])
     quarters = [float(np.median(part)) for part in np.array_split(at_edge, 2)]
     rises = quarters[1] / quarters[0] if math.isfinite(quarters[0]) else 1.0
@@ -126,7 +128,7 @@ def evidence(
     by_steps, at_most, scatter = math.inf, math.inf, math.nan
     if with_steps and of_step > 0:
         scatter = _scatter(taken.ratios / taken.rates)
-        at_most = 1 / float(np.median(ratio_of_step(taken.ratios, used.momentum) / taken.rates))
+        at_most = 1 / float(np.median(ratio_of_step(taken.ratios, used.slowness) / taken.rates))
         in_proportion, spread = _in_proportion(taken)
         by_steps = in_proportion if scatter > _NOISY else at_most
         rate = min(rate, by_steps)
@@ -142,7 +144,7 @@ def evidence(
         low=min(max(low, 0.0), rate),
         high=max(high, rate),
         warmup=_warmup(used, steps, settled, rate),
-        held=chi >= _AT_EDGE and not of_step > 1.0,
+        held=chi >= _AT_EDGE and trains,
         with_steps=with_steps,
         with_stderr=f"curvature/sharpness_stderr{suffix}" in curves,
         numbers={
@@ -211,9 +213,10 @@ def _check_loss(curves: Curves, suffix: str, chi: float, of_step: float) -> tupl
             f"of {chi:.2g} in the landscape and {of_step:.2g} of the steps"
         )
     if fell < (_FELL if of_step > 0 else _FELL_SURELY) * abs(first):
+        moved, other = ("hardly moved", "larger") if fell >= 0 else ("risen", "smaller")
         raise NoAdviceError(
-            f"the loss has hardly moved ({first:.3g} to {last:.3g}), so the landscape of training is "
-            "not seen yet: go on for longer, or with a larger learning rate"
+            f"the loss has {moved} ({first:.3g} to {last:.3g}), so the landscape of training is not "
+            f"seen yet: go on for longer, or with a {other} learning rate"
         )
     return first, last
 

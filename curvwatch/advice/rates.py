@@ -18,6 +18,8 @@ _OVER, _AFTER_STEPS, _AFTER_READINGS = 1.5, 20, 5
 _CALM, _CALM_MOST = 0.5, 1.0
 # once a scheduler halved the learning rate, sharpness rises with the new edge
 _LOWERED = 0.5
+# of momenta
+_MOST = 0.999
 
 
 class HasSteps(Protocol):
@@ -47,6 +49,8 @@ class Landscapes:
         errors: relative residual of the eigenvalue; 0 where it was not logged.
         stderrs: relative standard error of sharpness over the batches of the probe; 0 without one.
         momentum: m of heavy ball, b1 of an average, as the edges tell it.
+        slowness: chi of a direction over the ratio of a step along it, far from the edge; 1 without
+            momentum.
         read: readings there are.
         missing: of these, without a stability ratio.
         doubtful: of these, with values that are not to be trusted.
@@ -61,6 +65,7 @@ class Landscapes:
     errors: np.ndarray
     stderrs: np.ndarray
     momentum: float
+    slowness: float
     read: int
     missing: int
     doubtful: int
@@ -119,7 +124,8 @@ def landscapes(curves: Curves, suffix: str, doubtful: Mapping[str, Collection[in
         at_edge=_rates_at_edge(rates, edge_used, chi_used),
         errors=residual[use],
         stderrs=relative,
-        momentum=_momentum(edge_used * rates / 2.0),
+        momentum=_momentum(edge_used * rates / 2.0)[0],
+        slowness=_momentum(edge_used * rates / 2.0)[1],
         read=len(steps),
         missing=int((~known).sum()),
         doubtful=int(in_doubt.sum()),
@@ -185,32 +191,34 @@ def _rates_at_edge(rates: np.ndarray, edge: np.ndarray, chi: np.ndarray) -> np.n
     return found
 
 
-def _momentum(factors: np.ndarray) -> float:
-    """From edge x lr / 2, 1 / Q(-1): 1 + m of heavy ball, (1 + b) / (1 - b) of an average.
+def _momentum(factors: np.ndarray) -> tuple[float, float]:
+    """Momentum and slowness, from edge x lr / 2, which is c = 1 / Q(-1).
 
-    The smallest is taken: clipping makes it larger. Nesterov has (1 + m) / (1 + 2 m), under 1.
+    c is 1 + m of heavy ball, (1 + m) / (1 + 2 m) of Nesterov, which is under 1, and
+    (1 + b) / (1 - b) of an average. Along one direction the step settles at lr / (1 - m) g, of an
+    average at lr g, so the slowness is (1 - m) / c and 1 / c. The smallest c is taken: clipping
+    makes it larger. Averages with b under 1/3 cannot be told from heavy ball.
     """
     if not len(factors):
-        return 0.0
+        return 0.0, 1.0
     c = float(factors.min())
-    if c < 1.0:
-        m = (1.0 - c) / (2.0 * c - 1.0) if c > 0.5 else 0.0
-    else:
-        m = c - 1.0 if c < 2.0 else (c - 1.0) / (c + 1.0)
-    return min(max(m, 0.0), 0.999)
+    if c >= 2.0:
+        return min((c - 1.0) / (c + 1.0), _MOST), 1.0 / c
+    nesterov = (1.0 - c) / (2.0 * c - 1.0) if c > 0.5 else 0.0
+    m = min(max(nesterov if c < 1.0 else c - 1.0, 0.0), _MOST)
+    return m, min((1.0 - m) / c, 1.0)
 
 
-def ratio_of_step(s: np.ndarray, momentum: float) -> np.ndarray:
+def ratio_of_step(s: np.ndarray, slowness: float) -> np.ndarray:
     """The landscape's chi of the direction of a step whose own ratio is `s`, shape (n,).
 
-    Along a direction of curvature h, far from the edge, a step with momentum m is lr / (1 - m) g, so
-    s = lr h / (2 (1 - m)) while chi = lr h / (2 (1 + m)). At the edge of stability both are 1. Between,
-    noise in the gradients has s = chi / (chi + (1 - m) (1 - chi)); the same form joins the two here.
-    Without momentum s is chi.
+    Far from the edge chi is `slowness` x s: along a direction of curvature h a step of heavy ball is
+    lr / (1 - m) g, so s = lr h / (2 (1 - m)) while chi = lr h / (2 (1 + m)). At the edge of stability
+    both are 1. Between, noise in the gradients of heavy ball has s = chi / (chi + (1 - m) (1 - chi));
+    the same form joins the two here. Without momentum s is chi.
     """
-    slow, rest = (1.0 - momentum) * s, (1.0 + momentum) * (1.0 - s)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where((s > 0) & (s < 1), slow / (slow + rest), s)
+        return np.where((s > 0) & (s < 1), slowness * s / (slowness * s + 1.0 - s), s)
 
 
 def _at(curve: HasSteps | None, steps: np.ndarray, missing: float) -> np.ndarray:
