@@ -12,7 +12,9 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from benchmarks.report import machine
 from curvwatch.demo.train import quiet
+from gallery.finding import Made
 from gallery.findings import FINDINGS
 from gallery.page import FOLDER, index, page, read_results, results_file, write_results
 
@@ -34,16 +36,20 @@ def main() -> None:
         if not chosen.redraw:
             columns = (TextColumn("{task.description:>28}"), BarColumn(), TimeElapsedColumn())
             with quiet(), Progress(*columns, console=console) as progress:
-                write_results(finding, finding.run(progress))
+                results = finding.run(progress)
+            seconds = round(time.perf_counter() - begin)
+            write_results(finding, results, Made(seconds, machine()))
         elif not results_file(finding).exists():
             continue
-        results = read_results(finding)
+        results, made = read_results(finding)
         finding.draw(results).savefig(FOLDER / f"{finding.name}.png", dpi=110)
-        (FOLDER / f"{finding.name}.md").write_text(page(finding, results), encoding="utf-8")
+        (FOLDER / f"{finding.name}.md").write_text(page(finding, results, made), encoding="utf-8")
         for check in finding.checks(results):
-            console.print(f"  {'agrees' if check.holds else 'DIFFERS'}: {check.claim}: {check.found}")
+            outcome = "agrees" if check.holds else "DIFFERS"
+            surprise = "" if check.holds == check.expected else " (not as its page was written for)"
+            console.print(f"  {outcome}{surprise}: {check.claim}: {check.found}")
         console.print(f"{finding.name}: {time.perf_counter() - begin:.0f} s")
-    there = {f.name: read_results(f) for f in FINDINGS if results_file(f).exists()}
+    there = {f.name: read_results(f)[0] for f in FINDINGS if results_file(f).exists()}
     (FOLDER / "README.md").write_text(index(FINDINGS, there), encoding="utf-8")
 
 

@@ -21,11 +21,26 @@ class Check:
         claim: what the literature says, as a sentence.
         found: the number that was found, in words.
         holds: whether it agrees.
+        expected: whether it did when the words of its page were written.
     """
 
     claim: str
     found: str
     holds: bool
+    expected: bool = True
+
+
+@dataclass(frozen=True)
+class Made:
+    """How results came about.
+
+    Attributes:
+        seconds: that their run took.
+        machine: that it ran on, and the versions.
+    """
+
+    seconds: float
+    machine: str
 
 
 @dataclass(frozen=True)
@@ -41,7 +56,8 @@ class Finding:
         run: trains and measures; under ten minutes on two cores.
         draw: the picture of results.
         checks: the statements of the claim, held against results.
-        reading: how to read the picture, and what does not agree or cannot be told; Markdown.
+        reading: how to read the picture, and what does not agree or cannot be told, with the numbers of
+            the results; Markdown.
         alt: what the picture shows, for those who cannot see it.
     """
 
@@ -53,5 +69,5 @@ class Finding:
     run: Callable[[Progress], Results]
     draw: Callable[[Results], Figure]
     checks: Callable[[Results], Sequence[Check]]
-    reading: str
+    reading: Callable[[Results], str]
     alt: str

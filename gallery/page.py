@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from gallery.finding import Finding, Results
+from gallery.finding import Check, Finding, Made, Results
 
 FOLDER = Path(__file__).parents[1] / "docs" / "gallery"
+_MADE = "made"
 _OUTCOMES = {True: "yes", False: "**no**"}
 
 
@@ -17,21 +19,23 @@ def results_file(finding: Finding, folder: Path = FOLDER) -> Path:
     return folder / f"{finding.name}.json"
 
 
-def read_results(finding: Finding, folder: Path = FOLDER) -> Results:
-    """The results that its command wrote."""
-    results: Results = json.loads(results_file(finding, folder).read_text(encoding="utf-8"))
-    return results
+def read_results(finding: Finding, folder: Path = FOLDER) -> tuple[Results, Made]:
+    """What its command wrote."""
+    kept = json.loads(results_file(finding, folder).read_text(encoding="utf-8"))
+    made = Made(**kept.pop(_MADE))
+    return kept, made
 
 
-def write_results(finding: Finding, results: Results, folder: Path = FOLDER) -> None:
-    """Keep `results`, a line for each entry."""
+def write_results(finding: Finding, results: Results, made: Made, folder: Path = FOLDER) -> None:
+    """Keep `results`, a line for each entry, and first how they came about."""
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in results.items()]
+    kept = {_MADE: asdict(made), **results}
+    lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in kept.items()]
     text = "{\n" + ",\n".join(lines) + "\n}\n"
     results_file(finding, folder).write_text(text, encoding="utf-8")
 
 
-def page(finding: Finding, results: Results) -> str:
+def page(finding: Finding, results: Results, made: Made) -> str:
     """The page of `finding`."""
     checks = finding.checks(results)
     rows = [f"| {c.claim} | {c.found} | {_OUTCOMES[c.holds]} |" for c in checks]
@@ -55,12 +59,31 @@ def page(finding: Finding, results: Results) -> str:
             "|---|---|---|",
             *rows,
             "",
-            finding.reading,
+            *_changed(checks),
+            finding.reading(results),
             "",
-            f"All numbers are of [{finding.name}.json]({finding.name}.json), which the command writes.",
+            f"All numbers are of [{finding.name}.json]({finding.name}.json), which the command wrote "
+            f"in {_duration(made.seconds)} ({made.machine}).",
             "",
         ]
     )
+
+
+def _changed(checks: Sequence[Check]) -> list[str]:
+    """A warning where results no longer are what the words were written for."""
+    changed = [check.claim for check in checks if check.holds != check.expected]
+    if not changed:
+        return []
+    return [
+        "**These results differ from those that the words below were written for**: "
+        + "; ".join(changed)
+        + ".",
+        "",
+    ]
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} minutes"
 
 
 def index(findings: Sequence[Finding], results: Mapping[str, Results]) -> str:

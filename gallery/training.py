@@ -16,7 +16,9 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, IterableDataset
 
+from curvwatch import History
 from curvwatch.demo.digits import whole_data_set
+from gallery.finding import Results
 
 Batch = tuple[Tensor, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -152,6 +154,11 @@ class _Bar(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         self._progress.update(self._task, completed=trainer.global_step)
+
+
+def readings(history: History, *names: str, under: str = "curvature") -> Results:
+    """The values of metrics by the last part of their names, for JSON."""
+    return {name: rounded(history[f"{under}/{name}"].values) for name in names}
 
 
 def rounded(values: Iterable[float], digits: int = 4) -> list[float | None]:

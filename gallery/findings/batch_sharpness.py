@@ -23,7 +23,7 @@ from gallery.training import (
     Whole,
     floats,
     half_squared_error,
-    rounded,
+    readings,
     standardised_digits,
     tanh_mlp,
     train,
@@ -105,10 +105,8 @@ def run(progress: Progress) -> Results:
         results[name] = {
             "steps": whole["curvature/sharpness"].steps.tolist(),
             "edge": float(f"{chosen.edge:.4g}"),
-            "batch_sharpness": rounded(batches["curvature/batch_sharpness"].values),
-            "batch_sharpness_stderr": rounded(batches["curvature/batch_sharpness_stderr"].values),
-            "sharpness": rounded(whole["curvature/sharpness"].values),
-            "loss": rounded(whole["curvature/loss"].values),
+            **readings(batches, "batch_sharpness", "batch_sharpness_stderr"),
+            **readings(whole, "sharpness", "loss"),
         }
     return results
 
@@ -177,16 +175,21 @@ def checks(results: Results) -> list[Check]:
                 f"with batches of {name} batch sharpness levels off at 2/lr, within 20 %",
                 f"{level:.2f} of it",
                 abs(level - 1) < TOLERANCE,
+                expected=name != "16",
             )
         )
     sharp = {name: late(results[name], "sharpness") for name in (*SMALL, FULL)}
     in_words = ", ".join(f"{name}: {value:.2f}" for name, value in sharp.items())
     found += [
         Check(
-            "sharpness of the whole loss is at 2/lr, within 10 %, with full batches; with batches of 8 "
-            "it stays more than 10 % below",
-            f"{sharp[FULL]:.2f} and {sharp['8']:.2f} of it",
-            abs(sharp[FULL] - 1) < 0.1 and sharp["8"] < 0.9,
+            "with full batches sharpness of the whole loss is at 2/lr, within 10 %",
+            f"{sharp[FULL]:.2f} of it",
+            abs(sharp[FULL] - 1) < 0.1,
+        ),
+        Check(
+            "with each of the small batches it stays below 2/lr",
+            ", ".join(f"{name}: {sharp[name]:.2f}" for name in SMALL),
+            max(sharp[name] for name in SMALL) < 1,
         ),
         Check(
             "the smaller the batches, the flatter the whole loss",
@@ -194,12 +197,13 @@ def checks(results: Results) -> list[Check]:
             list(sharp.values()) == sorted(sharp.values()),
         ),
         Check(
-            "it is over the sharpness of the whole loss, the more so the smaller the batches",
+            "batch sharpness is over sharpness of the whole loss, the more so the smaller the batches",
             ", ".join(
                 f"{name}: {late(results[name], 'batch_sharpness') / sharp[name]:.2f} times"
                 for name in SMALL
             ),
             _falls([late(results[name], "batch_sharpness") / sharp[name] for name in SMALL]),
+            expected=False,
         ),
     ]
     for name, what in (
@@ -213,6 +217,26 @@ def checks(results: Results) -> list[Check]:
 
 def _falls(quotients: list[float]) -> bool:
     return min(quotients) > 1 and quotients == sorted(quotients, reverse=True)
+
+
+def reading(results: Results) -> str:
+    """Where the claim ends."""
+    sharp = {name: late(results[name], "sharpness") for name in SMALL}
+    of_batches = {name: late(results[name], "batch_sharpness") for name in SMALL}
+    below = [name for name in SMALL if of_batches[name] < sharp[name]]
+    level, faster = of_batches["16"], late(results[FASTER], "batch_sharpness")
+    loss = results["16"]["loss"][-1]
+    return (
+        f"Batches of 16 say where the claim ends: with learning rate {RATE:g} batch sharpness "
+        f"stays at {level:.2f} of its edge, for the data is fit before it comes there (the loss "
+        f"ends at {loss:.1g}), and where the loss is next to nothing sharpness no longer rises. "
+        f"With learning rate {RUNS[FASTER].rate:g}, whose edge is lower, the same batches come to "
+        f"{faster:.2f} of it. With batches of {' and '.join(below)} batch sharpness lies below the "
+        "sharpness of the whole loss, which is not as the paper has it; perhaps because few "
+        "batches still have a gradient along the sharpest direction once the fit is this good. "
+        "Batch sharpness of all examples is the curvature along the gradient itself: at the edge "
+        "of gradient descent it is at 1, where steps no longer lower the loss."
+    )
 
 
 FINDING = Finding(
@@ -232,13 +256,7 @@ FINDING = Finding(
     run=run,
     draw=draw,
     checks=checks,
-    reading="Batches of 16 say where the claim ends: with this learning rate the data is fit before "
-    "batch sharpness has come to 2/lr, and where the loss is next to nothing sharpness no longer "
-    "rises. With a larger learning rate, whose edge is lower, the same batches come near it. With "
-    "batches of 16 and 64 batch sharpness lies below the sharpness of the whole loss, which is not as "
-    "the paper has it; perhaps because few batches still have a gradient along the sharpest direction "
-    "once the fit is this good. Batch sharpness of all examples is the curvature along the gradient "
-    "itself: at the edge of gradient descent it is at 1, where steps no longer lower the loss.",
+    reading=reading,
     alt="Batch sharpness and sharpness of the whole loss over training for four batch sizes, and the "
     "levels of both",
 )

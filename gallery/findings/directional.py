@@ -136,6 +136,16 @@ def checks(results: Results) -> list[Check]:
     return found
 
 
+def reading(results: Results) -> str:
+    """What a flat direction is worth."""
+    return (
+        "A random direction is flat, too, so look at the slope beside it. The last statement "
+        "weighs one against the other: along a direction with slope s and curvature c the best "
+        "step lowers the loss by s² / 2c, to second order. [docs/compared.md](../compared.md) "
+        "tells what is compared, and what it costs."
+    )
+
+
 FINDING = Finding(
     name="directional",
     title="Adam goes along flat directions",
@@ -152,10 +162,7 @@ FINDING = Finding(
     run=run,
     draw=draw,
     checks=checks,
-    reading="A random direction is flat, too, so look at the slope beside it. The last statement "
-    "weighs one against the other: along a direction with slope s and curvature c the best step lowers "
-    "the loss by s² / 2c, to second order. [docs/compared.md](../compared.md) tells what is compared, "
-    "and what it costs.",
+    reading=reading,
     alt="Directional sharpness of Adam, clipped Adam, clipped and normalised SGD over that of SGD, and "
     "cosines with the gradient, over the steps of two trainings",
 )

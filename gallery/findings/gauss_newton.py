@@ -17,6 +17,7 @@ from gallery.training import (
     cross_entropy,
     digits,
     floats,
+    readings,
     relu_mlp,
     rounded,
     train,
@@ -53,8 +54,7 @@ def run(progress: Progress) -> Results:
     history = true.history
     results: Results = {
         "epochs": [step / EPOCH for step in history["curvature/sharpness"].steps.tolist()],
-        "loss": rounded(history["curvature/loss"].values),
-        "sharpness": rounded(history["curvature/sharpness"].values),
+        **readings(history, "loss", "sharpness"),
     }
     for name in OF_G:
         results[f"G {name}"] = rounded(history[f"gauss_newton/{name}"].values)
@@ -151,6 +151,17 @@ def checks(results: Results) -> list[Check]:
     ]
 
 
+def reading(results: Results) -> str:
+    """Why the distance falls, and why the empirical matrix is small."""
+    return (
+        "The rest of the Hessian is weighted with the errors of the fit, and goes with them: at "
+        "the start it is nearly all there is. The empirical Fisher matrix is made of the squares "
+        "of these errors and goes with them, too: its trace falls far below that of the true one, "
+        "so what takes it for the curvature is off by that factor, while its directions are still "
+        "much the Hessian's."
+    )
+
+
 FINDING = Finding(
     name="gauss_newton",
     title="The Hessian becomes Gauss-Newton; the empirical Fisher matrix is another one",
@@ -167,10 +178,7 @@ FINDING = Finding(
     run=run,
     draw=draw,
     checks=checks,
-    reading="The rest of the Hessian is weighted with the errors of the fit, and goes with them: at "
-    "the start it is nearly all there is. The empirical Fisher matrix is made of the squares of these "
-    "errors and goes with them, too: its trace falls far below that of the true one, so what takes it "
-    "for the curvature is off by that factor, while its directions are still much the Hessian's.",
+    reading=reading,
     alt="Distance of the Hessian from Gauss-Newton, largest eigenvalues of four matrices, and cosines "
     "of the Hessian with two Fisher matrices, by epoch",
 )

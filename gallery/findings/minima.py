@@ -141,6 +141,15 @@ def checks(results: Results) -> list[Check]:
     return found
 
 
+def reading(results: Results) -> str:
+    """What barriers are bounds of."""
+    return (
+        "Git Re-Basin and Entezari et al. find no barrier left for wide networks; this one is "
+        "narrow, and a small one is left. Barriers are upper bounds of the pass between two minima: a "
+        "path that was trained longer may be lower."
+    )
+
+
 FINDING = Finding(
     name="minima",
     title="Lines from the start fall all the way, and minima are joined by low paths",
@@ -158,8 +167,6 @@ FINDING = Finding(
     run=run,
     draw=draw,
     checks=checks,
-    reading="Git Re-Basin and Entezari et al. find no barrier left for wide networks; this one is "
-    "narrow, and a small one is left. Barriers are upper bounds of the pass between two minima: a "
-    "path that was trained longer may be lower.",
+    reading=reading,
     alt="Loss along the line from initialisation to the end, and along five paths between two minima",
 )

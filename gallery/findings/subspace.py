@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from rich.progress import Progress
@@ -16,8 +17,8 @@ from gallery.training import (
     cross_entropy,
     digits,
     floats,
+    readings,
     relu_mlp,
-    rounded,
     train,
 )
 
@@ -50,9 +51,7 @@ def run(progress: Progress) -> Results:
         "weights": sum(p.numel() for p in net.parameters()),
         "epochs": [step / EPOCH for step in history[f"curvature/{NAMES[0]}"].steps.tolist()],
     }
-    for name in NAMES:
-        results[name] = rounded(history[f"curvature/{name}"].values)
-    return results
+    return results | readings(history, *NAMES)
 
 
 def draw(results: Results) -> Figure:
@@ -107,6 +106,20 @@ def checks(results: Results) -> list[Check]:
     ]
 
 
+def reading(results: Results) -> str:
+    """The update beside it, and what does not follow."""
+    gradient, update = (
+        np.median(floats(results[f"subspace_{of}_share"])[-10:]) for of in ("gradient", "update")
+    )
+    return (
+        f"The share of the update, {update:.2f} over the last ten epochs (median), is "
+        f"{'lower' if update < gradient else 'no lower'} than that of the gradient, "
+        f"{gradient:.2f}: the update is of one batch, whose noise has parts everywhere. That the "
+        "gradient lies in the space does not say that learning happens there: Song, Ahn & Yun "
+        "2024, arXiv:2405.16002, find that steps within it alone do not lower the loss."
+    )
+
+
 FINDING = Finding(
     name="subspace",
     title="The gradient lies in a tiny subspace",
@@ -120,9 +133,6 @@ FINDING = Finding(
     run=run,
     draw=draw,
     checks=checks,
-    reading="The share of the update is lower than that of the gradient: the update is of one batch, "
-    "whose noise has parts everywhere. That the gradient lies in the space does not say that learning "
-    "happens there: Song, Ahn & Yun 2024, arXiv:2405.16002, find that steps within it alone do not "
-    "lower the loss.",
+    reading=reading,
     alt="Share of gradient and update in the top eigenspace, and overlap of the eigenspaces, by epoch",
 )

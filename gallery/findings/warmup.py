@@ -165,9 +165,10 @@ def checks(results: Results) -> list[Check]:
         if _trains(_one(results, norm, scale, rate, WARMUP))
         and not _trains(_one(results, norm, scale, rate, 0))
     ]
-    begun = [_one(results, *at, 0)["sharpness_x_lr"][0] for at in rescued]
+    begun = [_first(_one(results, *at, 0)) for at in rescued]
     warmed = [one for one in results["runs"] if one["warmup"] and _trains(one)]
-    ends = [floats(one["sharpness_x_lr"])[WARMUP // EVERY] for one in warmed]
+    ends = np.array([floats(one["sharpness_x_lr"])[one["steps"].index(WARMUP)] for one in warmed])
+    known = ends[np.isfinite(ends)]
     ways = [np.nanmax(floats(one["sharpness_x_lr"])[: WARMUP // EVERY + 1]) for one in warmed]
     norms = [(largest[("none", s), 0], largest[("BatchNorm", s), 0]) for s in SCALES]
     return [
@@ -176,6 +177,7 @@ def checks(results: Results) -> list[Check]:
             "largest without and with: "
             + "; ".join(f"{_arm(*a)}: {largest[a, 0]:g}, {largest[a, WARMUP]:g}" for a in ARMS),
             len(raised) == len(ARMS),
+            expected=False,
         ),
         Check(
             "what trains with warmup alone begins over its edge without it: sharpness x lr over "
@@ -188,8 +190,11 @@ def checks(results: Results) -> list[Check]:
         Check(
             "in runs that train with warmup, sharpness x lr is at or under "
             f"{EDGE:g} when the warmup ends",
-            f"{max(ends):.2g} at most in {len(ends)} runs; on the way {max(ways):.2g} at most",
-            max(ends) <= EDGE,
+            f"{max(known, default=math.nan):.2g} at most in {len(known)} runs; on the way "
+            f"{max(ways, default=math.nan):.2g} at most"
+            + (f"; {missing} could not be read then" if (missing := len(ends) - len(known)) else ""),
+            # a reading in ten may be missing
+            len(known) >= max(1.0, 0.9 * len(ends)) and bool((known <= EDGE).all()),
         ),
         Check(
             "normalisation lets larger learning rates train without warmup",
@@ -214,12 +219,50 @@ def _last(one: Results) -> float:
     return float(floats(one["loss"])[-1]) if one["steps"][-1] == STEPS else math.nan
 
 
+def _first(one: Results) -> float:
+    """Sharpness x lr at the start."""
+    return float(floats(one["sharpness_x_lr"])[0])
+
+
+def _end(one: Results) -> float:
+    """Sharpness x lr at the end, nan where it could not be read."""
+    return float(floats(one["sharpness_x_lr"])[-1])
+
+
 def _trains(one: Results) -> bool:
     return _last(one) <= TRAINS
 
 
 def _arm(norm: str, scale: float) -> str:
     return f"{'no normalisation' if norm == 'none' else norm}, weights x{scale:g}"
+
+
+def reading(results: Results) -> str:
+    """What does not agree, with the runs that show it."""
+    flat = _one(results, "none", 1.0, RATES[0], 0)
+    sharpened = float(np.nanmax(floats(flat["sharpness_x_lr"])) / flat["sharpness_x_lr"][0])
+    thrown = [
+        f"{_arm(norm, scale)} and learning rate {rate:g}"
+        for (norm, scale), rate in product(ARMS, RATES)
+        if _first(_one(results, norm, scale, rate, 0)) > EDGE
+        and _trains(_one(results, norm, scale, rate, 0))
+    ]
+    lost = [one for one in results["runs"] if not _trains(one) and not math.isnan(_last(one))]
+    flat_lost = [one for one in lost if _last(one) < 2 * math.log(10) and _end(one) < EDGE]
+    return (
+        "**What does not agree.** Without normalisation and with torch's own weights warmup "
+        f"brings nothing. That network begins flat, and sharpens {sharpened:.0f} times as it "
+        f"begins to learn (learning rate {RATES[0]:g}), which a slow start only puts off. The "
+        "mechanism is the same: what counts is sharpness when the learning rate comes up, not at "
+        f"the start. Beginning over the edge is no failure by itself, either: {len(thrown)} runs "
+        "without warmup do ("
+        + "; ".join(thrown)
+        + "), are thrown to a flatter place, and train. Nor does a warmup stay under the edge all the "
+        "way: readings of several times it come and go while the learning rate rises. And flat is "
+        f"not well: of the {len(lost)} runs that failed with a finite loss {len(flat_lost)} end "
+        "under their edge, with a loss near log 10, which knows nothing. A missing point of a "
+        "curve is a reading that is not to be trusted."
+    )
 
 
 FINDING = Finding(
@@ -238,16 +281,7 @@ FINDING = Finding(
     run=run,
     draw=draw,
     checks=checks,
-    reading="**What does not agree.** Without normalisation and with torch's own weights warmup "
-    "brings nothing. That network begins flat, and sharpens some forty times as it begins to "
-    "learn, which a slow start only puts off. The mechanism is the same: what counts is "
-    "sharpness when the learning rate comes up, not at the start. Beginning over the edge is "
-    "no failure by itself, either: with BatchNorm and learning rate 3 both networks do, are "
-    "thrown to a flatter place, and train without warmup. Nor does a warmup stay under the "
-    "edge all the way: readings of several times it come and go while the learning rate "
-    "rises. And most runs that failed are flat in the end as well, with a loss of log 10 and "
-    "hardly any curvature: flat is not well. A missing point of a curve is a reading that is "
-    "not to be trusted.",
+    reading=reading,
     alt="Final losses over learning rates and networks, without and with warmup; sharpness times "
     "learning rate over time of two pairs of runs, with its edge",
 )

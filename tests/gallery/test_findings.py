@@ -10,15 +10,16 @@ from gallery.finding import Finding
 from gallery.findings import FINDINGS
 from gallery.page import read_results
 
-# the others' claims are about comparisons that a page may find to fail
-MUST = ("outliers", "subspace", "sparsity")
+# the others take longer
+AGAIN = ("outliers", "subspace", "sparsity", "gauss_newton", "directional")
 
 
 @pytest.mark.study
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("finding", [f for f in FINDINGS if f.name in MUST], ids=lambda f: f.name)
+@pytest.mark.parametrize("finding", [f for f in FINDINGS if f.name in AGAIN], ids=lambda f: f.name)
 def test_a_finding_is_found_again(finding: Finding) -> None:
+    """And what does not show does not show again: the words of the page stay true."""
     with quiet(), Progress(disable=True) as progress:
         results = finding.run(progress)
-    assert [check for check in finding.checks(results) if not check.holds] == []
-    assert set(results) == set(read_results(finding))
+    assert [check for check in finding.checks(results) if check.holds != check.expected] == []
+    assert set(results) == set(read_results(finding)[0])
