@@ -42,7 +42,7 @@ LAYERS = (
     ),
     Chart(
         "heterogeneity of the layers",
-        "Mean distance of their spectral densities: 0 where they are alike, 1 where they are apart.",
+        "Mean distance of their normalised spectral densities: 0: of one shape, 1: apart.",
         ("curvature/layer_heterogeneity",),
     ),
     Chart(

@@ -49,19 +49,21 @@ class LayerCurvature(LandscapeMeasure):
     | `curvature/layer/<name>/share`, `.../share_stderr` | trace of H_l / trace of all layers; below 0 \
 or over 1 where some traces are negative; missing where that of all may be zero |
     | `curvature/layer_heterogeneity`, `..._stderr` | mean over all pairs of layers of the \
-Jensen-Shannon distance of their spectral densities, and its standard error; 0: alike, 1: apart |
+Jensen-Shannon distance of their normalised spectral densities, and its standard error; 0: of one \
+shape, 1: apart |
     | `curvature/layer_residual` | abs(H_l v - value v) / abs(value), the largest of the layers' |
 
     Price: one gradient; `probes` Hessian-vector products for the traces of all layers together; for
     each layer some 4 products, in the first reading 6 to 10, for its sharpness, and `density_probes` x
     `density_steps`, 32 by default, for its density. `density_probes=0` leaves densities out.
 
-    The distance is the square root of the Jensen-Shannon divergence in base 2, of densities of mass 1
-    each, on 256 bins that all layers share. Eigenvalues are taken as they are, so a layer with the same
-    spectrum times ten is another one, and each is spread by a Gaussian whose standard deviation is 1 %
-    of the range of all. So where one layer is far sharper than the others, these all lie in few bins
-    and are alike: how layers differ in scale is told by their sharpness. With few random vectors the
-    distance comes out too large: noise sets layers apart, and the standard error does not see that.
+    The distance is the square root of the Jensen-Shannon divergence in base 2. It is one of shapes:
+    the eigenvalues of each layer are divided by the largest of their sizes, so that a layer with the
+    same spectrum times ten is alike; how layers differ in scale is told by their sharpness. Densities
+    have mass 1 each, on 256 bins that all layers share, and each eigenvalue is spread by a Gaussian
+    whose standard deviation is 1 % of the range of all. Layers that the loss does not depend on are
+    left out. With few random vectors the distance comes out too large: noise sets layers apart, and
+    the standard error does not see that. The densities themselves are of eigenvalues as they are.
 
     Args:
         by: "module": the weights of one submodule are a layer; "parameter": each is its own; or a
@@ -76,7 +78,9 @@ Jensen-Shannon distance of their spectral densities, and its standard error; 0: 
 
     Sources: Hutchinson 1990, with random signs; one product serves all layers, as z_l'(H z)_l has
     the mean tr H_l. Sankar et al. 2021, "A deeper look at the Hessian eigenspectrum of deep neural
-    networks and its applications to regularization" (layers have spectra of their own).
+    networks and its applications to regularization" (layers have spectra of their own). Zhang et al.
+    2024, "Why transformers need Adam: a Hessian perspective" (the distance; there with eigenvalues
+    spread by a fixed width).
     """
 
     name: str = "layer_curvature"
@@ -133,7 +137,7 @@ Jensen-Shannon distance of their spectral densities, and its standard error; 0: 
             return Reading(values, ("`by` leaves every parameter out",))
         H = hessian(point)
         blocks = {name: Block(H, at.objective.layout, indices) for name, indices in layers.items()}
-        norm = self._traces(at, H, blocks, values)
+        rounding = _ROUNDED * torch.finfo(H.dtype).eps * self._traces(at, H, blocks, values)
         doubtful, doubts, worst = [], [], 0.0
         last = at.memory.get("vectors")
         if last is not None:
@@ -146,7 +150,7 @@ Jensen-Shannon distance of their spectral densities, and its standard error; 0: 
             if not math.isfinite(value):
                 continue
             block.put(pairs.vectors[0], vectors)
-            if abs(value) + residual <= _ROUNDED * torch.finfo(H.dtype).eps * norm:
+            if abs(value) + residual <= rounding:
                 continue  # a layer that the loss does not depend on, such as a bias before BatchNorm
             worst = max(worst, residual / abs(value) if value else math.inf)
             why = _doubt(pairs) or _of_differences(point, block, pairs)
@@ -157,7 +161,7 @@ Jensen-Shannon distance of their spectral densities, and its standard error; 0: 
             return Reading(values, ("Hessian-vector products on the probe are not finite",))
         at.memory["vectors"] = vectors
         values["curvature/layer_residual"] = worst
-        histograms = self._densities(at, blocks, values)
+        histograms = self._densities(at, blocks, values, rounding)
         notes = []
         if any(math.isnan(values[f"curvature/layer/{name}/share"]) for name in blocks):
             notes.append(
@@ -166,8 +170,10 @@ Jensen-Shannon distance of their spectral densities, and its standard error; 0: 
             )
         if self.density_probes and not histograms:
             notes.append("products with a random vector are not finite, so no layer has a density")
-        elif self.density_probes and len(blocks) == 1:
-            notes.append("there is one layer alone, and none to compare its density with")
+        elif self.density_probes and math.isnan(values["curvature/layer_heterogeneity"]):
+            notes.append(
+                "there is one layer alone with curvature, and none to compare its density with"
+            )
         return Reading(
             values,
             tuple(notes),
@@ -206,7 +212,7 @@ Jensen-Shannon distance of their spectral densities, and its standard error; 0: 
         return norm
 
     def _densities(
-        self, at: Landscape, blocks: dict[str, Block], values: dict[str, float]
+        self, at: Landscape, blocks: dict[str, Block], values: dict[str, float], rounding: float
     ) -> dict[str, Histogram]:
         """Fill in how unlike the layers' densities are; the densities by metric name."""
         if not self.density_probes:
@@ -220,8 +226,8 @@ Jensen-Shannon distance of their spectral densities, and its standard error; 0: 
         }
         if not all(rule.finite for rule in of_each.values()):
             return {}
-        values["curvature/layer_heterogeneity"] = heterogeneity(of_each)
-        values["curvature/layer_heterogeneity_stderr"] = jackknifed(of_each)
+        values["curvature/layer_heterogeneity"] = heterogeneity(of_each, floor=rounding)
+        values["curvature/layer_heterogeneity_stderr"] = jackknifed(of_each, floor=rounding)
         return densities(of_each)
 
     def _sharpness(self, at: Landscape, block: Block, last: Tensor | None) -> Eigenpairs:

@@ -1,9 +1,10 @@
-"""How unlike the spectra of layers are: their densities on shared bins, and the distances between."""
+"""Spectral densities of layers on shared bins, and how unlike their shapes are."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -16,6 +17,8 @@ _BINS = 256
 _WIDTH = 0.01
 # of bins beyond the outermost eigenvalues, in these standard deviations
 _TAILS = 4
+# of a rule: seen at 1e-5 and less, and of rounding at .2 and more
+_ASYMMETRIC = 0.05
 
 
 def densities(rules: Mapping[str, Quadrature]) -> dict[str, Histogram]:
@@ -32,21 +35,34 @@ def densities(rules: Mapping[str, Quadrature]) -> dict[str, Histogram]:
     return {name: Histogram(edges, mass / mass.sum()) for name, mass in masses.items()}
 
 
-def heterogeneity(rules: Mapping[str, Quadrature]) -> float:
-    """Mean over pairs of layers of the Jensen-Shannon distance of their densities; nan of one layer."""
-    masses = [histogram.weights for histogram in densities(rules).values()]
-    if len(masses) < 2:
+def heterogeneity(rules: Mapping[str, Quadrature], *, floor: float = 0.0) -> float:
+    """Mean over pairs of layers of the Jensen-Shannon distance of their normalised densities.
+
+    Each layer's eigenvalues are divided by the largest of their sizes, as far as its quadrature sees
+    it, so that scale does not count. Layers whose eigenvalues are zero, or rounding within `floor`,
+    have no shape and are left out; nan of less than two.
+    """
+    normalised = {}
+    for name, rule in rules.items():
+        scale = float(np.abs(rule.nodes).max())
+        # rounding is not symmetric; what is symmetric is there, small beside other layers as it may be
+        noise = scale <= floor and rule.asymmetry > _ASYMMETRIC
+        if scale > 0 and not noise:
+            normalised[name] = replace(rule, nodes=rule.nodes / scale)
+    if len(normalised) < 2:
         return math.nan
+    masses = [histogram.weights for histogram in densities(normalised).values()]
     return float(np.mean([jensen_shannon(p, q) for p, q in combinations(masses, 2)]))
 
 
-def jackknifed(rules: Mapping[str, Quadrature]) -> float:
+def jackknifed(rules: Mapping[str, Quadrature], *, floor: float = 0.0) -> float:
     """Standard error of `heterogeneity`, by leaving out one random vector of each layer at a time."""
     count = min(len(rule.nodes) for rule in rules.values())
     if count < 2:
         return math.nan
     without = [
-        heterogeneity({name: rule.without(i) for name, rule in rules.items()}) for i in range(count)
+        heterogeneity({name: rule.without(i) for name, rule in rules.items()}, floor=floor)
+        for i in range(count)
     ]
     return float(math.sqrt((count - 1) * np.var(without)))
 

@@ -104,8 +104,11 @@ def test_a_constant_surface_draws_without_warnings(value):
 def test_next_to_nothing_draws_without_warnings(losses):
     found = slice_2d(surface_from(lambda w: w.sum()), list(AXES), points=3)
     empty = replace(found, losses=np.broadcast_to(losses, (3, 3)).copy())
+    missing = int((~np.isfinite(empty.losses)).sum())
     for kind in ("contour", "surface"):
-        drawn(empty.plot(kind))
+        figure = empty.plot(kind)
+        drawn(figure)
+        assert f"nan or inf, {missing} of 9 points" in texts(figure)
     line = slice_1d(surface_from(lambda w: w.sum()), AXES[0], points=3)
     drawn(replace(line, losses=np.broadcast_to(np.ravel(losses)[:1], 3).copy()).plot())
 

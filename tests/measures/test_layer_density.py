@@ -21,19 +21,23 @@ from tests.numerics.cases import CASES, dense, flat
 pytestmark = pytest.mark.usefixtures("double_precision")
 
 
-def exact(spectra):
-    """Mean distance of spectra that are known, by scipy: 256 bins, a Gaussian of 1 % of the range."""
+def binned(spectra):
+    """Bins and masses of spectra that are known: 256 bins, a Gaussian of 1 % of the range."""
     every = np.concatenate(spectra)
     width = 0.01 * (every.max() - every.min())
     edges = np.linspace(every.min() - 4 * width, every.max() + 4 * width, 257)
-    masses = [np.diff(norm.cdf(edges[:, None], s, width).mean(axis=1)) for s in spectra]
-    pairs = [(p, q) for i, p in enumerate(masses) for q in masses[:i]]
-    return float(np.mean([jensenshannon(p, q, base=2) for p, q in pairs])), edges, masses
+    return edges, [np.diff(norm.cdf(edges[:, None], s, width).mean(axis=1)) for s in spectra]
 
 
-def test_of_diagonal_blocks_densities_are_exact():
-    # on a diagonal matrix random signs see each eigenvalue with the same weight
-    spectra = [np.array([1.0, 2.0, 5.0]), np.array([-1.0, 2.0, 2.5, 4.0]), np.array([5.0])]
+def exact(spectra):
+    """Mean distance of the shapes of known spectra, by scipy; bins and masses of themselves."""
+    _, shapes = binned([s / np.abs(s).max() for s in spectra])
+    pairs = [(p, q) for i, p in enumerate(shapes) for q in shapes[:i]]
+    return float(np.mean([jensenshannon(p, q, base=2) for p, q in pairs])), *binned(spectra)
+
+
+def diagonal(spectra):
+    """A module and a loss whose Hessian has a diagonal block for each of `spectra`."""
     module = nn.ParameterDict(
         {f"p{i}": nn.Parameter(torch.zeros(len(s))) for i, s in enumerate(spectra)}
     )
@@ -42,9 +46,14 @@ def test_of_diagonal_blocks_densities_are_exact():
         pairs = zip(module.values(), spectra, strict=True)
         return sum((torch.tensor(s) * p**2).sum() / 2 for p, s in pairs)
 
-    measure = LayerCurvature(by="parameter")
-    with landscape(Objective.of_batches(module, loss, [torch.ones(1)])) as at:
-        reading = measure.read(at)
+    return Objective.of_batches(module, loss, [torch.ones(1)])
+
+
+def test_of_diagonal_blocks_densities_are_exact():
+    # on a diagonal matrix random signs see each eigenvalue with the same weight
+    spectra = [np.array([1.0, 2.0, 5.0]), np.array([-1.0, 2.0, 2.5, 4.0]), np.array([5.0])]
+    with landscape(diagonal(spectra)) as at:
+        reading = LayerCurvature(by="parameter").read(at)
     distance, edges, masses = exact(spectra)
     assert reading.values["curvature/layer_heterogeneity"] == pytest.approx(distance, rel=1e-9)
     assert reading.values["curvature/layer_heterogeneity_stderr"] == pytest.approx(0.0, abs=1e-12)
@@ -81,6 +90,37 @@ def test_with_many_vectors_the_distance_is_that_of_the_dense_spectra(name):
         trace = float(blocks[layer].trace())
         error = reading.values[f"curvature/layer/{layer}/trace_stderr"]
         assert size * (histogram.weights @ middle) == pytest.approx(trace, abs=3 * error + 1e-2 * size)
+
+
+def test_scale_does_not_set_layers_apart_and_layers_without_curvature_do_not_count():
+    shape = np.array([-0.5, 0.25, 0.5, 1.0])
+    alike = [shape * scale for scale in (1e-12, 1.0, 1e3)]
+    with landscape(diagonal(alike)) as at:
+        reading = LayerCurvature(by="parameter").read(at)
+    assert reading.values["curvature/layer_heterogeneity"] == pytest.approx(0.0, abs=1e-6)
+    unlike, flat_one = [shape, np.array([3.0, 3.0, 0.0])], np.zeros(3)
+    with landscape(diagonal([*unlike, flat_one])) as at:
+        reading = LayerCurvature(by="parameter").read(at)
+    assert reading.values["curvature/layer_heterogeneity"] == pytest.approx(exact(unlike)[0], rel=1e-9)
+    with landscape(diagonal([shape, flat_one])) as at:
+        reading = LayerCurvature(by="parameter").read(at)
+    assert math.isnan(reading.values["curvature/layer_heterogeneity"])
+    assert math.isnan(reading.values["curvature/layer_heterogeneity_stderr"])
+    assert "one layer alone with curvature" in reading.notes[0]
+
+
+def test_rounding_in_place_of_curvature_is_no_layer():
+    # the bias does nothing before a batch norm: its products are rounding, of either precision
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 2)).float()
+    x, y = torch.randn(16, 5).float(), torch.randint(2, (16,))
+    objective = Objective.of_batches(
+        model, lambda batch: nn.functional.cross_entropy(model(batch[0]), batch[1]), [(x, y)]
+    )
+    with landscape(objective) as at:
+        reading = LayerCurvature(by=lambda n: n if n in ("0.bias", "3.bias") else None).read(at)
+    assert math.isnan(reading.values["curvature/layer_heterogeneity"])
+    assert "one layer alone with curvature" in reading.notes[-1]
 
 
 def test_one_layer_has_none_to_compare_with():
