@@ -2,48 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 
 from curvwatch.errors import CurvwatchError
+from curvwatch.landscape.aligned import Aligned
 from curvwatch.landscape.checkpoints import Checkpoint
 from curvwatch.landscape.matching import Places, matched, permuted
 from curvwatch.landscape.same import difference
 from curvwatch.landscape.states import state_of
 from curvwatch.landscape.units import Spec, chain_of, units_of
-
-
-@dataclass(frozen=True, eq=False)
-class Aligned:
-    """A network whose hidden units were permuted.
-
-    Attributes:
-        state: its tensors by name, of the dtypes and on the devices that they had; `weights_of` and
-            `path` take it.
-        permutations: of each permutation, which unit came to each place, shape (units,).
-        distance_before: |b - a| of the tensors that the spec names, buffers left out.
-        distance: the same afterwards.
-        rounds: over all permutations until none changed; the last one changed nothing.
-        error: the largest difference of an output, relative to the largest output, in float64.
-    """
-
-    state: Mapping[str, Tensor]
-    permutations: Mapping[str, np.ndarray]
-    distance_before: float
-    distance: float
-    rounds: int
-    error: float
-
-    @property
-    def moved(self) -> float:
-        """The share of hidden units that have another place than before."""
-        units = sum(len(order) for order in self.permutations.values())
-        return sum(int((o != np.arange(len(o))).sum()) for o in self.permutations.values()) / units
 
 
 def align(
@@ -101,7 +71,7 @@ def align(
     if not places.axes:
         raise CurvwatchError("the network has no hidden units, so there is nothing to permute")
     _check_shared(module, spec)
-    weights = {n for n, _ in module.named_parameters(remove_duplicate=False)} & set(spec)
+    weights = [n for n, _ in module.named_parameters(remove_duplicate=False) if n in spec]
     counted_a, counted_b = ({n: s[n].detach().double().cpu() for n in weights} for s in (one, other))
     chosen, rounds = matched(places, counted_a, counted_b, seed=seed)
     state = permuted(places, other, chosen)
@@ -121,8 +91,8 @@ def align(
     return Aligned(
         state=state,
         permutations=chosen,
-        distance_before=_distance(counted_a, counted_b),
-        distance=_distance(counted_a, permuted(places, counted_b, chosen)),
+        distances_before=_distances(counted_a, counted_b),
+        distances=_distances(counted_a, permuted(places, counted_b, chosen)),
         rounds=rounds,
         error=error,
     )
@@ -140,5 +110,5 @@ def _check_shared(module: nn.Module, spec: Spec) -> None:
             )
 
 
-def _distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
-    return math.sqrt(sum(float((b[n] - a[n]).square().sum()) for n in a))
+def _distances(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, float]:
+    return {n: float((b[n] - a[n]).norm()) for n in a}

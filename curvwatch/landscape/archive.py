@@ -60,7 +60,7 @@ def read(path: str | os.PathLike[str], what: str) -> tuple[dict[str, np.ndarray]
             arrays = {name: file[name] for name in file.files}
         head = json.loads(str(arrays.pop(_HEAD)))
         version, found, values = head["version"], head["what"], head["values"]
-    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise CurvwatchError(f"{path} is no {what!r} that curvwatch saved, or is cut") from error
     if version != _VERSION:
         raise CurvwatchError(f"{path} is of version {version!r}; this curvwatch reads {_VERSION}")

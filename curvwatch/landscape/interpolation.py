@@ -16,7 +16,7 @@ from torch import Tensor
 from curvwatch.arguments import Mode
 from curvwatch.errors import CurvwatchError
 from curvwatch.landscape import archive
-from curvwatch.landscape.alignment import Aligned
+from curvwatch.landscape.aligned import Aligned
 from curvwatch.landscape.checkpoints import Checkpoint, weights_of
 from curvwatch.landscape.checks import check_count
 from curvwatch.landscape.curves import Curve, distance, segment_lengths

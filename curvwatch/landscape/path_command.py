@@ -9,7 +9,8 @@ from typing import Any, cast
 from curvwatch.compare.text import printable
 from curvwatch.errors import CurvwatchError
 from curvwatch.landscape import loading
-from curvwatch.landscape.alignment import Aligned, align
+from curvwatch.landscape.aligned import Aligned
+from curvwatch.landscape.alignment import align
 from curvwatch.landscape.checkpoints import Checkpoint
 
 # makes module, data and surface from the same arguments

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from curvwatch.arguments import Mode, check_word
 from curvwatch.errors import CurvwatchError
-from curvwatch.landscape.alignment import Aligned
+from curvwatch.landscape.aligned import Aligned
 from curvwatch.landscape.band import relaxed
 from curvwatch.landscape.checkpoints import Checkpoint, weights_of
 from curvwatch.landscape.checks import check_count, check_positive
