@@ -12,7 +12,7 @@ from curvwatch.landscape.aligned import Aligned
 from curvwatch.landscape.checkpoints import Checkpoint
 from curvwatch.landscape.matching import Places, matched, permuted
 from curvwatch.landscape.same import difference
-from curvwatch.landscape.states import state_of
+from curvwatch.landscape.states import state_of, tensors_of
 from curvwatch.landscape.units import Spec, chain_of, units_of
 
 
@@ -61,7 +61,7 @@ def align(
         >>> align(net, a, b).distance
         0.0
     """
-    own = {n: t.detach() for n, t in module.state_dict(keep_vars=True).items()}
+    own = {n: t.detach() for n, t in tensors_of(module).items()}
     one, other = ({**own, **state_of(c, module)} for c in (a, b))
     chain: nn.Module | None = None
     if spec is None:
@@ -74,7 +74,8 @@ def align(
     weights = [n for n, _ in module.named_parameters(remove_duplicate=False) if n in spec]
     counted_a, counted_b = ({n: s[n].detach().double().cpu() for n in weights} for s in (one, other))
     chosen, rounds = matched(places, counted_a, counted_b, seed=seed)
-    state = permuted(places, other, chosen)
+    # not the module's own tensors, which training goes on to change
+    state = {n: t.clone() for n, t in permuted(places, other, chosen).items()}
     if inputs is None and (chain is None or forward is not None):
         raise CurvwatchError(
             "inputs are missing: on them it is checked that the permuted network computes the same; "
@@ -101,7 +102,7 @@ def align(
 def _check_shared(module: nn.Module, spec: Spec) -> None:
     """A tensor with several names has to be permuted in one way."""
     names: dict[int, str] = {}
-    for name, t in module.state_dict(keep_vars=True).items():
+    for name, t in tensors_of(module).items():
         first = names.setdefault(id(t), name)
         if spec.get(first, ()) != spec.get(name, ()):
             raise CurvwatchError(

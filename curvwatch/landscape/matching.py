@@ -46,9 +46,9 @@ class Places:
                 raise CurvwatchError(
                     f"the spec names {name}, and the network has {', '.join(list(state)[:6])}, ..."
                 )
-            if len(permutations) != state[name].ndim:
+            if isinstance(permutations, str) or len(permutations) != state[name].ndim:
                 raise CurvwatchError(
-                    f"the spec of {name} is {tuple(permutations)!r}, and its shape is "
+                    f"the spec of {name} is {permutations!r}, and its shape is "
                     f"{tuple(state[name].shape)}: one permutation, or None, is needed for each axis"
                 )
             for axis, permutation in enumerate(permutations):

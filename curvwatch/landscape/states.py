@@ -45,7 +45,7 @@ def state_of(checkpoint: Checkpoint, module: nn.Module) -> dict[str, Tensor]:
             f"checkpoint={type(checkpoint).__name__}: a path, a state_dict, a module, or a flat tensor "
             "is needed"
         )
-    known = module.state_dict(keep_vars=True)
+    known = tensors_of(module)
     missing = [name for name in trained if name not in state]
     if missing:
         raise CurvwatchError(f"the checkpoint lacks {', '.join(missing[:3])} of the module")
@@ -57,3 +57,9 @@ def state_of(checkpoint: Checkpoint, module: nn.Module) -> dict[str, Tensor]:
                 f"{tuple(known[name].shape)} in the module: it is of another network"
             )
     return found
+
+
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers in `module.state_dict()`, themselves, by each of their names."""
+    # a module may have extra state of any kind there
+    return {n: t for n, t in module.state_dict(keep_vars=True).items() if isinstance(t, Tensor)}

@@ -178,6 +178,40 @@ def test_other_networks_need_a_spec():
     assert named.distance == found.distance
 
 
+class Noisy(Residual):
+    """Draws in eval mode, too, counts its calls, spoils what it gets, and has extra state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        y = super().forward(x) + torch.rand(2, dtype=x.dtype)
+        x.zero_()
+        return y
+
+    def get_extra_state(self) -> Any:
+        return {"version": 3}
+
+    def set_extra_state(self, state: Any) -> None:
+        assert state == {"version": 3}
+
+
+def test_forwards_with_side_effects_leave_no_trace_and_compare_alike():
+    module, other = Noisy().double(), Noisy().double()
+    x = torch.randn(5, 4, dtype=torch.float64)
+    before = picture(module), world(), x.clone()
+    found = align(module, module, other, spec=STREAM, inputs=x)
+    assert_same((picture(module), world(), x), before, "module")
+    assert 0 < found.error < 1e-12
+    # further training does not reach what was found
+    kept = found.state["last.bias"].clone()
+    other.last.bias.data.zero_()
+    assert torch.equal(found.state["last.bias"], kept)
+    assert set(found.state) == {n for n, t in module.state_dict().items() if isinstance(t, Tensor)}
+
+
 def test_a_spec_that_forgets_an_axis_is_refused():
     module = Residual()
     a, b = state_of(module), state_of(Residual())
@@ -188,6 +222,8 @@ def test_a_spec_that_forgets_an_axis_is_refused():
         align(module, a, b, spec={"head.weight": ("p", None)}, inputs=torch.randn(5, 4))
     with pytest.raises(CurvwatchError, match=r"the spec of first\.weight is \('p',\)"):
         align(module, a, b, spec={"first.weight": ("p",)}, inputs=torch.randn(5, 4))
+    with pytest.raises(CurvwatchError, match=r"the spec of first\.bias is 'p', and its shape is"):
+        align(module, a, b, spec={"first.bias": "p"}, inputs=torch.randn(5, 4))
     with pytest.raises(CurvwatchError, match="cannot be shared among the 6 units"):
         align(
             module, a, b, spec={"first.bias": ("p",), "block.0.bias": ("p",)}, inputs=torch.randn(5, 4)
