@@ -28,7 +28,7 @@ def align(
 ) -> Aligned:
     """Permute hidden units of `b` so that its weights come near those of `a`: it is the same function.
 
-    Weight matching (Ainsworth, Hayase & Srinivasa 2023, "Git Re-Basin", section 3.2). Two networks that
+    Weight matching (Ainsworth, Hayase & Srinivasa 2023, "Git Re-Basin", algorithm 1). Two networks that
     are trained separately have their hidden units in different orders, and much of the barrier on a
     straight line between them is due to that (Entezari et al. 2022).
 

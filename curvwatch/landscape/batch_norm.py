@@ -21,7 +21,7 @@ class Recalibrated:
     """A loss whose batch norms have the statistics of the weights that it is evaluated at.
 
     A pass over all batches in train mode, with `estimating` set, collects mean and variance; passes
-    without it use them: as `torch.optim.swa_utils.update_bn` (Izmailov et al. 2018, section 3.2), but
+    without it use them: as `torch.optim.swa_utils.update_bn` (Izmailov et al. 2018), but
     each batch counts by its size.
 
     Args:

@@ -65,7 +65,7 @@ class Interpolation:
     def bump(self) -> float:
         """The largest rise of the loss: the most that L(alpha2) is above L(alpha1), alpha1 < alpha2.
 
-        The smallest Delta for which the line is Delta-monotonic (Lucas et al. 2021, section 3); 0 where
+        The smallest Delta for which the line is Delta-monotonic (Lucas et al. 2021); 0 where
         the loss never rises, inf where it is not finite.
         """
         if not np.isfinite(self.losses).all():
@@ -146,12 +146,12 @@ def interpolate(
     (Goodfellow et al. 2015; Lucas et al. 2021). Between the ends of two runs the line shows a barrier:
     `path(kind="line")` looks for its top.
 
-    The Gauss length is that of Lucas et al. (2021, section 4), on a grid: z(alpha) are the outputs that
-    the loss function gets (logits), the steps z(alpha[i+1]) - z(alpha[i]) are its directions, and the
-    length is the sum of the angles between successive ones: `gauss.joint` of the outputs of all
-    examples as one vector, `gauss.each` the mean over examples of each one's own. 0 is a network whose
-    outputs move straight. Where `joint` is below pi/2, and the squared error to targets that b
-    reaches is the loss, it cannot rise.
+    The Gauss length is that of Lucas et al. (2021), on a grid: z(alpha) are the outputs that the loss
+    function gets (logits), the steps z(alpha[i+1]) - z(alpha[i]) are its directions, and the length is
+    the sum of the angles between successive ones, where they integrate the speed of the unit tangent.
+    `gauss.each`, the mean over examples of each one's own, is what their code reports; `gauss.joint` is
+    that of the outputs of all examples as one vector. 0 is a network whose outputs move straight. Where
+    `joint` is below pi/2, and the squared error to targets that b reaches is the loss, it cannot rise.
 
     Args:
         subject: a surface, an `Objective`, or a module, as `surface_of` takes them; in eval mode

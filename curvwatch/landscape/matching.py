@@ -69,7 +69,7 @@ class Places:
 def matched(
     places: Places, a: Mapping[str, Tensor], b: Mapping[str, Tensor], *, seed: int
 ) -> tuple[dict[str, np.ndarray], int]:
-    """Permutations of `b` for which the inner product with `a` is large (Ainsworth et al. 2023, 3.2).
+    """Permutations of `b` for which the inner product with `a` is large (Ainsworth et al. 2023).
 
     Their algorithm 1: one permutation after the other, in random order, is set to the best one for the
     others as they are, a linear assignment problem, until none changes. That is a local maximum.

@@ -174,7 +174,7 @@ def surface_of(
         mode: "eval" (default for a module) or "train"; None leaves an objective its own. Random
             numbers of train mode are the same ones at every point.
         recalibrate: in eval mode, estimate the running statistics of batch norms anew at each point,
-            for those of the module belong to other weights (Izmailov et al. 2018, section 3.2); one
+            for those of the module belong to other weights (Izmailov et al. 2018); one
             more forward pass a point.
         max_batches: use the first so many.
         seed: of the random numbers of the loss, and of a DataLoader's order.
