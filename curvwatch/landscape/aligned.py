@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from curvwatch.errors import CurvwatchError
 from curvwatch.landscape import archive
 
 if TYPE_CHECKING:
@@ -102,7 +101,7 @@ class Aligned:
             CurvwatchError: it holds no alignment, or is damaged.
         """
         arrays, values = archive.read(path, _WHAT)
-        try:
+        with archive.made_from(path):
             kept = zip(values["state"], values["dtypes"], values["shapes"], strict=True)
             state = {
                 name: _as_tensor(arrays[_STATE.format(i)], dtype, shape)
@@ -114,8 +113,6 @@ class Aligned:
                 permutations=orders,
                 **{n: values[n] for n in ("distances_before", "distances", "rounds", "error")},
             )
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            raise CurvwatchError(f"{path} is damaged: {error}") from error
 
 
 def moved_by(order: np.ndarray) -> int:

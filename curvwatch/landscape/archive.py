@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +68,16 @@ def read(path: str | os.PathLike[str], what: str) -> tuple[dict[str, np.ndarray]
     if found != what:
         raise CurvwatchError(f"{path} is of another kind, {found!r}; {what!r} is needed")
     return arrays, values
+
+
+@contextmanager
+def made_from(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Around what makes a result of what `read` returned.
+
+    Raises:
+        CurvwatchError: something in the file is missing, or is not what it should be.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise CurvwatchError(f"{path} is damaged: {error}") from error

@@ -109,7 +109,7 @@ class Interpolation:
             CurvwatchError: it holds no interpolation, or is damaged.
         """
         arrays, values = archive.read(path, _WHAT)
-        try:
+        with archive.made_from(path):
             gauss = GaussLength(**{name: values[f"gauss_{name}"] for name in vars(_UNKNOWN)})
             return cls(
                 arrays["alphas"],
@@ -119,8 +119,6 @@ class Interpolation:
                 settings=values["settings"],
                 notes=tuple(values["notes"]),
             )
-        except (KeyError, TypeError) as error:
-            raise CurvwatchError(f"{path} is damaged: {error}") from error
 
 
 _VALUES = ("distance", "tolerance", "path_length")
