@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from curvwatch.errors import CurvwatchError
 from curvwatch.landscape.aligned import Aligned
 from curvwatch.landscape.checkpoints import Checkpoint
+from curvwatch.landscape.checks import check_has_values, check_weights
 from curvwatch.landscape.matching import Places, matched, permuted
 from curvwatch.landscape.same import difference
 from curvwatch.landscape.states import state_of, tensors_of
@@ -61,6 +62,7 @@ def align(
         >>> align(net, a, b).distance
         0.0
     """
+    check_has_values(module)
     own = {n: t.detach() for n, t in tensors_of(module).items()}
     one, other = ({**own, **state_of(c, module)} for c in (a, b))
     chain: nn.Module | None = None
@@ -72,7 +74,7 @@ def align(
         raise CurvwatchError("the network has no hidden units, so there is nothing to permute")
     _check_shared(module, spec)
     weights = [n for n, _ in module.named_parameters(remove_duplicate=False) if n in spec]
-    counted_a, counted_b = ({n: s[n].detach().double().cpu() for n in weights} for s in (one, other))
+    counted_a, counted_b = _counted("a", one, weights), _counted("b", other, weights)
     chosen, rounds = matched(places, counted_a, counted_b, seed=seed)
     # not the module's own tensors, which training goes on to change
     state = {n: t.clone() for n, t in permuted(places, other, chosen).items()}
@@ -97,6 +99,15 @@ def align(
         rounds=rounds,
         error=error,
     )
+
+
+def _counted(label: str, state: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
+    """What is matched, in float64 on the CPU."""
+    for name in names:
+        check_weights(name, state[name], label)
+        if not bool(state[name].isfinite().all()):
+            raise CurvwatchError(f"{name} of {label} is not finite: there is nothing to match")
+    return {name: state[name].detach().double().cpu() for name in names}
 
 
 def _check_shared(module: nn.Module, spec: Spec) -> None:

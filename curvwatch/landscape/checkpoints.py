@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from curvwatch.errors import CurvwatchError, CurvwatchWarning
+from curvwatch.landscape.checks import check_weights
 from curvwatch.landscape.surface import Group, Surface, checked
 
 # a file of Lightning or of a state_dict, a state_dict, a module, or a flat tensor
@@ -47,6 +48,9 @@ def weights_of(checkpoint: Checkpoint, surface: Surface, *, prefix: str = "") ->
     unknown = [n for n in state if n not in known] if known else []
     if missing or unknown:
         raise CurvwatchError(_mismatch(label, missing, unknown, state, groups))
+    for group in groups:
+        if isinstance(state[group.name], Tensor):
+            check_weights(group.name, state[group.name], label)
     other = [
         f"{group.name} has the shape {_shape(state[group.name])} there and {group.shape} here"
         for group in groups

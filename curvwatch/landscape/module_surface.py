@@ -19,6 +19,7 @@ from curvwatch.arguments import Mode, check_word
 from curvwatch.errors import CurvwatchError
 from curvwatch.isolation import Memory, lend
 from curvwatch.landscape.batch_norm import Recalibrated, normalisations
+from curvwatch.landscape.checks import check_has_values
 from curvwatch.landscape.step_loss import StepLoss, feed_of, is_lightning, silent
 from curvwatch.landscape.surface import Group, Surface, checked, groups_of
 from curvwatch.objective import Counts, Objective, Opened
@@ -204,6 +205,7 @@ def surface_of(
         if mode is not None:
             objective.train = mode == "train"
         return ModuleSurface(objective, recalibrate=recalibrate, seed=seed)
+    check_has_values(subject)
     loss = _loss_of(subject, loss_fn)
     samples = _samples(subject, batches, max_batches, seed)
     objective = Objective(subject, loss, samples, train=mode == "train")

@@ -272,6 +272,10 @@ def test_checkpoints_that_do_not_fit():
         align(module, a, {"0.bias": a["0.bias"]})
     with pytest.raises(CurvwatchError, match=r"0\.bias has the shape \(3,\)"):
         align(module, a, {**a, "0.bias": torch.zeros(3)})
+    for a_bad, b_bad in ((False, True), (True, False)):
+        states = [{**a, "0.bias": a["0.bias"] / (0 if bad else 1)} for bad in (a_bad, b_bad)]
+        with pytest.raises(CurvwatchError, match=rf"0\.bias of {'ba'[a_bad]} is not finite"):
+            align(module, *states)
     with pytest.raises(CurvwatchError, match="a flat vector of the"):
         align(module, a, torch.zeros(3))
     assert issubclass(Classifier, pl.LightningModule)
