@@ -17,7 +17,7 @@ from curvwatch.arguments import Mode
 from curvwatch.errors import CurvwatchError
 from curvwatch.landscape import archive
 from curvwatch.landscape.aligned import Aligned
-from curvwatch.landscape.checkpoints import Checkpoint, weights_of
+from curvwatch.landscape.checkpoints import Checkpoint, vector_of, weights_of
 from curvwatch.landscape.checks import check_count
 from curvwatch.landscape.curves import Curve, distance, segment_lengths
 from curvwatch.landscape.module_surface import ModuleSurface, Subject, surface_of
@@ -241,9 +241,9 @@ def _way(
         notes.append(f"no length of the way: {len(each)} snapshots, and two at least are needed")
         return math.nan
     total = 0.0
-    first = before = weights_of(each[0], surface)
+    first = before = vector_of(each[0], surface, evaluated=False)
     for checkpoint in each[1:]:
-        w = weights_of(checkpoint, surface)
+        w = vector_of(checkpoint, surface, evaluated=False)
         total += segment_lengths([before, w])[0]
         before = w
     # what is half as precise lies a little aside

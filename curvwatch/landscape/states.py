@@ -49,7 +49,10 @@ def state_of(checkpoint: Checkpoint, module: nn.Module) -> dict[str, Tensor]:
     known = tensors_of(module)
     missing = [name for name in trained if name not in state]
     if missing:
-        raise CurvwatchError(f"the checkpoint lacks {', '.join(missing[:3])} of the module")
+        raise CurvwatchError(
+            f"the checkpoint lacks {', '.join(missing[:3])} of the module; it has "
+            f"{', '.join(list(map(str, state))[:3]) or 'nothing'}"
+        )
     found = {n: t for n, t in state.items() if n in known and isinstance(t, Tensor)}
     for name, t in found.items():
         check_values(name, t, "the checkpoint")

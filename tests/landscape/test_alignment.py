@@ -135,6 +135,19 @@ def test_a_lightning_module_around_a_chain_and_flat_vectors():
     assert_same(dict(found.state), dict(same.state), "state")
 
 
+def test_buffers_beside_the_chain_do_not_matter():
+    class Weighted(Classifier):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("steps", torch.zeros(()))
+            self.criterion = nn.CrossEntropyLoss(weight=torch.ones(3))
+
+    module, other = Weighted(), Weighted()
+    found = align(module, module, other)
+    assert list(found.permutations) == ["net.0"]
+    assert torch.equal(found.state["criterion.weight"], torch.ones(3))
+
+
 class Residual(nn.Module):
     """x + block(x): the units of the stream change places together."""
 
@@ -268,7 +281,7 @@ def test_a_layer_that_comes_twice_is_refused():
 def test_checkpoints_that_do_not_fit():
     module = mlp()
     a = state_of(module)
-    with pytest.raises(CurvwatchError, match=r"lacks 0\.weight"):
+    with pytest.raises(CurvwatchError, match=r"lacks 0\.weight, .*; it has 0\.bias"):
         align(module, a, {"0.bias": a["0.bias"]})
     with pytest.raises(CurvwatchError, match=r"0\.bias has the shape \(3,\)"):
         align(module, a, {**a, "0.bias": torch.zeros(3)})
