@@ -191,6 +191,33 @@ def test_other_networks_need_a_spec():
     assert named.distance == found.distance
 
 
+class Mixing(nn.Module):
+    """A layer from the stream to the stream: both of its axes follow one permutation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.mix, self.last = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).tanh()
+        return self.last((x + self.mix(x)).tanh())
+
+
+def test_a_tensor_whose_axes_follow_one_permutation_is_brought_back_and_never_farther():
+    spec: dict[str, Any] = {
+        **{"first.weight": ("h", None), "first.bias": ("h",), "last.weight": (None, "h")},
+        **{"mix.weight": ("h", "h"), "mix.bias": ("h",)},
+    }
+    x = torch.randn(5, 4)
+    for _ in range(20):
+        module, other = Mixing(), Mixing()
+        a = state_of(module)
+        back = align(module, a, shuffled(a, spec), spec=spec, inputs=x)
+        assert back.distance == pytest.approx(0.0, abs=1e-6)
+        found = align(module, a, other, spec=spec, inputs=x)
+        assert found.distance < found.distance_before
+
+
 class Noisy(Residual):
     """Draws in eval mode, too, counts its calls, spoils what it gets, and has extra state."""
 
