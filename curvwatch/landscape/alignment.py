@@ -115,7 +115,7 @@ def _check_shared(module: nn.Module, spec: Spec) -> None:
     names: dict[int, str] = {}
     for name, t in tensors_of(module).items():
         first = names.setdefault(id(t), name)
-        if spec.get(first, ()) != spec.get(name, ()):
+        if tuple(spec.get(first, ())) != tuple(spec.get(name, ())):
             raise CurvwatchError(
                 f"{first} and {name} are one tensor, and the spec says {spec.get(first)} of the one "
                 f"and {spec.get(name)} of the other"

@@ -56,10 +56,11 @@ class Places:
                 raise CurvwatchError(
                     f"the spec names {name}, and the network has {', '.join(list(state)[:6])}, ..."
                 )
-            if isinstance(permutations, str) or len(permutations) != state[name].ndim:
+            if not _is_list_of_names(permutations) or len(permutations) != state[name].ndim:
                 raise CurvwatchError(
                     f"the spec of {name} is {permutations!r}, and its shape is "
-                    f"{tuple(state[name].shape)}: one permutation, or None, is needed for each axis"
+                    f"{tuple(state[name].shape)}: the name of a permutation, or None, is needed for "
+                    "each axis"
                 )
             for axis, permutation in enumerate(permutations):
                 if permutation is not None:
@@ -74,6 +75,10 @@ class Places:
                         f"{sizes[p]} units of the permutation {p!r}"
                     )
         return cls({p: tuple(places) for p, places in axes.items()}, sizes)
+
+
+def _is_list_of_names(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and all(p is None or isinstance(p, str) for p in value)
 
 
 def matched(

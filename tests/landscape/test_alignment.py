@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import lightning.pytorch as pl
@@ -262,8 +263,10 @@ def test_a_spec_that_forgets_an_axis_is_refused():
         align(module, a, b, spec={"head.weight": ("p", None)}, inputs=torch.randn(5, 4))
     with pytest.raises(CurvwatchError, match=r"the spec of first\.weight is \('p',\)"):
         align(module, a, b, spec={"first.weight": ("p",)}, inputs=torch.randn(5, 4))
-    with pytest.raises(CurvwatchError, match=r"the spec of first\.bias is 'p', and its shape is"):
-        align(module, a, b, spec={"first.bias": "p"}, inputs=torch.randn(5, 4))
+    for wrong in ("p", None, (1,), [("p",)]):
+        said = re.escape(f"the spec of first.bias is {wrong!r}, and its shape is (6,)")
+        with pytest.raises(CurvwatchError, match=said):
+            align(module, a, b, spec={"first.bias": wrong}, inputs=torch.randn(5, 4))
     with pytest.raises(CurvwatchError, match="cannot be shared among the 6 units"):
         align(
             module, a, b, spec={"first.bias": ("p",), "block.0.bias": ("p",)}, inputs=torch.randn(5, 4)
