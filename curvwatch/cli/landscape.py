@@ -133,6 +133,12 @@ def add_path(commands: Any) -> None:
         help="permute the hidden units of the second network first, so that it is near the first and "
         "computes what it did; for chains of layers",
     )
+    how.add_argument(
+        "--align-spec",
+        metavar="PACKAGE:NAME",
+        help="--align for other networks: a mapping, or a function that returns it, from the name of "
+        "each tensor to the permutations of its axes, such as ('h', None)",
+    )
     how.add_argument("--points", type=positive, default=31, help="losses (default: %(default)s)")
     how.add_argument("--steps", type=positive, help="of training, or of the band (default: 200; 100)")
     how.add_argument("--bends", type=positive, help="of a curve or chain (default: 1)")
@@ -158,7 +164,7 @@ def add_path(commands: Any) -> None:
 
 def _path(chosen: argparse.Namespace) -> None:
     _need_for(chosen, "path")
-    if chosen.align:
+    if chosen.align or chosen.align_spec is not None:
         need("path --align", "landscape", {"scipy": "scipy"})
     from curvwatch.landscape.path_command import run_path
 

@@ -6,7 +6,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from curvwatch.landscape.alignment import Aligned, align
+from curvwatch.landscape.aligned import Aligned
+from curvwatch.landscape.alignment import align
 from curvwatch.landscape.checkpoint_directions import (
     plane_directions,
     principal_directions,

@@ -2,48 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 
 from curvwatch.errors import CurvwatchError
+from curvwatch.landscape.aligned import Aligned
 from curvwatch.landscape.checkpoints import Checkpoint
+from curvwatch.landscape.checks import check_has_values, check_weights
 from curvwatch.landscape.matching import Places, matched, permuted
 from curvwatch.landscape.same import difference
-from curvwatch.landscape.states import state_of
+from curvwatch.landscape.states import state_of, tensors_of
 from curvwatch.landscape.units import Spec, chain_of, units_of
-
-
-@dataclass(frozen=True, eq=False)
-class Aligned:
-    """A network whose hidden units were permuted.
-
-    Attributes:
-        state: its tensors by name, of the dtypes and on the devices that they had; `weights_of` and
-            `path` take it.
-        permutations: of each permutation, which unit came to each place, shape (units,).
-        distance_before: |b - a| of the tensors that the spec names, buffers left out.
-        distance: the same afterwards.
-        rounds: over all permutations until none changed; the last one changed nothing.
-        error: the largest difference of an output, relative to the largest output, in float64.
-    """
-
-    state: Mapping[str, Tensor]
-    permutations: Mapping[str, np.ndarray]
-    distance_before: float
-    distance: float
-    rounds: int
-    error: float
-
-    @property
-    def moved(self) -> float:
-        """The share of hidden units that have another place than before."""
-        units = sum(len(order) for order in self.permutations.values())
-        return sum(int((o != np.arange(len(o))).sum()) for o in self.permutations.values()) / units
 
 
 def align(
@@ -58,7 +29,7 @@ def align(
 ) -> Aligned:
     """Permute hidden units of `b` so that its weights come near those of `a`: it is the same function.
 
-    Weight matching (Ainsworth, Hayase & Srinivasa 2023, "Git Re-Basin", section 3.2). Two networks that
+    Weight matching (Ainsworth, Hayase & Srinivasa 2023, "Git Re-Basin", algorithm 1). Two networks that
     are trained separately have their hidden units in different orders, and much of the barrier on a
     straight line between them is due to that (Entezari et al. 2022).
 
@@ -91,7 +62,8 @@ def align(
         >>> align(net, a, b).distance
         0.0
     """
-    own = {n: t.detach() for n, t in module.state_dict(keep_vars=True).items()}
+    check_has_values(module)
+    own = {n: t.detach() for n, t in tensors_of(module).items()}
     one, other = ({**own, **state_of(c, module)} for c in (a, b))
     chain: nn.Module | None = None
     if spec is None:
@@ -101,10 +73,11 @@ def align(
     if not places.axes:
         raise CurvwatchError("the network has no hidden units, so there is nothing to permute")
     _check_shared(module, spec)
-    weights = {n for n, _ in module.named_parameters(remove_duplicate=False)} & set(spec)
-    counted_a, counted_b = ({n: s[n].detach().double().cpu() for n in weights} for s in (one, other))
+    weights = [n for n, _ in module.named_parameters(remove_duplicate=False) if n in spec]
+    counted_a, counted_b = _counted("a", one, weights), _counted("b", other, weights)
     chosen, rounds = matched(places, counted_a, counted_b, seed=seed)
-    state = permuted(places, other, chosen)
+    # not the module's own tensors, which training goes on to change
+    state = {n: t.clone() for n, t in permuted(places, other, chosen).items()}
     if inputs is None and (chain is None or forward is not None):
         raise CurvwatchError(
             "inputs are missing: on them it is checked that the permuted network computes the same; "
@@ -121,24 +94,33 @@ def align(
     return Aligned(
         state=state,
         permutations=chosen,
-        distance_before=_distance(counted_a, counted_b),
-        distance=_distance(counted_a, permuted(places, counted_b, chosen)),
+        distances_before=_distances(counted_a, counted_b),
+        distances=_distances(counted_a, permuted(places, counted_b, chosen)),
         rounds=rounds,
         error=error,
     )
 
 
+def _counted(label: str, state: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
+    """What is matched, in float64 on the CPU."""
+    for name in names:
+        check_weights(name, state[name], label)
+        if not bool(state[name].isfinite().all()):
+            raise CurvwatchError(f"{name} of {label} is not finite: there is nothing to match")
+    return {name: state[name].detach().double().cpu() for name in names}
+
+
 def _check_shared(module: nn.Module, spec: Spec) -> None:
     """A tensor with several names has to be permuted in one way."""
     names: dict[int, str] = {}
-    for name, t in module.state_dict(keep_vars=True).items():
+    for name, t in tensors_of(module).items():
         first = names.setdefault(id(t), name)
-        if spec.get(first, ()) != spec.get(name, ()):
+        if tuple(spec.get(first, ())) != tuple(spec.get(name, ())):
             raise CurvwatchError(
                 f"{first} and {name} are one tensor, and the spec says {spec.get(first)} of the one "
                 f"and {spec.get(name)} of the other"
             )
 
 
-def _distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
-    return math.sqrt(sum(float((b[n] - a[n]).square().sum()) for n in a))
+def _distances(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, float]:
+    return {n: float((b[n] - a[n]).norm()) for n in a}

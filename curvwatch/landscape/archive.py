@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,11 @@ from curvwatch.errors import CurvwatchError
 
 _VERSION = 1
 _HEAD = "curvwatch"
+# what reading no .npz, or a damaged one, raises; also that it is encrypted
+NO_ARCHIVE = (
+    *(OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 def write(
@@ -55,15 +62,29 @@ def read(path: str | os.PathLike[str], what: str) -> tuple[dict[str, np.ndarray]
         OSError: there is no such file.
         CurvwatchError: it is none of `write`'s, holds another kind of result, or is damaged.
     """
-    try:
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        head = json.loads(str(arrays.pop(_HEAD)))
-        version, found, values = head["version"], head["what"], head["values"]
-    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise CurvwatchError(f"{path} is no {what!r} that curvwatch saved, or is cut") from error
+    with open(path, "rb") as opened:
+        try:
+            with np.load(opened, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            head = json.loads(str(arrays.pop(_HEAD)))
+            version, found, values = head["version"], head["what"], head["values"]
+        except NO_ARCHIVE as error:
+            raise CurvwatchError(f"{path} is no {what!r} that curvwatch saved, or is cut") from error
     if version != _VERSION:
         raise CurvwatchError(f"{path} is of version {version!r}; this curvwatch reads {_VERSION}")
     if found != what:
         raise CurvwatchError(f"{path} is of another kind, {found!r}; {what!r} is needed")
     return arrays, values
+
+
+@contextmanager
+def made_from(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Around what makes a result of what `read` returned.
+
+    Raises:
+        CurvwatchError: something in the file is missing, or is not what it should be.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise CurvwatchError(f"{path} is damaged: {error}") from error

@@ -22,9 +22,9 @@ _LARGEST_TIME = 10.0
 _FIRST_MOVE, _LARGEST_MOVE = 0.01, 0.2
 # the highest pivot climbs once forces are down to this part of the first ones, or after half the steps
 _CLIMB_BELOW = 0.1
-# a segment gets a pivot where the loss on it rises by this part of the band's range over its ends', the
-# 20 % of Draxler et al. (2018)
-_INSERT_ABOVE = 0.2
+# a segment gets a pivot where the loss on it rises by this part of the band's range over the straight
+# line between its ends', as in the code of Draxler et al. (2018), PyTorch-AutoNEB
+_INSERT_ABOVE = 0.1
 _LOOKS = (0.25, 0.5, 0.75)
 
 
@@ -71,7 +71,7 @@ def relaxed(
         count: how many steps, at most; each takes a gradient for every pivot.
         spring: k, in loss / weight^2; None: such that springs are as strong as the first forces.
         inserts: how many times, spread over the steps, pivots are put where the loss between two rises
-            by 20 % of the band's range above theirs.
+            by a tenth of the band's range above theirs.
         climb: whether the highest pivot climbs.
         tolerance: the band is at rest where no force is larger than this part of the first.
 

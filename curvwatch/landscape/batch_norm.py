@@ -9,7 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from curvwatch.errors import CurvwatchError
 from curvwatch.trees import batch_size
+
+# of torch's error in batch norm
+_TOO_FEW = "Expected more than 1 value per channel"
 
 
 def normalisations(module: nn.Module) -> list[Any]:
@@ -21,8 +25,8 @@ class Recalibrated:
     """A loss whose batch norms have the statistics of the weights that it is evaluated at.
 
     A pass over all batches in train mode, with `estimating` set, collects mean and variance; passes
-    without it use them: as `torch.optim.swa_utils.update_bn` (Izmailov et al. 2018, section 3.2), but
-    each batch counts by its size.
+    without it use them: as `torch.optim.swa_utils.update_bn` (Izmailov et al. 2018), but
+    each batch counts by its size, and one of a single example, which has no variance, does not.
 
     Args:
         module: on loan while this is called, so what is done to it here leaves no trace.
@@ -36,15 +40,21 @@ class Recalibrated:
         self._estimating = False
         self._sums: dict[int, list[Tensor]] = {}
         self._examples: dict[int, int] = {}
+        self._skipped = 0
 
     def estimate(self, evaluate: Callable[[], Any]) -> None:
         """Let `evaluate` call the loss on each batch once, and keep the statistics that it meets."""
         self._sums, self._examples = {}, {}
-        self._estimating = True
+        self._estimating, self._skipped = True, 0
         try:
             evaluate()
         finally:
             self._estimating = False
+        if self._skipped and not self._sums:
+            raise CurvwatchError(
+                "each batch has a single example, of which no statistics of batch norm can be "
+                "estimated: give larger batches, or recalibrate=False"
+            )
 
     def __call__(self, batch: Any) -> Any:
         """The loss of `batch`."""
@@ -62,7 +72,15 @@ class Recalibrated:
         for norm in watched.values():
             norm.reset_running_stats()
             norm.momentum = None  # the plain mean, where it is called several times
-        loss = self.loss_fn(batch)
+        try:
+            loss = self.loss_fn(batch)
+        except ValueError as error:
+            if _TOO_FEW not in str(error):
+                raise
+            # one example has no variance: others make the statistics
+            self._skipped += 1
+            self._module.eval()
+            return self.loss_fn(batch)
         examples = batch_size(batch)
         for i, norm in watched.items():
             if not int(norm.num_batches_tracked):  # not called

@@ -117,7 +117,7 @@ def principal_directions(
 ) -> Directions:
     """The two directions along which checkpoints of a training vary most; the last is the origin.
 
-    Principal components of the weights relative to the last ones (Li et al. 2018, section 7), of
+    Principal components of the weights relative to the last ones (Li et al. 2018), of
     centred rows as there. Those of a long random walk look much alike, and the first two explain most
     of it, too (Antognini & Sohl-Dickstein 2018).
 

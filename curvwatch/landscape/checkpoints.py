@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from curvwatch.errors import CurvwatchError, CurvwatchWarning
+from curvwatch.landscape.checks import check_weights
 from curvwatch.landscape.surface import Group, Surface, checked
 
 # a file of Lightning or of a state_dict, a state_dict, a module, or a flat tensor
@@ -36,6 +37,11 @@ def weights_of(checkpoint: Checkpoint, surface: Surface, *, prefix: str = "") ->
         CurvwatchError: the file cannot be read, names or shapes do not match (the first ones are
             named), or a weight that the surface keeps fixed is another one there.
     """
+    return vector_of(checkpoint, surface, prefix=prefix, evaluated=True)
+
+
+def vector_of(checkpoint: Checkpoint, surface: Surface, *, prefix: str = "", evaluated: bool) -> Tensor:
+    """As `weights_of`; where the loss there is not `evaluated`, other buffers do not matter."""
     if isinstance(checkpoint, Tensor):
         return checked(surface, checkpoint.detach())
     label, state = _state_of(checkpoint)
@@ -47,6 +53,9 @@ def weights_of(checkpoint: Checkpoint, surface: Surface, *, prefix: str = "") ->
     unknown = [n for n in state if n not in known] if known else []
     if missing or unknown:
         raise CurvwatchError(_mismatch(label, missing, unknown, state, groups))
+    for group in groups:
+        if isinstance(state[group.name], Tensor):
+            check_weights(group.name, state[group.name], label)
     other = [
         f"{group.name} has the shape {_shape(state[group.name])} there and {group.shape} here"
         for group in groups
@@ -54,7 +63,7 @@ def weights_of(checkpoint: Checkpoint, surface: Surface, *, prefix: str = "") ->
     ]
     if other:
         raise CurvwatchError(f"{label} is of another network: {_first(other, '; ')}")
-    _check_fixed(label, state, known, {group.name for group in groups})
+    _check_fixed(label, state, known, {group.name for group in groups}, evaluated)
     parts = [state[group.name].detach().reshape(-1) for group in groups]
     return torch.cat([p.to(device=surface.device, dtype=surface.dtype) for p in parts])
 
@@ -138,7 +147,7 @@ def _mismatch(
 
 
 def _check_fixed(
-    label: str, state: Mapping[str, Any], known: Mapping[str, Any], moved: set[str]
+    label: str, state: Mapping[str, Any], known: Mapping[str, Any], moved: set[str], evaluated: bool
 ) -> None:
     """What a surface does not move has to be the same in all checkpoints."""
     tied = {id(v) for n, v in known.items() if n in moved}
@@ -157,11 +166,11 @@ def _check_fixed(
             f"{label} has other values of weights that the surface does not move, as they require no "
             f"gradient or are none of the objective's: {_first(weights)}"
         )
-    if other:
+    if other and evaluated:
         warnings.warn(
             f"{label} has other values of buffers: {_first(other)}; the surface keeps the module's",
             CurvwatchWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

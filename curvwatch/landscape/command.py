@@ -67,6 +67,13 @@ def _check(chosen: argparse.Namespace) -> None:
         raise CurvwatchError(f"--points {chosen.points}: an odd number, 3 at least, is needed")
     if not many and not 0 < chosen.distance < float("inf"):
         raise CurvwatchError(f"--distance {chosen.distance}: a positive number is needed")
+    if many or chosen.directions == "update":
+        for option, given in (("--normalize", chosen.normalize), ("--keep-1d", chosen.keep_1d)):
+            if given:
+                raise CurvwatchError(
+                    f"{option} would turn what --directions {chosen.directions} looks along into "
+                    "another direction: leave it out"
+                )
     if chosen.directions == "hessian":
         if chosen.normalize not in (None, "none"):
             raise CurvwatchError(

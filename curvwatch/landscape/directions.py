@@ -77,7 +77,7 @@ def random_directions(
     keep_1d: bool = False,
     seed: int = 0,
 ) -> Directions:
-    """Gaussian directions, scaled as the weights are (Li et al. 2018, section 4); two are orthogonal.
+    """Gaussian directions, scaled as the weights are (Li et al. 2018); two are orthogonal.
 
     Args:
         surface: what is looked at.

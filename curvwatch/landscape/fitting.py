@@ -30,10 +30,10 @@ def fitted(
 ) -> tuple[Curve, list[float]]:
     """Minimise the mean of the loss over t, uniform in [0, 1], by the bends; the ends stay.
 
-    The loss of Garipov et al. (2018), section 3.1, whose gradient by a bend is the mean over t of the
-    loss's gradient at phi(t), times what the bend counts there. The learning rate is as there: constant
-    for half of the steps, then it falls linearly to a hundredth at nine tenths. A step in which a loss
-    or its gradient is not finite is left out.
+    The loss that Garipov et al. (2018) train a curve by: its gradient by a bend is the mean over t of
+    the loss's gradient at phi(t), times what the bend counts there. The learning rate is that of their
+    code: constant for half of the steps, then it falls linearly to a hundredth at nine tenths. A step
+    in which a loss or its gradient is not finite is left out.
 
     Args:
         drawn: the loss, on the batches of each step.

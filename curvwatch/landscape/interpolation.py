@@ -16,8 +16,8 @@ from torch import Tensor
 from curvwatch.arguments import Mode
 from curvwatch.errors import CurvwatchError
 from curvwatch.landscape import archive
-from curvwatch.landscape.alignment import Aligned
-from curvwatch.landscape.checkpoints import Checkpoint, weights_of
+from curvwatch.landscape.aligned import Aligned
+from curvwatch.landscape.checkpoints import Checkpoint, vector_of, weights_of
 from curvwatch.landscape.checks import check_count
 from curvwatch.landscape.curves import Curve, distance, segment_lengths
 from curvwatch.landscape.module_surface import ModuleSurface, Subject, surface_of
@@ -65,7 +65,7 @@ class Interpolation:
     def bump(self) -> float:
         """The largest rise of the loss: the most that L(alpha2) is above L(alpha1), alpha1 < alpha2.
 
-        The smallest Delta for which the line is Delta-monotonic (Lucas et al. 2021, section 3); 0 where
+        The smallest Delta for which the line is Delta-monotonic (Lucas et al. 2021); 0 where
         the loss never rises, inf where it is not finite.
         """
         if not np.isfinite(self.losses).all():
@@ -109,7 +109,7 @@ class Interpolation:
             CurvwatchError: it holds no interpolation, or is damaged.
         """
         arrays, values = archive.read(path, _WHAT)
-        try:
+        with archive.made_from(path):
             gauss = GaussLength(**{name: values[f"gauss_{name}"] for name in vars(_UNKNOWN)})
             return cls(
                 arrays["alphas"],
@@ -119,8 +119,6 @@ class Interpolation:
                 settings=values["settings"],
                 notes=tuple(values["notes"]),
             )
-        except (KeyError, TypeError) as error:
-            raise CurvwatchError(f"{path} is damaged: {error}") from error
 
 
 _VALUES = ("distance", "tolerance", "path_length")
@@ -146,12 +144,12 @@ def interpolate(
     (Goodfellow et al. 2015; Lucas et al. 2021). Between the ends of two runs the line shows a barrier:
     `path(kind="line")` looks for its top.
 
-    The Gauss length is that of Lucas et al. (2021, section 4), on a grid: z(alpha) are the outputs that
-    the loss function gets (logits), the steps z(alpha[i+1]) - z(alpha[i]) are its directions, and the
-    length is the sum of the angles between successive ones: `gauss.joint` of the outputs of all
-    examples as one vector, `gauss.each` the mean over examples of each one's own. 0 is a network whose
-    outputs move straight. Where `joint` is below pi/2, and the squared error to targets that b
-    reaches is the loss, it cannot rise.
+    The Gauss length is that of Lucas et al. (2021), on a grid: z(alpha) are the outputs that the loss
+    function gets (logits), the steps z(alpha[i+1]) - z(alpha[i]) are its directions, and the length is
+    the sum of the angles between successive ones, where they integrate the speed of the unit tangent.
+    `gauss.each`, the mean over examples of each one's own, is what their code reports; `gauss.joint` is
+    that of the outputs of all examples as one vector. 0 is a network whose outputs move straight. Where
+    `joint` is below pi/2, and the squared error to targets that b reaches is the loss, it cannot rise.
 
     Args:
         subject: a surface, an `Objective`, or a module, as `surface_of` takes them; in eval mode
@@ -243,9 +241,9 @@ def _way(
         notes.append(f"no length of the way: {len(each)} snapshots, and two at least are needed")
         return math.nan
     total = 0.0
-    first = before = weights_of(each[0], surface)
+    first = before = vector_of(each[0], surface, evaluated=False)
     for checkpoint in each[1:]:
-        w = weights_of(checkpoint, surface)
+        w = vector_of(checkpoint, surface, evaluated=False)
         total += segment_lengths([before, w])[0]
         before = w
     # what is half as precise lies a little aside

@@ -140,6 +140,22 @@ def batches_from(found: Any, label: str) -> Any:
     return found
 
 
+def spec_of(spec: str) -> dict[str, tuple[str | None, ...]]:
+    """For `align`, which axes belong together: the mapping `spec`, or what that function returns.
+
+    Raises:
+        CurvwatchError: it is none.
+    """
+    found = named(spec)
+    found = _called(found, spec) if callable(found) else found
+    if not isinstance(found, Mapping):
+        raise CurvwatchError(
+            f"{spec} gives a {type(found).__name__}: a mapping from the names of tensors to a "
+            "permutation, or None, for each axis is needed, such as {'fc1.weight': ('h', None), ...}"
+        )
+    return dict(found)
+
+
 def _own(module: Any) -> Any:
     missing = (
         "--data is missing: package.module:name of a function that returns a DataLoader or a list of "

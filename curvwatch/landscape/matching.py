@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -30,6 +31,15 @@ class Places:
     axes: Mapping[str, tuple[tuple[str, int], ...]]
     sizes: Mapping[str, int]
 
+    @cached_property
+    def followed(self) -> Mapping[str, list[tuple[int, str]]]:
+        """Of each tensor, the axes and the permutations that they follow."""
+        found: dict[str, list[tuple[int, str]]] = defaultdict(list)
+        for p, places in self.axes.items():
+            for name, axis in places:
+                found[name].append((axis, p))
+        return dict(found)
+
     @classmethod
     def of(cls, spec: Spec, state: Mapping[str, Tensor]) -> Places:
         """The places that `spec` names in `state`.
@@ -46,10 +56,11 @@ class Places:
                 raise CurvwatchError(
                     f"the spec names {name}, and the network has {', '.join(list(state)[:6])}, ..."
                 )
-            if len(permutations) != state[name].ndim:
+            if not _is_list_of_names(permutations) or len(permutations) != state[name].ndim:
                 raise CurvwatchError(
-                    f"the spec of {name} is {tuple(permutations)!r}, and its shape is "
-                    f"{tuple(state[name].shape)}: one permutation, or None, is needed for each axis"
+                    f"the spec of {name} is {permutations!r}, and its shape is "
+                    f"{tuple(state[name].shape)}: the name of a permutation, or None, is needed for "
+                    "each axis"
                 )
             for axis, permutation in enumerate(permutations):
                 if permutation is not None:
@@ -66,13 +77,19 @@ class Places:
         return cls({p: tuple(places) for p, places in axes.items()}, sizes)
 
 
+def _is_list_of_names(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and all(p is None or isinstance(p, str) for p in value)
+
+
 def matched(
     places: Places, a: Mapping[str, Tensor], b: Mapping[str, Tensor], *, seed: int
 ) -> tuple[dict[str, np.ndarray], int]:
-    """Permutations of `b` for which the inner product with `a` is large (Ainsworth et al. 2023, 3.2).
+    """Permutations of `b` for which the inner product with `a` is large (Ainsworth et al. 2023).
 
     Their algorithm 1: one permutation after the other, in random order, is set to the best one for the
-    others as they are, a linear assignment problem, until none changes. That is a local maximum.
+    others as they are, a linear assignment problem, until none changes. That is a local maximum. Where
+    two axes of a tensor follow one permutation, which they leave out, the problem is quadratic: it is
+    solved with the other axis as it is, and what comes out is taken where it is better.
 
     Args:
         places: where permutations act.
@@ -104,40 +121,74 @@ def matched(
         changed, rounds = False, rounds + 1
         for i in generator.permutation(len(names)):
             p = names[i]
-            others = {q: order for q, order in chosen.items() if q != p}
-            overlap = _overlap(places, p, a, permuted(places, b, others))
-            _, order = linear_sum_assignment(overlap, maximize=True)
-            rows = np.arange(len(order))
-            if overlap[rows, order].sum() - overlap[rows, chosen[p]].sum() > _GAIN * scale:
-                chosen[p], changed = order, True
+            _, order = linear_sum_assignment(_overlap(places, p, a, b, chosen), maximize=True)
+            new = {**chosen, p: order}
+            gain = _agreement(places, p, a, b, new) - _agreement(places, p, a, b, chosen)
+            if gain > _GAIN * scale:
+                chosen, changed = new, True
     return chosen, rounds
 
 
-def _overlap(places: Places, p: str, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> np.ndarray:
-    """Inner products of what each unit of `a` has with what each of `b` has, shape (units, units)."""
+def _overlap(
+    places: Places,
+    p: str,
+    a: Mapping[str, Tensor],
+    b: Mapping[str, Tensor],
+    chosen: Mapping[str, np.ndarray],
+) -> np.ndarray:
+    """Inner products of what each unit of `a` has with what each of `b` has, shape (units, units).
+
+    Other axes of `b` are permuted as chosen, those that follow `p`, too.
+    """
     size = places.sizes[p]
     total = torch.zeros(size, size, dtype=torch.float64)
     for name, axis in places.axes[p]:
         if name in a:
-            total += _by_unit(a[name], axis, size) @ _by_unit(b[name], axis, size).T
+            other = _permuted(places, name, b[name], chosen, but=axis)
+            total += _by_unit(a[name], axis, size) @ _by_unit(other, axis, size).T
     return total.numpy()
+
+
+def _agreement(
+    places: Places,
+    p: str,
+    a: Mapping[str, Tensor],
+    b: Mapping[str, Tensor],
+    chosen: Mapping[str, np.ndarray],
+) -> float:
+    """The inner product of all tensors that follow `p`."""
+    names = {name for name, _ in places.axes[p] if name in a}
+    return sum(float((a[n] * _permuted(places, n, b[n], chosen)).sum()) for n in names)
 
 
 def _by_unit(t: Tensor, axis: int, size: int) -> Tensor:
     return t.movedim(axis, 0).reshape(size, -1)
 
 
+def _permuted(
+    places: Places,
+    name: str,
+    t: Tensor,
+    chosen: Mapping[str, np.ndarray],
+    *,
+    but: int | None = None,
+) -> Tensor:
+    """The tensor `name` with its units in the places that `chosen` says, on all axes `but` one."""
+    for axis, p in places.followed[name]:
+        if axis == but:
+            continue
+        order = chosen[p]
+        block = t.shape[axis] // len(order)
+        index = (order[:, None] * block + np.arange(block)).reshape(-1)
+        t = t.index_select(axis, torch.from_numpy(index).to(t.device))
+    return t
+
+
 def permuted(
     places: Places, state: Mapping[str, Tensor], chosen: Mapping[str, np.ndarray]
 ) -> dict[str, Tensor]:
     """`state` with its units in the places that `chosen` says; tensors that stay are the same ones."""
-    new = dict(state)
-    for p, order in chosen.items():
-        for name, axis in places.axes[p]:
-            if name not in new:
-                continue
-            block = new[name].shape[axis] // len(order)
-            index = (order[:, None] * block + np.arange(block)).reshape(-1)
-            where = torch.from_numpy(index).to(new[name].device)
-            new[name] = new[name].index_select(axis, where)
-    return new
+    return {
+        name: _permuted(places, name, t, chosen) if name in places.followed else t
+        for name, t in state.items()
+    }

@@ -19,6 +19,7 @@ from curvwatch.arguments import Mode, check_word
 from curvwatch.errors import CurvwatchError
 from curvwatch.isolation import Memory, lend
 from curvwatch.landscape.batch_norm import Recalibrated, normalisations
+from curvwatch.landscape.checks import check_has_values
 from curvwatch.landscape.step_loss import StepLoss, feed_of, is_lightning, silent
 from curvwatch.landscape.surface import Group, Surface, checked, groups_of
 from curvwatch.objective import Counts, Objective, Opened
@@ -174,7 +175,7 @@ def surface_of(
         mode: "eval" (default for a module) or "train"; None leaves an objective its own. Random
             numbers of train mode are the same ones at every point.
         recalibrate: in eval mode, estimate the running statistics of batch norms anew at each point,
-            for those of the module belong to other weights (Izmailov et al. 2018, section 3.2); one
+            for those of the module belong to other weights (Izmailov et al. 2018); one
             more forward pass a point.
         max_batches: use the first so many.
         seed: of the random numbers of the loss, and of a DataLoader's order.
@@ -204,6 +205,7 @@ def surface_of(
         if mode is not None:
             objective.train = mode == "train"
         return ModuleSurface(objective, recalibrate=recalibrate, seed=seed)
+    check_has_values(subject)
     loss = _loss_of(subject, loss_fn)
     samples = _samples(subject, batches, max_batches, seed)
     objective = Objective(subject, loss, samples, train=mode == "train")

@@ -48,7 +48,7 @@ def normalized(
 ) -> tuple[Tensor, int]:
     """One or two directions with rows as long as those of the weights, and orthogonal in each row.
 
-    d_ij <- d_ij |w_ij| / |d_ij| (Li et al. 2018, section 4); with "none" the whole is a unit vector.
+    d_ij <- d_ij |w_ij| / |d_ij| (Li et al. 2018); with "none" the whole is a unit vector.
     The second direction loses its part along the first in each row before it is scaled, so the two are
     orthogonal in each row, thus on the whole. A row of a single entry has no second direction, and is
     zero there.
@@ -84,7 +84,7 @@ def normalized(
 def _across(d: Tensor, unit: Tensor) -> Tensor:
     """`d` less its part along `unit` in each row; nothing where that is all but rounding."""
     before = d.norm(dim=1, keepdim=True)
-    for _ in range(2):  # twice is enough (Parlett 1998, section 6.9)
+    for _ in range(2):  # twice is enough (Kahan, in Parlett 1998)
         d = d - (d * unit).sum(dim=1, keepdim=True) * unit
     return torch.where(d.norm(dim=1, keepdim=True) > 1e-12 * before, d, torch.zeros_like(d))
 

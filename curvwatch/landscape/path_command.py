@@ -9,7 +9,9 @@ from typing import Any, cast
 from curvwatch.compare.text import printable
 from curvwatch.errors import CurvwatchError
 from curvwatch.landscape import loading
-from curvwatch.landscape.alignment import Aligned, align
+from curvwatch.landscape.aligned import Aligned
+from curvwatch.landscape.alignment import align
+from curvwatch.landscape.batch_norm import Recalibrated
 from curvwatch.landscape.checkpoints import Checkpoint
 
 # makes module, data and surface from the same arguments
@@ -20,6 +22,7 @@ from curvwatch.landscape.path_plots import plot_paths
 from curvwatch.landscape.path_results import Path
 from curvwatch.landscape.paths import path
 from curvwatch.landscape.snapshot_files import snapshots_in
+from curvwatch.losses import scalar_loss
 
 # of the command, by the kinds that they are for
 _OPTIONS = (
@@ -36,19 +39,20 @@ def run_path(chosen: argparse.Namespace) -> None:
     """
     _check(chosen)
     options = {n: getattr(chosen, n) for n in _OPTIONS if getattr(chosen, n) is not None}
+    aligns = chosen.align or chosen.align_spec is not None
     with loading.importing_from_here():
         surface = surface_from(chosen)
         a, b = chosen.ckpt
         end: Checkpoint | Aligned = b
-        if chosen.align:
-            end = align(cast(ModuleSurface, surface).module, a, b, seed=chosen.seed)
+        if aligns:
+            end = _aligned(chosen, cast(ModuleSurface, surface), a, b)
             _tell_aligned(end)
         common: dict[str, Any] = {"points": chosen.points, "seed": chosen.seed}
         try:
             found = path(surface, a, end, kind=chosen.kind, **common, **options)
         except ValueError as error:
             raise CurvwatchError(str(error)) from error
-        label = f"{chosen.kind}, aligned" if chosen.align else chosen.kind
+        label = f"{chosen.kind}, aligned" if aligns else chosen.kind
         _tell_path(found, label)
         if chosen.save is not None:
             print(f"The path is in {printable(found.save(chosen.save))}")
@@ -60,6 +64,23 @@ def run_path(chosen: argparse.Namespace) -> None:
                 drawn, labels = [straight, found], ["line", label]
             plot_paths(drawn, labels=labels).savefig(chosen.output, dpi=150)
             print(f"The figure is in {printable(chosen.output)}")
+
+
+def _aligned(chosen: argparse.Namespace, surface: ModuleSurface, a: File, b: File) -> Aligned:
+    """The second network, permuted; its loss on the first batch tells that it computes the same."""
+    spec = None if chosen.align_spec is None else loading.spec_of(chosen.align_spec)
+    loss_fn: Any = surface.objective.loss_fn
+    if isinstance(loss_fn, Recalibrated):  # statistics of batch norm are permuted, not estimated
+        loss_fn = loss_fn.loss_fn
+    return align(
+        surface.module,
+        a,
+        b,
+        spec=spec,
+        inputs=surface.objective.samples[0].batch,
+        forward=lambda _, batch: scalar_loss(loss_fn(batch)),
+        seed=chosen.seed,
+    )
 
 
 def run_interpolate(chosen: argparse.Namespace) -> None:
@@ -114,8 +135,8 @@ def _check_picture(file: File) -> None:
 def _tell_aligned(found: Aligned) -> None:
     print(
         f"aligned: {found.moved:.0%} of the hidden units have another place, the distance falls from "
-        f"{found.distance_before:.4g} to {found.distance:.4g}; outputs differ by {found.error:.1g} of "
-        "the largest"
+        f"{found.distance_before:.4g} to {found.distance:.4g}; the loss of the first batch changes by "
+        f"{found.error:.1g} of itself"
     )
 
 

@@ -66,14 +66,16 @@ def plot_interpolations(
     return figure
 
 
-def new_figure(who: str) -> tuple[Figure, Any]:
-    """A figure with one pair of axes."""
+def new_figure(
+    who: str, *, columns: int = 1, size: tuple[float, float] = (7, 4.5)
+) -> tuple[Figure, Any]:
+    """A figure with one pair of axes, or with an array of several side by side."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError(f"{who} draws with matplotlib: pip install 'curvwatch[report]'") from error
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    return figure, figure.subplots()
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(ncols=columns)
 
 
 def draw_losses(axes: Any, t: np.ndarray, losses: np.ndarray, label: str, color: str) -> None:

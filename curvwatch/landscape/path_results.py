@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from curvwatch.errors import CurvwatchError
 from curvwatch.landscape import archive
 from curvwatch.landscape.curves import Curve
 
@@ -124,12 +123,10 @@ class Path:
             CurvwatchError: it holds no path, or is damaged.
         """
         arrays, values = archive.read(path, _WHAT)
-        try:
+        with archive.made_from(path):
             values["notes"] = tuple(values["notes"])
             fields: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
             return cls(**fields, **values)
-        except (KeyError, TypeError) as error:
-            raise CurvwatchError(f"{path} is damaged: {error}") from error
 
 
 _ARRAYS = ("t", "losses", "controls", "knots", "training")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from curvwatch.arguments import Mode, check_word
 from curvwatch.errors import CurvwatchError
-from curvwatch.landscape.alignment import Aligned
+from curvwatch.landscape.aligned import Aligned
 from curvwatch.landscape.band import relaxed
 from curvwatch.landscape.checkpoints import Checkpoint, weights_of
 from curvwatch.landscape.checks import check_count, check_positive
@@ -72,7 +72,7 @@ def path(
 
     - "line": straight, without options.
     - "bezier" and "chain": a Bezier curve or a polygonal chain whose bends are trained, so that the
-      mean of the loss over it is low (Garipov et al. 2018, section 3). `bends=1`: how many;
+      mean of the loss over it is low (Garipov et al. 2018). `bends=1`: how many;
       `steps=200`; `draws=2`: places on the curve that a step looks at, a gradient each;
       `optimizer="adam"` or "sgd" (momentum .9); `learning_rate`, by default 0.01 and 0.1;
       `batches_per_step=None`: a step uses so many of the surface's batches, None: all.

@@ -6,13 +6,12 @@ import dataclasses
 import json
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
-from zipfile import BadZipFile
 
 import numpy as np
 
 from curvwatch.errors import CurvwatchError
+from curvwatch.landscape.archive import NO_ARCHIVE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -166,15 +165,16 @@ def load_slice(path: str | os.PathLike[str]) -> Slice1D | Slice2D:
         CurvwatchError: there is no slice in it, or one of a later version.
     """
     try:
-        with np.load(Path(path), allow_pickle=False) as file:
+        # numpy leaves what it cannot read open
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         about = json.loads(str(arrays.pop("about")))
         version, kind = about.pop("version"), about.pop("kind")
     except FileNotFoundError as error:
         raise CurvwatchError(f"there is no file {path}") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, BadZipFile) as error:
+    except NO_ARCHIVE as error:
         raise CurvwatchError(f"{path} is no saved slice: {error}") from error
-    cls = {"1d": Slice1D, "2d": Slice2D}.get(kind)
+    cls = {"1d": Slice1D, "2d": Slice2D}.get(str(kind))
     if version != _VERSION or cls is None:
         raise CurvwatchError(
             f"{path} is a slice of version {version}, kind {kind}; this curvwatch reads version "

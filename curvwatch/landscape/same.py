@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from curvwatch.errors import CurvwatchError
-from curvwatch.isolation import lend
+from curvwatch.isolation import Memory, lend
+from curvwatch.landscape.states import tensors_of
 from curvwatch.trees import map_containers
 
 # of the largest output, where sums come in another order
@@ -32,7 +33,8 @@ def difference(
 ) -> tuple[float, float]:
     """How far the outputs of two states of `module` differ, in eval mode and float64.
 
-    A module that cannot compute in float64 is compared in its own precision.
+    Both begin with the same random state. A module that cannot compute in float64 is compared in its
+    own precision.
 
     Args:
         module: it is left as it is.
@@ -51,11 +53,11 @@ def difference(
     """
 
     def outputs(state: Mapping[str, Tensor], inputs: Any, dtype: torch.dtype | None) -> Tensor:
-        loan.place({}, train=False)
+        loan.place({}, train=False, random=start)
         # copies, while the module is on loan
-        for name, t in module.state_dict(keep_vars=True).items():
-            t.data = _cast(state[name].to(t.device), dtype)
-        inputs = map_containers(inputs, lambda x: _cast(x.to(device), dtype) if _is_tensor(x) else x)
+        for name, t in tensors_of(module).items():
+            t.data = _copied(state[name], t.device, dtype)
+        inputs = map_containers(inputs, lambda x: _copied(x, device, dtype) if _is_tensor(x) else x)
         with torch.no_grad():
             if random:
                 made = chain(inputs)  # type: ignore[misc]
@@ -71,6 +73,7 @@ def difference(
 
     random = inputs is None
     device = next(module.parameters()).device
+    start = Memory.of(module).random_state()
     with lend(module) as loan:
         if random:
             assert chain is not None
@@ -111,8 +114,10 @@ def _inputs_of(chain: nn.Module, call: Callable[[Tensor], Tensor], seed: int) ->
     )
 
 
-def _cast(t: Tensor, dtype: torch.dtype | None) -> Tensor:
-    return t if dtype is None or not t.is_floating_point() else t.to(dtype)
+def _copied(t: Tensor, device: torch.device, dtype: torch.dtype | None) -> Tensor:
+    """On `device`, numbers with a point in `dtype`; whatever is done to it does nothing to `t`."""
+    wanted = dtype if dtype is not None and t.is_floating_point() else t.dtype
+    return t.detach().to(device, wanted, copy=True)
 
 
 def _is_tensor(value: Any) -> bool:

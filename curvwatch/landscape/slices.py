@@ -180,7 +180,7 @@ def trajectory(
 ) -> Slice2D:
     """The way of a training on the plane in which its checkpoints vary most.
 
-    Principal directions after Li et al. 2018, section 7. The last checkpoint is at (0, 0).
+    Principal directions after Li et al. 2018. The last checkpoint is at (0, 0).
     `point_losses` are those of the checkpoints themselves, which lie `off_slice` of the plane: where
     that is far, the losses of the plane beside them are others.
 

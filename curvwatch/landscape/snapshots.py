@@ -99,7 +99,10 @@ class Snapshots(CallbackBase):
 
     @property
     def paths(self) -> Mapping[int, Path]:
-        """From step to file, in order; empty on other ranks than zero."""
+        """From step to file, in order; other ranks than zero are told when the run begins and ends.
+
+        Processes that a strategy forks or spawns keep this to themselves: `snapshots_in` has it then.
+        """
         return MappingProxyType(self._paths)
 
     @property
@@ -114,23 +117,12 @@ class Snapshots(CallbackBase):
         resumed, self._resumed = self._resumed, None
         # asks all ranks
         where = self._folder_given or Path(trainer.log_dir or trainer.default_root_dir) / _FOLDER
-        self._active = trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False)
-        if not self._active:
+        self._active = False
+        if getattr(trainer, "fast_dev_run", False):
             return
-        step = trainer.global_step
-        with self._faults.caught("preparing the folder of snapshots"):
-            self._active = False  # until there is one
-            self._begin(where, step, resumed)
-            self._active = True
-            if step > 0 and 0 not in self._paths:
-                self._faults.tell(
-                    f"the run goes on from step {step} and there is no snapshot of its initialisation, "
-                    "so the first one is of this step"
-                )
-        if self._active:
-            self._seen = step
-            if not self._paths:
-                self._keep(trainer, pl_module)
+        if trainer.is_global_zero:
+            self._start(trainer, pl_module, where, resumed)
+        self._share(trainer)
 
     def on_train_batch_end(
         self,
@@ -152,6 +144,8 @@ class Snapshots(CallbackBase):
         """Keep the end; averages of weights may have taken their place in the last step's."""
         if self._active:
             self._keep(trainer, pl_module)
+        if not getattr(trainer, "fast_dev_run", False):
+            self._share(trainer)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
@@ -171,6 +165,27 @@ class Snapshots(CallbackBase):
 
     # what they do
 
+    def _start(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        where: Path,
+        resumed: dict[str, Any] | None,
+    ) -> None:
+        step = trainer.global_step
+        with self._faults.caught("preparing the folder of snapshots"):
+            self._begin(where, step, resumed)
+            self._active = True
+            if step > 0 and 0 not in self._paths:
+                self._faults.tell(
+                    f"the run goes on from step {step} and there is no snapshot of its initialisation, "
+                    "so the first one is of this step"
+                )
+        if self._active:
+            self._seen = step
+            if not self._paths:
+                self._keep(trainer, pl_module)
+
     def _begin(self, where: Path, step: int, resumed: dict[str, Any] | None) -> None:
         """Find the folder, and which files in it are of this run."""
         if resumed is not None and resumed["folder"] is not None:
@@ -187,6 +202,11 @@ class Snapshots(CallbackBase):
             number += 1
             folder = where.with_name(f"{where.name}-{number}")
         self._folder, self._run, self._paths = folder, uuid.uuid4().hex, {}
+
+    def _share(self, trainer: pl.Trainer) -> None:
+        """Tell the other ranks; all of them come here."""
+        known = self._folder, self._run, self._paths
+        self._folder, self._run, self._paths = trainer.strategy.broadcast(known)
 
     def _own(self, folder: Path, run: str) -> dict[int, Path]:
         """The files in `folder` that are of `run`."""

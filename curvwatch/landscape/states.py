@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from curvwatch.errors import CurvwatchError
 from curvwatch.landscape.checkpoints import Checkpoint, load
+from curvwatch.landscape.checks import check_values
 from curvwatch.vectors import Layout
 
 
@@ -45,15 +46,25 @@ def state_of(checkpoint: Checkpoint, module: nn.Module) -> dict[str, Tensor]:
             f"checkpoint={type(checkpoint).__name__}: a path, a state_dict, a module, or a flat tensor "
             "is needed"
         )
-    known = module.state_dict(keep_vars=True)
+    known = tensors_of(module)
     missing = [name for name in trained if name not in state]
     if missing:
-        raise CurvwatchError(f"the checkpoint lacks {', '.join(missing[:3])} of the module")
-    found = {n: t.detach() for n, t in state.items() if n in known and isinstance(t, Tensor)}
+        raise CurvwatchError(
+            f"the checkpoint lacks {', '.join(missing[:3])} of the module; it has "
+            f"{', '.join(list(map(str, state))[:3]) or 'nothing'}"
+        )
+    found = {n: t for n, t in state.items() if n in known and isinstance(t, Tensor)}
     for name, t in found.items():
+        check_values(name, t, "the checkpoint")
         if t.shape != known[name].shape:
             raise CurvwatchError(
                 f"{name} has the shape {tuple(t.shape)} in the checkpoint and "
                 f"{tuple(known[name].shape)} in the module: it is of another network"
             )
-    return found
+    return {n: t.detach() for n, t in found.items()}
+
+
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers in `module.state_dict()`, themselves, by each of their names."""
+    # a module may have extra state of any kind there
+    return {n: t for n, t in module.state_dict(keep_vars=True).items() if isinstance(t, Tensor)}

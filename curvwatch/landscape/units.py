@@ -91,9 +91,9 @@ def chain_of(module: nn.Module) -> tuple[str, nn.Sequential]:
     """
     name, at = "", module
     while not isinstance(at, nn.Sequential):
-        inner = [(n, m) for n, m in at.named_children() if _holds_something(m)]
-        own = [*at.named_parameters(recurse=False), *at.named_buffers(recurse=False)]
-        if len(inner) != 1 or own:
+        # buffers beside it, such as the weights of classes, have nothing of hidden units
+        inner = [(n, m) for n, m in at.named_children() if any(True for _ in m.parameters())]
+        if len(inner) != 1 or any(True for _ in at.parameters(recurse=False)):
             raise CurvwatchError(
                 f"{type(module).__name__} is no chain of layers (nn.Sequential), nor are its weights "
                 f"all in one, so it cannot be told which hidden units belong together: {ADVICE}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import lightning.pytorch as pl
@@ -135,6 +136,19 @@ def test_a_lightning_module_around_a_chain_and_flat_vectors():
     assert_same(dict(found.state), dict(same.state), "state")
 
 
+def test_buffers_beside_the_chain_do_not_matter():
+    class Weighted(Classifier):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("steps", torch.zeros(()))
+            self.criterion = nn.CrossEntropyLoss(weight=torch.ones(3))
+
+    module, other = Weighted(), Weighted()
+    found = align(module, module, other)
+    assert list(found.permutations) == ["net.0"]
+    assert torch.equal(found.state["criterion.weight"], torch.ones(3))
+
+
 class Residual(nn.Module):
     """x + block(x): the units of the stream change places together."""
 
@@ -178,6 +192,67 @@ def test_other_networks_need_a_spec():
     assert named.distance == found.distance
 
 
+class Mixing(nn.Module):
+    """A layer from the stream to the stream: both of its axes follow one permutation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.mix, self.last = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).tanh()
+        return self.last((x + self.mix(x)).tanh())
+
+
+def test_a_tensor_whose_axes_follow_one_permutation_is_brought_back_and_never_farther():
+    spec: dict[str, Any] = {
+        **{"first.weight": ("h", None), "first.bias": ("h",), "last.weight": (None, "h")},
+        **{"mix.weight": ("h", "h"), "mix.bias": ("h",)},
+    }
+    x = torch.randn(5, 4)
+    for _ in range(20):
+        module, other = Mixing(), Mixing()
+        a = state_of(module)
+        back = align(module, a, shuffled(a, spec), spec=spec, inputs=x)
+        assert back.distance == pytest.approx(0.0, abs=1e-6)
+        found = align(module, a, other, spec=spec, inputs=x)
+        assert found.distance < found.distance_before
+
+
+class Noisy(Residual):
+    """Draws in eval mode, too, counts its calls, spoils what it gets, and has extra state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        y = super().forward(x) + torch.rand(2, dtype=x.dtype)
+        x.zero_()
+        return y
+
+    def get_extra_state(self) -> Any:
+        return {"version": 3}
+
+    def set_extra_state(self, state: Any) -> None:
+        assert state == {"version": 3}
+
+
+def test_forwards_with_side_effects_leave_no_trace_and_compare_alike():
+    module, other = Noisy().double(), Noisy().double()
+    x = torch.randn(5, 4, dtype=torch.float64)
+    before = picture(module), world(), x.clone()
+    found = align(module, module, other, spec=STREAM, inputs=x)
+    assert_same((picture(module), world(), x), before, "module")
+    assert 0 < found.error < 1e-12
+    # further training does not reach what was found
+    kept = found.state["last.bias"].clone()
+    other.last.bias.data.zero_()
+    assert torch.equal(found.state["last.bias"], kept)
+    assert set(found.state) == {n for n, t in module.state_dict().items() if isinstance(t, Tensor)}
+
+
 def test_a_spec_that_forgets_an_axis_is_refused():
     module = Residual()
     a, b = state_of(module), state_of(Residual())
@@ -188,6 +263,10 @@ def test_a_spec_that_forgets_an_axis_is_refused():
         align(module, a, b, spec={"head.weight": ("p", None)}, inputs=torch.randn(5, 4))
     with pytest.raises(CurvwatchError, match=r"the spec of first\.weight is \('p',\)"):
         align(module, a, b, spec={"first.weight": ("p",)}, inputs=torch.randn(5, 4))
+    for wrong in ("p", None, (1,), [("p",)]):
+        said = re.escape(f"the spec of first.bias is {wrong!r}, and its shape is (6,)")
+        with pytest.raises(CurvwatchError, match=said):
+            align(module, a, b, spec={"first.bias": wrong}, inputs=torch.randn(5, 4))
     with pytest.raises(CurvwatchError, match="cannot be shared among the 6 units"):
         align(
             module, a, b, spec={"first.bias": ("p",), "block.0.bias": ("p",)}, inputs=torch.randn(5, 4)
@@ -232,10 +311,14 @@ def test_a_layer_that_comes_twice_is_refused():
 def test_checkpoints_that_do_not_fit():
     module = mlp()
     a = state_of(module)
-    with pytest.raises(CurvwatchError, match=r"lacks 0\.weight"):
+    with pytest.raises(CurvwatchError, match=r"lacks 0\.weight, .*; it has 0\.bias"):
         align(module, a, {"0.bias": a["0.bias"]})
     with pytest.raises(CurvwatchError, match=r"0\.bias has the shape \(3,\)"):
         align(module, a, {**a, "0.bias": torch.zeros(3)})
+    for a_bad, b_bad in ((False, True), (True, False)):
+        states = [{**a, "0.bias": a["0.bias"] / (0 if bad else 1)} for bad in (a_bad, b_bad)]
+        with pytest.raises(CurvwatchError, match=rf"0\.bias of {'ba'[a_bad]} is not finite"):
+            align(module, *states)
     with pytest.raises(CurvwatchError, match="a flat vector of the"):
         align(module, a, torch.zeros(3))
     assert issubclass(Classifier, pl.LightningModule)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from curvwatch import CurvwatchError, CurvwatchWarning
-from curvwatch.landscape import surface_of, weights_of
+from curvwatch.landscape import align, surface_of, weights_of
 from tests.landscape.surfaces import Bowl
 from tests.modules import Classifier, batches, fit, mlp
 
@@ -141,3 +141,23 @@ def test_files_that_cannot_be_read_are_told(tmp_path):
         weights_of(3, surface)
     with pytest.raises(CurvwatchError, match="a flat vector of shape"):
         weights_of(torch.zeros(3), surface)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (lambda t: t.to("meta"), "is on the meta device, which keeps no values"),
+        (lambda t: t.to(torch.complex64), r"is torch\.complex64"),
+        (lambda t: (100 * t).to(torch.int8), r"is torch\.int8, torch\.strided: dense, real floating"),
+        (lambda t: t.to_sparse(), r"is torch\.float32, torch\.sparse_coo: dense, real floating-point"),
+        (lambda t: nn.UninitializedParameter(), "has no values yet: it is of a lazy layer"),
+    ],
+)
+def test_tensors_that_hold_no_weights_are_refused_in_words(changed, message):
+    state = mlp().state_dict()
+    surface = surface_of(mlp(), [torch.ones(2, 6)], loss_fn=lambda m, x: m(x).sum())
+    other = {**state, "3.weight": changed(state["3.weight"])}
+    with pytest.raises(CurvwatchError, match=r"3\.weight of the checkpoint " + message):
+        weights_of(other, surface)
+    with pytest.raises(CurvwatchError, match=r"3\.weight of .* " + message):
+        align(mlp(), state, other)

@@ -349,6 +349,10 @@ SAVE = ("--save", "unused")
             (*ONE, *SAVE, "--directions", "hessian", "--ends", "both", "--dims", "1"),
             "are two directions",
         ),
+        (
+            ("--module", "{}:Net", *TWO, "--directions", "update", "--normalize", "filter", *SAVE),
+            "--normalize would turn what --directions update looks along",
+        ),
         ((*ONE, "-o", "slice.tiff3"), "one of .*png.* is needed at its end"),
         ((*ONE, "-o", "nowhere/slice.png"), "there is no folder nowhere"),
         ((*ONE, *SAVE), "--data is missing"),

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from curvwatch import CurvwatchError
+from curvwatch import CurvwatchError, CurvwatchWarning
 from curvwatch.landscape import Interpolation, Path, interpolate, plot_interpolations, surface_of
 from curvwatch.landscape.outputs_at import outputs_at
 from curvwatch.landscape.turning import gauss_length
 from tests.landscape.hills import cnn, f64, images, surface, surface_of_net
 from tests.lightning.trace import assert_same, picture, world
+from tests.modules import mlp
 
 quiet: dict[str, Any] = {"progress": False}
 
@@ -75,6 +76,19 @@ def test_losses_that_are_not_finite_are_no_descent():
 
 
 # lengths
+
+
+def test_counters_in_snapshots_do_not_matter_to_the_length_of_the_way():
+    module = mlp()
+    module.register_buffer("calls", torch.zeros(()))
+    f = surface_of(module, [torch.ones(2, 6)], loss_fn=lambda m, x: m(x).sum())
+    state = {n: t.clone() for n, t in module.state_dict().items()}
+    way = [{**state, "calls": torch.tensor(float(i))} for i in range(3)]
+    way[1]["0.bias"] = state["0.bias"] + 1.0
+    found = interpolate(f, state, state, snapshots=way, points=3, outputs=False, **quiet)
+    assert found.path_length == pytest.approx(2 * 8**0.5)
+    with pytest.warns(CurvwatchWarning, match="other values of buffers: calls"):
+        interpolate(f, state, way[1], points=3, outputs=False, **quiet)
 
 
 def test_the_way_of_the_optimizer_is_longer_than_the_line():

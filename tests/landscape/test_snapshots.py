@@ -346,7 +346,13 @@ def test_two_of_them_keep_apart(tmp_path):
 
 def test_other_ranks_write_nothing(tmp_path):
     snapshots = Snapshots(tmp_path / "s")
-    trainer = SimpleNamespace(is_global_zero=False, global_step=0, log_dir=None, default_root_dir=".")
+    trainer = SimpleNamespace(
+        is_global_zero=False,
+        global_step=0,
+        log_dir=None,
+        default_root_dir=".",
+        strategy=SimpleNamespace(broadcast=lambda value: value),
+    )
     snapshots.on_train_start(trainer, Classifier())
     trainer.global_step = 1
     snapshots.on_train_batch_end(trainer, Classifier(), None, None, 0)

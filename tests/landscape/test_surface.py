@@ -322,6 +322,49 @@ def test_statistics_of_uneven_batches_are_weighted_and_those_kept_in_eval_mode_s
     assert len(seen) == 2
 
 
+@double
+def test_a_batch_of_one_example_gets_the_statistics_of_the_others():
+    """As the last batch of a loader often is."""
+    module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 1))
+    a, one = torch.randn(6, 3), torch.randn(1, 3)
+
+    def loss(m, x):
+        return m(x).square().mean()
+
+    before = picture(module), world()
+    surface = surface_of(module, [one, a], loss_fn=loss)
+    found = surface.loss(surface.start)
+    assert_same((picture(module), world()), before, "module")
+    twin = copy.deepcopy(module)
+    update_bn([a], twin)
+    twin.eval()
+    expected = (6 * float(loss(twin, a).detach()) + float(loss(twin, one).detach())) / 7
+    assert found == pytest.approx(expected, rel=1e-12)
+    alone = surface_of(module, [one], loss_fn=loss)
+    with pytest.raises(CurvwatchError, match=r"larger batches, or recalibrate=False"):
+        alone.loss(alone.start)
+    trained = surface_of(module, [one], loss_fn=loss, mode="train")
+    with pytest.raises(ValueError, match="more than 1 value per channel"):  # as in training
+        trained.loss(trained.start)
+    assert_same((picture(module), world()), before, "module")
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (
+            nn.Sequential(nn.Linear(2, 2), nn.LazyLinear(2)),
+            r"1\.weight of the Sequential has no values",
+        ),
+        (nn.Sequential(nn.Linear(2, 2), nn.LazyBatchNorm1d()), r"1\.weight of .* is of a lazy layer"),
+        (nn.Linear(2, 2, device="meta"), "weight of the Linear is on the meta device"),
+    ],
+)
+def test_weights_without_values_are_refused_in_words(module, message):
+    with pytest.raises(CurvwatchError, match=message):
+        surface_of(module, [torch.ones(3, 2)], loss_fn=lambda m, x: m(x).sum())
+
+
 def test_mode_of_an_objective_is_its_own_unless_told():
     module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).eval()
     objective = Objective.of_batches(module, lambda x: module(x).square().mean(), [torch.randn(4, 2)])
