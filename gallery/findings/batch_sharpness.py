@@ -146,7 +146,8 @@ def draw(results: Results) -> Figure:
         axes.set(xlabel="share of the run", ylabel="sharpness x lr / 2", ylim=(0, 1.3))
     batches.set_title("Batch sharpness, by batch size")
     whole.set_title("Sharpness of the whole loss, by batch size")
-    whole.legend(title="batches of", ncols=2, loc="lower right")
+    for axes in (batches, whole):
+        axes.legend(title="batches of", ncols=2, loc="lower right")
     sizes = [RUNS[name].size for name in (*SMALL, FULL)]
     both.axhline(1.0, color=GREY, linestyle="--", linewidth=1)
     for what, marker, label in (
@@ -235,7 +236,8 @@ def reading(results: Results) -> str:
         "sharpness of the whole loss, which is not as the paper has it; perhaps because few "
         "batches still have a gradient along the sharpest direction once the fit is this good. "
         "Batch sharpness of all examples is the curvature along the gradient itself: at the edge "
-        "of gradient descent it is at 1, where steps no longer lower the loss."
+        "of gradient descent it is at 1, where steps no longer lower the loss, and before it comes "
+        "there next to nothing, for the gradient avoids the sharp directions."
     )
 
 
@@ -246,7 +248,8 @@ FINDING = Finding(
     "smaller they are. What settles at 2/lr is batch sharpness, the mean over batches of the curvature "
     "of a batch's own loss along its own gradient. With momentum m and small batches it settles at "
     "2(1-m)/lr.",
-    source="Andreyev & Beneventano 2024, arXiv:2412.20553; Andreyev et al. 2026 (momentum).",
+    source="Andreyev & Beneventano 2024, arXiv:2412.20553; Andreyev et al. 2026, arXiv:2604.14108 "
+    "(momentum).",
     setting="The tanh MLP 64-100-100-10 on scikit-learn's digits, half the squared error, "
     f"SGD with lr {RATE}, batches of 8, 16 and 64 and all {EXAMPLES} examples, from the same weights; "
     "also batches of 8 with momentum .9 and lr .06, and of 16 with lr .8. Two monitors: "

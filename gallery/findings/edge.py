@@ -205,8 +205,8 @@ def reading(results: Results) -> str:
     return (
         f"A run has come to its edge with the first reading over {REACHED} after step 0; what is "
         "said of a ratio is of the readings after it. [docs/stability.md](../stability.md) has "
-        "twelve optimizers, and what a ratio over 1 means. That RMSprop rides above its edge was "
-        "seen by Lee & Lee 2026, too; a likely reason, not a proven one, is that the oscillation "
+        "twelve optimizers, what a ratio over 1 means, and who else saw RMSprop ride above its "
+        "edge; a likely reason, not a proven one, is that the oscillation "
         "feeds its preconditioner, which the law holds still. The control shows that an edge is "
         "no law of training: with cross-entropy and this learning rate the curvature vanishes "
         "with the loss before the edge is reached."

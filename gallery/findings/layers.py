@@ -174,16 +174,16 @@ def reading(results: Results) -> str:
     """Shape, and scale."""
     net, text = (results[name]["heterogeneity"] for name in (CNN, GPT))
     return (
-        "The distance is one of shapes: `LayerCurvature` divides each spectrum by its largest size, as "
-        "the paper does in its figures. In shape the transformer's layers are "
+        "The distance is one of shapes: `LayerCurvature` divides each spectrum by its largest "
+        "size, as the paper does in its figures. In shape the transformer's layers are "
         f"{text[0] / net[0]:.1f} times as far apart as the CNN's at the start, and "
         f"{text[-1] / net[-1]:.1f} times after {STEPS} steps. In scale they are apart by orders of "
-        "magnitude, which one learning rate for all has to bear; the sharpness of layers was looked at "
-        "second, after distances that left eigenvalues as they are and showed nothing, since on shared "
-        "bins all but the sharpest layers lie in a few. How large a distance comes out depends on how "
-        "wide eigenvalues are spread, 1 % of the range here and a fixed width in the paper's code, so "
-        "that numbers of the paper do not compare. Both networks are tiny; the paper's are VGG, ResNet, "
-        "BERT and GPT-2."
+        "magnitude, which one learning rate for all has to bear; the sharpness of layers was "
+        "looked at second, after distances that left eigenvalues as they are and showed nothing, "
+        "since on shared bins all but the sharpest layers lie in a few. How large a distance "
+        "comes out depends on how wide eigenvalues are spread, 1 % of the range here and a fixed "
+        "width in the paper's code, so that numbers of the paper do not compare. Both networks "
+        "are tiny; the paper's are VGG, ResNet, BERT and GPT-2."
     )
 
 

@@ -80,6 +80,7 @@ def run(progress: Progress) -> Results:
                 "t": rounded(way.t),
                 "losses": rounded(way.losses),
                 "barrier": float(f"{way.barrier:.4g}"),
+                "notes": list(way.notes),
             }
             progress.advance(task)
     return results
@@ -143,10 +144,12 @@ def checks(results: Results) -> list[Check]:
 
 def reading(results: Results) -> str:
     """What barriers are bounds of."""
+    told = [f"{label}: {note}" for label in PATHS for note in results[label]["notes"]]
     return (
-        "Git Re-Basin and Entezari et al. find no barrier left for wide networks; this one is "
-        "narrow, and a small one is left. Barriers are upper bounds of the pass between two minima: a "
-        "path that was trained longer may be lower."
+        "The paths join the two minima of SGD. Git Re-Basin and Entezari et al. find no barrier left "
+        "for wide networks; this one is narrow, and a small one is left. Barriers are upper bounds of "
+        "the pass between two minima: a path that was trained longer may be lower."
+        + (f" What the searches say of themselves: {'; '.join(told)}." if told else "")
     )
 
 

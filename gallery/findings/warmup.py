@@ -169,7 +169,7 @@ def checks(results: Results) -> list[Check]:
     warmed = [one for one in results["runs"] if one["warmup"] and _trains(one)]
     ends = np.array([floats(one["sharpness_x_lr"])[one["steps"].index(WARMUP)] for one in warmed])
     known = ends[np.isfinite(ends)]
-    ways = [np.nanmax(floats(one["sharpness_x_lr"])[: WARMUP // EVERY + 1]) for one in warmed]
+    ways = [_highest_on_the_way(one) for one in warmed]
     norms = [(largest[("none", s), 0], largest[("BatchNorm", s), 0]) for s in SCALES]
     return [
         Check(
@@ -229,6 +229,11 @@ def _end(one: Results) -> float:
     return float(floats(one["sharpness_x_lr"])[-1])
 
 
+def _highest_on_the_way(one: Results) -> float:
+    """The largest sharpness x lr up to the end of the warmup."""
+    return float(np.nanmax(floats(one["sharpness_x_lr"])[: WARMUP // EVERY + 1]))
+
+
 def _trains(one: Results) -> bool:
     return _last(one) <= TRAINS
 
@@ -239,8 +244,8 @@ def _arm(norm: str, scale: float) -> str:
 
 def reading(results: Results) -> str:
     """What does not agree, with the runs that show it."""
-    flat = _one(results, "none", 1.0, RATES[0], 0)
-    sharpened = float(np.nanmax(floats(flat["sharpness_x_lr"])) / flat["sharpness_x_lr"][0])
+    slow = _one(results, "none", 1.0, RATES[0], 0)
+    sharpened = float(np.nanmax(floats(slow["sharpness_x_lr"])) / slow["sharpness_x_lr"][0])
     thrown = [
         f"{_arm(norm, scale)} and learning rate {rate:g}"
         for (norm, scale), rate in product(ARMS, RATES)
@@ -248,7 +253,10 @@ def reading(results: Results) -> str:
         and _trains(_one(results, norm, scale, rate, 0))
     ]
     lost = [one for one in results["runs"] if not _trains(one) and not math.isnan(_last(one))]
-    flat_lost = [one for one in lost if _last(one) < 2 * math.log(10) and _end(one) < EDGE]
+    chance = [one for one in lost if abs(_last(one) / math.log(10) - 1) < 0.1]
+    flat = sum(_end(one) < EDGE for one in chance)
+    warmed = [one for one in results["runs"] if one["warmup"] and _trains(one)]
+    over = sum(_highest_on_the_way(one) > EDGE for one in warmed)
     return (
         "**What does not agree.** Without normalisation and with torch's own weights warmup "
         f"brings nothing. That network begins flat, and sharpens {sharpened:.0f} times as it "
@@ -258,10 +266,11 @@ def reading(results: Results) -> str:
         "without warmup do ("
         + "; ".join(thrown)
         + "), are thrown to a flatter place, and train. Nor does a warmup stay under the edge all the "
-        "way: readings of several times it come and go while the learning rate rises. And flat is "
-        f"not well: of the {len(lost)} runs that failed with a finite loss {len(flat_lost)} end "
-        "under their edge, with a loss near log 10, which knows nothing. A missing point of a "
-        "curve is a reading that is not to be trusted."
+        f"way: {over} of the {len(warmed)} runs that train with one have readings over it while the "
+        "learning rate rises. And flat is not well: of the "
+        f"{len(lost)} runs that failed with a finite loss {len(chance)} end within a tenth of log 10, "
+        f"the loss of a network that knows nothing, and {flat} of these are under their edge there. A "
+        "missing point of a curve is a reading that is not to be trusted."
     )
 
 
