@@ -5,8 +5,6 @@ from __future__ import annotations
 from curvwatch.advice.evidence import RISES, Evidence
 
 RAISE, _LOWER = 1.5, 0.8
-# at the edge of stability steps have a ratio near 1
-_FAR_FROM_EDGE = 0.5
 # times the learning rate of the run, from which on the advice is a long way off
 _FAR = 3.0
 
@@ -29,26 +27,27 @@ def sentences(found: Evidence, share: float = 1.0) -> tuple[str, ...]:
     )
     ramp = "No warmup is needed: earlier readings support it, too."
     if found.warmup is not None:
-        ramp = (
-            f"Warm up from {share * found.warmup.learning_rate:.3g} to it until step "
-            f"{found.warmup.until}: before, the landscape was too sharp for it."
-        )
-    return (head, ramp, _why(found), *_remarks(found))
+        least, start, until = found.warmup
+        begin = f"Warm up from {share * least:.3g} to it"
+        if start > 0:
+            begin = f"Hold {share * least:.3g} until step {start}, then warm up to it"
+        ramp = f"{begin} until step {until}: before, the landscape was too sharp for it."
+    return (head, ramp, _why(found, share), *_remarks(found))
 
 
-def _why(found: Evidence) -> str:
+def _why(found: Evidence, share: float) -> str:
     """The evidence in a sentence."""
     numbers = found.numbers
     since = f"from step {numbers['settled_from']:.0f} on"
-    chi, current = numbers["stability_ratio"], f"learning rate {found.current:.3g}"
+    chi, current = numbers["stability_ratio"], f"learning rate {share * found.current:.3g}"
     if found.rate < numbers["by_landscape"]:
         return (
             f"Steps bound it: {since} their stability ratio has a median of "
             f"{numbers['step_stability_ratio']:.2g} at {current}, and at 1 they no longer lower even "
             f"the loss of their own batch; the landscape, without the noise of batches, would allow "
-            f"{numbers['by_landscape']:.3g}."
+            f"{share * numbers['by_landscape']:.3g}."
         )
-    if found.held and numbers["step_stability_ratio"] < _FAR_FROM_EDGE:
+    if found.held and found.doubted:
         return (
             f"The landscape has the run at its edge ({since} the stability ratio has a median of "
             f"{chi:.2g}), but its steps do not (theirs is {numbers['step_stability_ratio']:.2g}): its "
