@@ -475,6 +475,19 @@ def test_a_landscape_that_sharpens() -> None:
         ),
         (made([0.1] * 20, loss=np.linspace(1, 0.995, 20)), "the loss has hardly moved (1 to 0.995)"),
         (made([0.1] * 20, s=-0.1, loss=np.linspace(1, 0.95, 20)), "the loss has hardly moved"),
+        (made([0.1] * 20, loss=np.linspace(1, 0.995, 20)), "go on for longer, or with a larger"),
+        # it was killed at once: by what steps did, or by what the landscape was
+        (
+            made([0.1] * 20, s=[2.0] * 30 + [0.1] * 170, loss=np.linspace(1, 0.995, 20)),
+            "steps overshot, so begin anew with a smaller",
+        ),
+        (
+            made([1.2] + [0.1] * 19, loss=np.linspace(1, 0.995, 20)),
+            "steps overshot, so begin anew with a smaller",
+        ),
+        (made([0.1] * 20, s=0.5, loss=np.linspace(1, 1.2, 20)), "the loss has risen (1 to 1.19)"),
+        # thrown to a flat place, where it stands still
+        (made([2.0] + [0.01] * 19, s=None, loss=[3.0] + [2.3] * 19), "the loss stands still at 2.3"),
         (made([-0.1] * 20, s=-0.1), "no positive curvature"),
         (made([0.1] * 20, lr=[0.0] * 20, law=lambda lr: NAN), "no reading has a stability ratio"),
     ],
@@ -488,6 +501,40 @@ def test_where_there_is_no_advice_it_says_why(history: History, reason: str) -> 
     assert advice.warmup is None
     assert not advice.could_raise
     assert all(math.isnan(v) for v in (advice.low, advice.high, advice.factor))
+
+
+@pytest.mark.parametrize(
+    ("chi", "loss"),
+    [
+        ([2.0] + [0.01] * 19, [3.0] + [1.0] * 19),  # it ends low
+        ([0.05] + [0.01] * 19, [3.0] + [2.3] * 19),  # it was no sharper
+        ([2.0] + [0.01] * 19, np.linspace(3.0, 2.0, 20)),  # its loss falls
+    ],
+)
+def test_a_run_that_only_looks_still_gets_advice(chi: Sequence[float], loss: Sequence[float]) -> None:
+    assert advise(made(chi, s=None, loss=loss)).only.given
+
+
+def test_the_learning_rates_of_a_schedule_are_told() -> None:
+    rates = np.linspace(0.05, 0.03, 20)
+    told = str(advise(made([0.1] * 20, lr=list(rates))))
+    assert f"at learning rates of 0.03 to {rates[10]:.3g}, and" in told
+
+
+@pytest.mark.parametrize(
+    ("ratios", "low"), [([0.15, 0.2, 0.3, 0.5, 0.6], 0.0056), ([0.02, 2.0, 0.3, 0.02, 2.0], 0.0)]
+)
+def test_what_may_be_raised_but_is_not_sure_is_said_so(ratios: list[float], low: float) -> None:
+    # the landscape allows more, and the few steps that were read scatter
+    history = made([0.1] * 20, s=None)
+    for step, ratio in zip(range(110, 160, 10), ratios, strict=True):
+        history.record(step, {"step/stability_ratio": ratio})
+    advice = advise(history).only
+    assert advice.learning_rate == pytest.approx(0.01 / 0.3)
+    assert advice.low == pytest.approx(low, rel=0.1)
+    assert not advice.could_raise
+    assert "it may be raised, though the low end is not sure of it" in str(advice)
+    assert ("The low end is 0" in str(advice)) == (low == 0)
 
 
 def test_an_optimizer_without_a_law() -> None:

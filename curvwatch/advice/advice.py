@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from curvwatch.advice.evidence import RATIO, Evidence, NoAdviceError, Warmup, evidence
+from curvwatch.advice.evidence import RATIO, Evidence, Warmup, evidence
 from curvwatch.advice.rates import Curves, Landscapes
+from curvwatch.advice.refusals import NoAdviceError
 from curvwatch.advice.words import RAISE, sentences
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,13 +19,10 @@ from curvwatch.advice.rates import (
     steps_of,
     usable,
 )
+from curvwatch.advice.refusals import NoAdviceError, check_count, check_loss
 
 RATIO = "curvature/stability_ratio"
-_LEAST = 8  # readings of the landscape
 _LEAST_LATE, _LEAST_STEPS = 4, 5
-# a fall of the loss, relative to its start, under which the landscape of training is not seen yet:
-# in any case, and where steps go along negative curvature or are not read
-_FELL, _FELL_SURELY = 0.01, 0.1
 # the rate at the edge in the last quarter over that in the third: sharpness rises still, or quickly
 RISES, _RISES_QUICKLY = 0.8, 0.5
 _SHARPER_AT_FIRST = 1.5  # times, for a warmup to be worth its while
@@ -38,10 +34,6 @@ _FAR_FROM_EDGE = 0.5
 _NOISY = 0.1
 # of a normal distribution: standard error of a median, and sigma over the median absolute deviation
 _OF_MEDIAN, _OF_DEVIATION = 1.2533, 1.4826
-
-
-class NoAdviceError(Exception):
-    """The readings do not allow advice; its text is the reason."""
 
 
 class Warmup(NamedTuple):
@@ -105,7 +97,7 @@ def evidence(
     steps = steps_of(curves, suffix, doubtful, seen)
     used = usable(seen, steps)
     missed = [text for step, text in notes if step in curves[RATIO + suffix].steps]
-    _check_count(used, missed)
+    check_count(used, missed)
     middle = (used.steps[0] + used.steps[-1]) / 2
     settled = min(int(np.searchsorted(used.steps, middle)), len(used) - _LEAST_LATE)
     late = slice(settled, None)
@@ -113,7 +105,7 @@ def evidence(
     with_steps = len(taken) >= _LEAST_STEPS
     of_step = float(np.median(taken.ratios)) if with_steps else math.nan
     chi = float(np.median(used.ratios[late]))
-    first, last = _check_loss(curves, suffix, chi, of_step)
+    first, last = check_loss(curves, suffix, used, steps, settled=settled, of_step=of_step)
 
     at_edge = used.at_edge[late]
     # whatever the readings say, the run trains with its learning rate
@@ -176,58 +168,6 @@ def evidence(
             "loss_last": last,
         },
     )
-
-
-def _check_count(used: Landscapes, notes: Sequence[str]) -> None:
-    """Raise unless there are enough readings."""
-    if len(used) >= _LEAST:
-        return
-    if used.missing == used.read > 0:
-        why = Counter(notes).most_common(1)
-        raise NoAdviceError(
-            "no reading has a stability ratio, for the optimizer has no law or the readings failed"
-            + (f": {why[0][0]}" if why else "")
-        )
-    if used.refuted > len(used):
-        raise NoAdviceError(
-            f"{used.refuted} of {used.read} readings are over the edge while no step overshot: the "
-            "probe is sharper than the loss (probe_batches=... makes it larger), or the optimizer has "
-            "seen too few gradients"
-        )
-    left_out = (
-        *((used.missing, "have no stability ratio"), (used.doubtful, "are not to be trusted")),
-        (used.refuted, "are refuted by the steps"),
-        (used.lowered, "came after the learning rate was halved"),
-    )
-    told = "".join(f", {count} {text}" for count, text in left_out if count)
-    raise NoAdviceError(
-        f"{len(used)} of {used.read} readings of the landscape can be used, {_LEAST} are needed{told}"
-    )
-
-
-def _check_loss(curves: Curves, suffix: str, chi: float, of_step: float) -> tuple[float, float]:
-    """First and last loss on the probe, nan where it was not read; raise where nothing was learned."""
-    name = f"curvature/loss{suffix}"
-    if name not in curves:
-        return math.nan, math.nan
-    values = curves[name].values
-    finite = values[np.isfinite(values)]
-    if not np.isfinite(values[-3:]).all() or not len(finite):
-        raise NoAdviceError("the run diverged: its last losses are not finite")
-    first, last = float(finite[0]), float(np.median(values[-3:]))
-    fell = first - last
-    if fell < 0 and (chi > 1.0 or of_step > 1.0):
-        raise NoAdviceError(
-            f"the run diverged: the loss went from {first:.3g} to {last:.3g}, with a stability ratio "
-            f"of {chi:.2g} in the landscape and {of_step:.2g} of the steps"
-        )
-    if fell < (_FELL if of_step > 0 else _FELL_SURELY) * abs(first):
-        moved, other = ("hardly moved", "larger") if fell >= 0 else ("risen", "smaller")
-        raise NoAdviceError(
-            f"the loss has {moved} ({first:.3g} to {last:.3g}), so the landscape of training is not "
-            f"seen yet: go on for longer, or with a {other} learning rate"
-        )
-    return first, last
 
 
 def _between(steps: Steps, first: int, last: int) -> Steps:
