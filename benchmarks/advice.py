@@ -9,9 +9,10 @@ import argparse
 import json
 import math
 import multiprocessing
+import textwrap
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -97,15 +98,17 @@ class Round:
 
     Attributes:
         rates: learning rate, low, high; nan without one.
-        warmup: learning rate to begin with and step; empty: none.
+        warmup: learning rate to begin with, first step of the rise, and its last; empty: none.
         said: the advice in words.
         outcomes: of the runs at multiples of it.
+        unwarmed: of the run at it without the warmup; None: none was advised.
     """
 
     rates: tuple[float, float, float]
     warmup: tuple[float, ...]
     said: str
     outcomes: tuple[Outcome, ...]
+    unwarmed: Outcome | None
 
     @property
     def given(self) -> bool:
@@ -145,9 +148,8 @@ def main() -> None:
         with context.Pool(chosen.processes, torch.set_num_threads, (1,)) as pool:
             done = track(pool.imap_unordered(case, jobs), "training", len(jobs), console=console)
             cases = sorted(done, key=lambda c: (c.setting, c.seed))
-        for turn in (0, 1):
-            for cells in rows(cases, turn):
-                console.print("  ".join(cells), markup=False, soft_wrap=True)
+        for cells in (*rows(cases, 0), *rows(cases, 1), *warmups(cases)):
+            console.print("  ".join(cells), markup=False, soft_wrap=True)
         if chosen.tuning:
             return
         write_results(RESULTS, cases, machine())
@@ -174,12 +176,18 @@ def case(job: tuple[int, int]) -> Case:
             outcomes.append(outcome(multiple, multiple * advice.learning_rate, run, losses))
             if multiple == 1.0:
                 history = run
+        unwarmed = None
+        if advice.warmup is not None:
+            rate = schedule(replace(advice, warmup=None), 1.0)
+            run, losses = trained(setting, rate, steps=STEPS, seed=seed)
+            unwarmed = outcome(1.0, advice.learning_rate, run, losses)
         rounds.append(
             Round(
                 rates=(advice.learning_rate, advice.low, advice.high),
                 warmup=() if advice.warmup is None else tuple(advice.warmup),
                 said=str(advice),
                 outcomes=tuple(outcomes),
+                unwarmed=unwarmed,
             )
         )
         if not advice.given:
@@ -191,9 +199,9 @@ def schedule(advice: Advice, multiple: float) -> Rate:
     """`multiple` of the advised rate, with the warmup that was advised, as many times higher."""
     if advice.warmup is None:
         return lambda _: multiple * advice.learning_rate
-    start, until = advice.warmup
-    rise = advice.learning_rate - start
-    return lambda step: multiple * (start + rise * min(1.0, step / until))
+    least, start, until = advice.warmup
+    rise = advice.learning_rate - least
+    return lambda step: multiple * (least + rise * min(1.0, max(0.0, (step - start) / (until - start))))
 
 
 def trained(
@@ -289,6 +297,7 @@ def _case(told: dict[str, Any]) -> Case:
             warmup=tuple(r["warmup"]),
             said=r["said"],
             outcomes=tuple(map(_outcome, r["outcomes"])),
+            unwarmed=_outcome(r["unwarmed"]) if r["unwarmed"] else None,
         )
         for r in told["rounds"]
     )
@@ -314,6 +323,7 @@ def _number(value: Any) -> Any:
 
 
 HEAD = ("run", "seed", "probe lr", "advice (low to high)", "warmup", *(f"{m:g}x" for m in MULTIPLES))
+HEAD_WARMUPS = ("run", "seed", "lr", "advice (low to high)", "warmup", "1x", "1x without warmup")
 HEAD_AGAIN = ("run", "seed", "lr", "advice (low to high)", "warmup", *(f"{m:g}x" for m in AGAIN))
 _FATES = {"under": "under", "edge": "edge", "left": "**left**"}
 _LOST = ("diverges", "does not train")
@@ -328,16 +338,30 @@ def row(c: Case, turn: int) -> list[str]:
         return [*cells, asked.said]
     rate, low, high = asked.rates
     cells.append(f"{rate:.2g} ({low:.2g} to {high:.2g})")
-    cells.append(f"{asked.warmup[0]:.2g}, {asked.warmup[1]:.0f} steps" if asked.warmup else "-")
-    for o in asked.outcomes:
-        told = o.why if o.why in _LOST else f"{o.why} {o.last:.2g}".strip()
-        cells.append(f"{_FATES[o.fate]}: {told}")
-    return cells
+    cells.append("{:.2g}, steps {:.0f} to {:.0f}".format(*asked.warmup) if asked.warmup else "-")
+    return cells + [_told(o) for o in asked.outcomes]
+
+
+def _told(o: Outcome) -> str:
+    what = o.why if o.why in _LOST else f"{o.why} {o.last:.2g}".strip()
+    return f"{_FATES[o.fate]}: {what}"
 
 
 def rows(cases: Sequence[Case], turn: int) -> list[list[str]]:
     """Of all that got so far."""
     return [row(c, turn) for c in cases if len(c.rounds) > turn]
+
+
+def warmups(cases: Sequence[Case]) -> list[list[str]]:
+    """The advice with a warmup, of both rounds: the run at it with and without."""
+    found = []
+    for turn in (0, 1):
+        for c in cases:
+            asked = c.rounds[turn] if len(c.rounds) > turn else None
+            if asked is not None and asked.unwarmed is not None:
+                at_it = next(o for o in asked.outcomes if o.multiple == 1.0)
+                found.append([*row(c, turn)[:5], _told(at_it), _told(asked.unwarmed)])
+    return found
 
 
 def counts(cases: Sequence[Case], turn: int) -> list[list[str]]:
@@ -382,11 +406,12 @@ def with_tables(text: str, results: Path) -> str:
     head = ["learning rate", "runs", "train", "under the edge", "at the edge", "left stability"]
     given = sum(c.rounds[0].given for c in cases)
     sections = {
-        "machine": f"{len(cases)} probe runs, {given} with advice; {told}.",
+        "machine": textwrap.fill(f"{len(cases)} probe runs, {given} with advice; {told}.", 110),
         "counts": markdown_table(head, counts(cases, 0)),
         "bounds": markdown_table(head, bounds(cases, 0)),
         "runs": markdown_table(HEAD, rows(cases, 0)),
         "counts-again": markdown_table(head, counts(cases, 1)),
+        "warmups": markdown_table(HEAD_WARMUPS, warmups(cases)),
         "runs-again": markdown_table(HEAD_AGAIN, rows(cases, 1)),
     }
     for name, content in sections.items():

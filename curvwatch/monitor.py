@@ -186,9 +186,9 @@ class CurvatureMonitor(CallbackBase):
     def advice(self) -> Advices:
         """What the readings so far say about the learning rate of each optimizer and group.
 
-        The largest constant learning rate that the measured landscape supports, whether to warm up to
-        it, the evidence and the uncertainty; `print` shows it in words. Where the readings do not allow
-        advice it says why. docs/advice.md has what is advised, and how runs took it.
+        The largest constant learning rate that the measured landscape supports, when to warm up to it
+        if at all, the evidence and the uncertainty; `print` shows it in words. Where the readings do
+        not allow advice it says why. docs/advice.md has what is advised, and how runs took it.
         """
         return advise(self.history)
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from curvwatch import CurvatureMonitor, History, Watch, advise, cli
-from curvwatch.advice import Advice, advise_curves
+from curvwatch.advice import Advice, Warmup, advise_curves
+from curvwatch.advice.evidence import _start
 from curvwatch.advice.rates import _momentum, ratio_of_step
 from tests.compare import logs
 from tests.modules import Classifier, batches, fit
@@ -124,17 +125,145 @@ def test_a_warmup_where_the_start_is_sharper() -> None:
     chi = [0.8, 0.8, 0.4, 0.4, 0.2] + [0.1] * 15
     advice = advise(made(chi, s=0.01)).only
     assert advice.learning_rate == pytest.approx(0.1)
-    assert advice.warmup == (pytest.approx(0.0125), 50)
-    assert "Warm up from 0.0125 to it until step 50" in str(advice)
+    # the reading at step 40 supports 3/7 of the way: (40 - 50 * 3/7) / (4/7) = 32.5
+    assert advice.warmup == (pytest.approx(0.0125), 33, 50)
+    assert "Hold 0.0125 until step 33, then warm up to it until step 50: before," in str(advice)
     # a single stray reading is no reason
     assert advise(made([0.1, 0.1, 0.9] + [0.1] * 17, s=0.01)).only.warmup is None
 
 
+def rise(warmup: Warmup, rate: float, step: float) -> float:
+    """The learning rate that is advised at `step`, after the docstring."""
+    if step <= warmup.start:
+        return warmup.learning_rate
+    if step >= warmup.until:
+        return rate
+    share = (step - warmup.start) / (warmup.until - warmup.start)
+    return warmup.learning_rate + share * (rate - warmup.learning_rate)
+
+
+def first_start(warmup: Warmup, rate: float, support: dict[int, float]) -> int:
+    """By trying all, the first from which on the rise exceeds none of `support`, by step."""
+    for start in range(warmup.until):
+        tried = warmup._replace(start=start)
+        if all(rise(tried, rate, step) <= r * (1 + 1e-6) for step, r in support.items()):
+            return start
+    raise AssertionError(f"every rise until {warmup.until} exceeds one of {support}")
+
+
+# of support over the advice: the first readings, one in every ten steps
+@pytest.mark.parametrize(
+    ("support", "start"),
+    [
+        ([0.1, 0.1, 0.1, 0.1, 0.1], 40),  # flat, then all at once: not before the last of these
+        ([0.25, 0.625], 0),  # on a line up to the advice
+        ([0.28, 0.65], 0),  # over it
+        ([0.25, 0.6], 2),  # under it: (10 - 20 * 7/15) / (8/15) = 1.25
+        ([0.1, 0.13, 0.17, 0.22, 0.3], 38),  # far under it: (40 - 50 * 2/9) / (7/9) = 37.1
+    ],
+    ids=["flat", "line", "concave", "convex", "more convex"],
+)
+def test_a_warmup_begins_as_early_as_the_readings_support(support: list[float], start: int) -> None:
+    chi = 0.1 / np.array([*support, *[1.0] * 18])
+    advice = advise(made(chi, s=None)).only
+    assert advice.warmup is not None
+    assert advice.warmup.until == 10 * len(support)
+    found = dict(zip(range(0, advice.warmup.until, 10), np.multiply(support, 0.1), strict=False))
+    assert advice.warmup.start == start
+    assert advice.warmup.start == first_start(advice.warmup, advice.learning_rate, found)
+    assert advice.warmup.learning_rate == pytest.approx(0.1 * support[0])
+    begins = (
+        f"Hold {0.1 * support[0]:.3g} until step {start}, then warm up" if start else "Warm up from"
+    )
+    assert begins in str(advice)
+
+
+def test_a_warmup_exceeds_no_early_reading_and_begins_no_later_than_it_must() -> None:
+    rng, starts, steps = np.random.default_rng(0), [], [0.9] * 20 + [0.1] * 20
+    for draw in range(60):
+        # a rise of any shape from any depth, with or without scatter and a few strays
+        shape = np.linspace(0, 1, 20) ** rng.uniform(0.2, 3)
+        rates = 0.1 * rng.uniform(0.01, 0.6) ** (1 - shape)
+        rates *= np.exp(rng.choice([0.0, 0.3]) * rng.standard_normal(20))
+        rates[rng.integers(0, 20, 2)] *= rng.choice([1.0, 0.1, 10.0], 2)
+        rates = np.concatenate([rates, np.full(20, 0.1)])
+        tried = 0.03 if draw % 2 else 1e-4  # of the run; with 0.03 it is over the edge at first
+        advice = advise(made(tried / rates, lr=tried, s=steps if draw % 2 else None)).only
+        assert advice.learning_rate == pytest.approx(0.1, rel=1e-6)
+        # the median of three, apart from the first, which the smoothing of the next may not bound
+        support = [max(tried, sorted(rates[i - 1 : i + 2])[1]) for i in range(1, 20)]
+        sharp = [i for i, r in enumerate(support, 1) if r < 0.1 / 1.5]
+        if not sharp:
+            assert advice.warmup is None or advice.warmup.until == 10
+            continue
+        assert advice.warmup is not None
+        least = advice.warmup.learning_rate
+        assert advice.warmup.until == 10 * (sharp[-1] + 1)
+        first = max(tried, min(rates[0], support[0]))
+        assert min(first, *support[: sharp[-1]]) <= least * (1 + 1e-9)
+        assert least <= min(support[: sharp[-1]]) * (1 + 1e-9)
+        bounds = {10 * i: r for i, r in enumerate(support, 1) if i <= sharp[-1]}
+        start = first_start(advice.warmup, 0.1, bounds)
+        assert advice.warmup.start == start
+        starts.append(start)
+    assert len(starts) > 40
+    assert min(starts) < 20
+    assert max(starts) > 100
+
+
+def test_the_first_reading_is_followed_and_no_stray_is() -> None:
+    at_once = advise(made([0.8, 0.4, 0.2] + [0.1] * 17, s=None)).only
+    assert at_once.warmup == (pytest.approx(0.0125), 13, 30)
+    assert advise(made([0.8] + [0.1] * 19, s=None)).only.warmup is None
+    assert advise(made([-0.1] * 3 + [0.1] * 17, s=None)).only.warmup is None
+    # negative curvature bounds nothing, and what comes next does
+    dented = advise(made([-0.1] * 3 + [0.8] * 3 + [0.1] * 14, s=None)).only
+    assert dented.warmup == (pytest.approx(0.0125), 50, 60)
+
+
+def test_on_a_line_it_begins_at_once_whatever_the_rounding() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        times = np.sort(rng.choice(1000, size=30, replace=False))
+        until, times[0] = int(times[-1]), 0
+        least, rate = np.sort(rng.lognormal(size=2))
+        support = least + (rate - least) * times[:-1] / until
+        assert _start(times[:-1], support, rate, until) == 0
+
+
 def test_a_warmup_begins_at_what_went_well() -> None:
     chi = [1.4] * 5 + [0.1] * 15
-    assert advise(made(chi, s=0.7)).only.warmup == (pytest.approx(0.01), 50)
+    # of more than .01 nothing says that it goes until step 40
+    assert advise(made(chi, s=[0.7] * 5 + [0.1] * 15)).only.warmup == (pytest.approx(0.01), 40, 50)
     overshot = advise(made(chi, s=[1.5] * 5 + [0.1] * 15)).only
-    assert overshot.warmup == (pytest.approx(0.01 / 1.4), 50)
+    assert overshot.warmup == (pytest.approx(0.01 / 1.4), 40, 50)
+    # most steps went well, the first did not
+    at_first = advise(made(chi, s=[1.5] * 2 + [0.7] * 3 + [0.1] * 15)).only
+    assert at_first.warmup == (pytest.approx(0.01 / 1.4), 40, 50)
+    later = made(chi, s=None)
+    for step in range(50, 200):
+        later.record(step, {"step/stability_ratio": 0.1})
+    assert advise(later).only.warmup == (pytest.approx(0.01 / 1.4), 40, 50)
+
+
+def test_no_warmup_to_what_went_well_from_the_start() -> None:
+    chi = [1.4] * 5 + [0.9] * 15
+    assert advise(made(chi, s=0.7)).only.warmup is None
+    overshot = advise(made(chi, s=[1.5] * 5 + [0.7] * 15)).only
+    assert overshot.warmup == (pytest.approx(0.01 / 1.4), 40, 50)
+
+
+def test_each_reading_supports_the_learning_rate_it_was_made_with() -> None:
+    # a run that warmed up itself: no step overshot though the landscape had it over the edge
+    lr = [0.01, 0.01, 0.02, 0.03, 0.04] + [0.1] * 15
+    advice = advise(made([1.4] * 5 + [0.9] * 15, lr=lr, s=0.7)).only
+    rate = advice.learning_rate
+    assert rate == pytest.approx(0.1 / 0.9)
+    assert advice.warmup is not None
+    assert advice.warmup == (pytest.approx(0.01), advice.warmup.start, 50)
+    assert advice.warmup.start == first_start(
+        advice.warmup, rate, dict(zip(range(0, 50, 10), lr, strict=False))
+    )
 
 
 @pytest.mark.parametrize("above", [0.0, 0.4], ids=["at the edge", "riding above it, as RMSprop"])
@@ -149,10 +278,16 @@ def test_a_run_at_its_edge_keeps_its_learning_rate(above: float) -> None:
 
 
 def test_an_edge_that_the_steps_do_not_see_is_told() -> None:
-    advice = advise(made([0.95] * 20, s=0.1)).only
+    noise = np.exp(0.3 * np.random.default_rng(0).standard_normal(200))
+    advice = advise(made([0.95] * 20, s=0.1 * noise)).only
     assert advice.learning_rate == pytest.approx(0.01, rel=0.06)
     assert "but its steps do not (theirs is 0.1)" in str(advice)
-    assert "at its edge by itself" in str(advise(made([0.95] * 20, s=None)))
+    # nobody read them; a full batch, most of whose steps go along flat directions; some do overshoot
+    bursts = [0.1] * 17 + [1.1] * 3
+    for s in (None, 0.1, 0.1 * noise + np.repeat(bursts, 10) - 0.1):
+        told = str(advise(made([0.95] * 20, s=s)))
+        assert "at its edge by itself" in told
+        assert "its steps do not" not in told
 
 
 def test_steps_that_overshoot_ask_for_less() -> None:
@@ -340,6 +475,19 @@ def test_a_landscape_that_sharpens() -> None:
         ),
         (made([0.1] * 20, loss=np.linspace(1, 0.995, 20)), "the loss has hardly moved (1 to 0.995)"),
         (made([0.1] * 20, s=-0.1, loss=np.linspace(1, 0.95, 20)), "the loss has hardly moved"),
+        (made([0.1] * 20, loss=np.linspace(1, 0.995, 20)), "go on for longer, or with a larger"),
+        # it was killed at once: by what steps did, or by what the landscape was
+        (
+            made([0.1] * 20, s=[2.0] * 30 + [0.1] * 170, loss=np.linspace(1, 0.995, 20)),
+            "steps overshot, so begin anew with a smaller",
+        ),
+        (
+            made([1.2] + [0.1] * 19, loss=np.linspace(1, 0.995, 20)),
+            "steps overshot, so begin anew with a smaller",
+        ),
+        (made([0.1] * 20, s=0.5, loss=np.linspace(1, 1.2, 20)), "the loss has risen (1 to 1.19)"),
+        # thrown to a flat place, where it stands still
+        (made([2.0] + [0.01] * 19, s=None, loss=[3.0] + [2.3] * 19), "the loss stands still at 2.3"),
         (made([-0.1] * 20, s=-0.1), "no positive curvature"),
         (made([0.1] * 20, lr=[0.0] * 20, law=lambda lr: NAN), "no reading has a stability ratio"),
     ],
@@ -353,6 +501,40 @@ def test_where_there_is_no_advice_it_says_why(history: History, reason: str) -> 
     assert advice.warmup is None
     assert not advice.could_raise
     assert all(math.isnan(v) for v in (advice.low, advice.high, advice.factor))
+
+
+@pytest.mark.parametrize(
+    ("chi", "loss"),
+    [
+        ([2.0] + [0.01] * 19, [3.0] + [1.0] * 19),  # it ends low
+        ([0.05] + [0.01] * 19, [3.0] + [2.3] * 19),  # it was no sharper
+        ([2.0] + [0.01] * 19, np.linspace(3.0, 2.0, 20)),  # its loss falls
+    ],
+)
+def test_a_run_that_only_looks_still_gets_advice(chi: Sequence[float], loss: Sequence[float]) -> None:
+    assert advise(made(chi, s=None, loss=loss)).only.given
+
+
+def test_the_learning_rates_of_a_schedule_are_told() -> None:
+    rates = np.linspace(0.05, 0.03, 20)
+    told = str(advise(made([0.1] * 20, lr=list(rates))))
+    assert f"at learning rates of 0.03 to {rates[10]:.3g}, and" in told
+
+
+@pytest.mark.parametrize(
+    ("ratios", "low"), [([0.15, 0.2, 0.3, 0.5, 0.6], 0.0056), ([0.02, 2.0, 0.3, 0.02, 2.0], 0.0)]
+)
+def test_what_may_be_raised_but_is_not_sure_is_said_so(ratios: list[float], low: float) -> None:
+    # the landscape allows more, and the few steps that were read scatter
+    history = made([0.1] * 20, s=None)
+    for step, ratio in zip(range(110, 160, 10), ratios, strict=True):
+        history.record(step, {"step/stability_ratio": ratio})
+    advice = advise(history).only
+    assert advice.learning_rate == pytest.approx(0.01 / 0.3)
+    assert advice.low == pytest.approx(low, rel=0.1)
+    assert not advice.could_raise
+    assert "it may be raised, though the low end is not sure of it" in str(advice)
+    assert ("The low end is 0" in str(advice)) == (low == 0)
 
 
 def test_an_optimizer_without_a_law() -> None:
@@ -392,6 +574,7 @@ def test_several_optimizers_and_groups() -> None:
     assert advices["-Adam/pg2"].learning_rate == pytest.approx(0.005)
     assert advices["-Adam/pg2"].factor == pytest.approx(5)
     assert "the 0.001 of this run" in str(advices["-Adam/pg2"])
+    assert "a median of 0.2 at learning rate 0.001, and" in str(advices["-Adam/pg2"])
     assert not advices["-Adam/frozen"].given
     assert str(advices).startswith("SGD\nLearning rate 0.1")
     with pytest.raises(ValueError, match="'-SGD', '-Adam/pg1'"):
@@ -481,7 +664,7 @@ def test_the_command_reads_any_log(tmp_path: Path, capsys: pytest.CaptureFixture
     assert told["saved"][1].startswith(
         "  Learning rate 0.1 (0.0999 to 0.1), 10 times the 0.01 of this run"
     )
-    assert "Warm up from 0.02 to it until step 40" in told["saved"][2]
+    assert "Hold 0.02 until step 30, then warm up to it until step 40" in told["saved"][2]
 
 
 def test_the_command_says_what_it_cannot_read(

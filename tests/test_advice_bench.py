@@ -46,9 +46,11 @@ def test_what_became_of_a_run(losses: np.ndarray, options: dict, fate: str, why:
 
 
 def test_a_schedule_is_the_advised_one_times_the_multiple() -> None:
-    advice = Advice(learning_rate=0.1, warmup=Warmup(0.02, 40))
+    advice = Advice(learning_rate=0.1, warmup=Warmup(0.02, 0, 40))
     rate = bench.schedule(advice, 2.0)
     assert [rate(step) for step in (0, 20, 40, 100)] == pytest.approx([0.04, 0.12, 0.2, 0.2])
+    held = bench.schedule(Advice(learning_rate=0.1, warmup=Warmup(0.02, 20, 40)), 0.5)
+    assert [held(step) for step in (0, 20, 30, 40, 41)] == pytest.approx([0.01, 0.01, 0.03, 0.05, 0.05])
     assert bench.schedule(Advice(learning_rate=0.1), 0.5)(7) == 0.05
 
 
@@ -65,5 +67,8 @@ def test_the_page_is_that_of_its_results(tmp_path) -> None:
     cases, told = bench.read_results(bench.RESULTS)
     assert {c.seed for c in cases} == set(bench.SEEDS)
     assert len(cases) == len(bench.SEEDS) * len(bench.SETTINGS)
+    asked = [r for c in cases for r in c.rounds]
+    assert all((r.unwarmed is not None) == bool(r.warmup) for r in asked)
+    assert len(bench.warmups(cases)) == sum(bool(r.warmup) for r in asked) > 0
     bench.write_results(tmp_path / "again.json", cases, told)
     assert (tmp_path / "again.json").read_bytes() == bench.RESULTS.read_bytes()

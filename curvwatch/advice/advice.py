@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from curvwatch.advice.evidence import RATIO, Evidence, NoAdviceError, Warmup, evidence
+from curvwatch.advice.evidence import RATIO, Evidence, Warmup, evidence
 from curvwatch.advice.rates import Curves, Landscapes
+from curvwatch.advice.refusals import NoAdviceError
 from curvwatch.advice.words import RAISE, sentences
 
 if TYPE_CHECKING:
@@ -30,11 +31,13 @@ class Advice:
             learning rate it was made with; and steps, grown in proportion, would lower the loss
             of their own batch.
         high: with a larger one every settled reading would be over its edge, or the steps would.
-        warmup: where earlier readings were sharper than that; None: there is no need for one.
+        warmup: where earlier readings were sharper than that: what to hold, from when to rise, and
+            until when; None: there is no need for one.
         could_raise: whether `low` is well above the largest learning rate of the run.
         factor: `learning_rate` over the largest of the run.
         sentences: the advice in words; why there is none, if so.
-        evidence: the numbers that it was made of, by name.
+        evidence: the numbers that it was made of, by name; learning rates are those of the group with
+            the largest.
     """
 
     learning_rate: float = math.nan
@@ -131,7 +134,9 @@ def _advice(found: Evidence, share: float) -> Advice:
     """For a group whose learning rate is `share` of the largest."""
     if math.isnan(share):
         return _none("this group has no learning rate above 0")
-    ramp = found.warmup and Warmup(share * found.warmup.learning_rate, found.warmup.until)
+    ramp = found.warmup
+    if ramp is not None:
+        ramp = ramp._replace(learning_rate=share * ramp.learning_rate)
     return Advice(
         learning_rate=share * found.rate,
         low=share * found.low,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,20 +15,20 @@ from curvwatch.advice.rates import (
     Steps,
     landscapes,
     ratio_of_step,
+    soon_after,
     steps_of,
     usable,
 )
+from curvwatch.advice.refusals import NoAdviceError, check_count, check_loss
 
 RATIO = "curvature/stability_ratio"
-_LEAST = 8  # readings of the landscape
 _LEAST_LATE, _LEAST_STEPS = 4, 5
-# a fall of the loss, relative to its start, under which the landscape of training is not seen yet:
-# in any case, and where steps go along negative curvature or are not read
-_FELL, _FELL_SURELY = 0.01, 0.1
 # the rate at the edge in the last quarter over that in the third: sharpness rises still, or quickly
 RISES, _RISES_QUICKLY = 0.8, 0.5
 _SHARPER_AT_FIRST = 1.5  # times, for a warmup to be worth its while
 _AT_EDGE = 0.8
+# at the edge of stability steps have a ratio near 1, or come there now and then
+_FAR_FROM_EDGE = 0.5
 # relative scatter of the steps' ratio about its own trend: batches that differ have .2 and more, a full
 # batch .05 at most
 _NOISY = 0.1
@@ -37,19 +36,17 @@ _NOISY = 0.1
 _OF_MEDIAN, _OF_DEVIATION = 1.2533, 1.4826
 
 
-class NoAdviceError(Exception):
-    """The readings do not allow advice; its text is the reason."""
-
-
 class Warmup(NamedTuple):
-    """A linear rise of the learning rate.
+    """A learning rate to hold, and a linear rise from it to the advised one.
 
     Attributes:
         learning_rate: to begin with.
+        start: the optimizer step at which the rise begins; 0: it is not held.
         until: the optimizer step at which the advised one is reached.
     """
 
     learning_rate: float
+    start: int
     until: int
 
 
@@ -65,6 +62,8 @@ class Evidence:
         high: over it.
         warmup: what comes before; None: nothing.
         held: whether the run sits at its edge by itself, and its loss falls.
+        doubted: whether steps speak against that: batches differ, and next to none comes near a ratio
+            of 1. Those of a full batch may, far under it, until the sharp direction takes over.
         with_steps: whether enough steps were read.
         with_stderr: whether the probe has several batches.
         numbers: all that it was made of, by name.
@@ -77,6 +76,7 @@ class Evidence:
     high: float
     warmup: Warmup | None
     held: bool
+    doubted: bool
     with_steps: bool
     with_stderr: bool
     numbers: dict[str, float]
@@ -97,7 +97,7 @@ def evidence(
     steps = steps_of(curves, suffix, doubtful, seen)
     used = usable(seen, steps)
     missed = [text for step, text in notes if step in curves[RATIO + suffix].steps]
-    _check_count(used, missed)
+    check_count(used, missed)
     middle = (used.steps[0] + used.steps[-1]) / 2
     settled = min(int(np.searchsorted(used.steps, middle)), len(used) - _LEAST_LATE)
     late = slice(settled, None)
@@ -105,7 +105,7 @@ def evidence(
     with_steps = len(taken) >= _LEAST_STEPS
     of_step = float(np.median(taken.ratios)) if with_steps else math.nan
     chi = float(np.median(used.ratios[late]))
-    first, last = _check_loss(curves, suffix, chi, of_step)
+    first, last = check_loss(curves, suffix, used, steps, settled=settled, of_step=of_step)
 
     at_edge = used.at_edge[late]
     # whatever the readings say, the run trains with its learning rate
@@ -145,6 +145,7 @@ def evidence(
         high=max(high, rate),
         warmup=_warmup(used, steps, settled, rate),
         held=chi >= _AT_EDGE and trains,
+        doubted=scatter > _NOISY and float(np.quantile(taken.ratios, 0.9)) < _FAR_FROM_EDGE,
         with_steps=with_steps,
         with_stderr=f"curvature/sharpness_stderr{suffix}" in curves,
         numbers={
@@ -167,58 +168,6 @@ def evidence(
             "loss_last": last,
         },
     )
-
-
-def _check_count(used: Landscapes, notes: Sequence[str]) -> None:
-    """Raise unless there are enough readings."""
-    if len(used) >= _LEAST:
-        return
-    if used.missing == used.read > 0:
-        why = Counter(notes).most_common(1)
-        raise NoAdviceError(
-            "no reading has a stability ratio, for the optimizer has no law or the readings failed"
-            + (f": {why[0][0]}" if why else "")
-        )
-    if used.refuted > len(used):
-        raise NoAdviceError(
-            f"{used.refuted} of {used.read} readings are over the edge while no step overshot: the "
-            "probe is sharper than the loss (probe_batches=... makes it larger), or the optimizer has "
-            "seen too few gradients"
-        )
-    left_out = (
-        *((used.missing, "have no stability ratio"), (used.doubtful, "are not to be trusted")),
-        (used.refuted, "are refuted by the steps"),
-        (used.lowered, "came after the learning rate was halved"),
-    )
-    told = "".join(f", {count} {text}" for count, text in left_out if count)
-    raise NoAdviceError(
-        f"{len(used)} of {used.read} readings of the landscape can be used, {_LEAST} are needed{told}"
-    )
-
-
-def _check_loss(curves: Curves, suffix: str, chi: float, of_step: float) -> tuple[float, float]:
-    """First and last loss on the probe, nan where it was not read; raise where nothing was learned."""
-    name = f"curvature/loss{suffix}"
-    if name not in curves:
-        return math.nan, math.nan
-    values = curves[name].values
-    finite = values[np.isfinite(values)]
-    if not np.isfinite(values[-3:]).all() or not len(finite):
-        raise NoAdviceError("the run diverged: its last losses are not finite")
-    first, last = float(finite[0]), float(np.median(values[-3:]))
-    fell = first - last
-    if fell < 0 and (chi > 1.0 or of_step > 1.0):
-        raise NoAdviceError(
-            f"the run diverged: the loss went from {first:.3g} to {last:.3g}, with a stability ratio "
-            f"of {chi:.2g} in the landscape and {of_step:.2g} of the steps"
-        )
-    if fell < (_FELL if of_step > 0 else _FELL_SURELY) * abs(first):
-        moved, other = ("hardly moved", "larger") if fell >= 0 else ("risen", "smaller")
-        raise NoAdviceError(
-            f"the loss has {moved} ({first:.3g} to {last:.3g}), so the landscape of training is not "
-            f"seen yet: go on for longer, or with a {other} learning rate"
-        )
-    return first, last
 
 
 def _between(steps: Steps, first: int, last: int) -> Steps:
@@ -246,17 +195,58 @@ def _scatter(values: np.ndarray) -> float:
 
 
 def _warmup(used: Landscapes, steps: Steps, settled: int, rate: float) -> Warmup | None:
-    """From the least that earlier readings support, to the first from which on all support `rate`."""
-    early = _running_median(used.at_edge)[:settled]
-    sharp = np.flatnonzero(early < rate / _SHARPER_AT_FIRST)
+    """From the least that earlier readings support, to the first from which on all support `rate`.
+
+    A reading over the edge supports the learning rate it was made with, if the steps after it did not
+    overshoot.
+    """
+    too_sharp = rate / _SHARPER_AT_FIRST
+    support = _from_the_first(used.at_edge)[:settled]
+    sharp = np.flatnonzero(support < too_sharp)
     if not len(sharp):
         return None
-    until = int(used.steps[sharp[-1] + 1])
-    start = float(early[sharp].min())
-    before = steps.ratios[steps.steps < until]
-    if len(before) >= _LEAST_STEPS and np.median(before) <= 1.0:
-        start = max(start, float(used.rates[sharp].min()))  # it went well with that
-    return Warmup(min(start, rate), until)
+    before = _between(steps, 0, int(used.steps[sharp[-1] + 1]) - 1)
+    calm = [_went_well(before, int(step)) for step in used.steps[:settled]]
+    support = np.where(calm, np.maximum(support, used.rates[:settled]), support)
+    sharp = np.flatnonzero(support < too_sharp)
+    if not len(sharp):
+        return None
+    early, until = slice(sharp[-1] + 1), int(used.steps[sharp[-1] + 1])
+    start = _start(used.steps[early], support[early], rate, until)
+    return Warmup(float(support[early].min()), start, until)
+
+
+def _went_well(steps: Steps, step: int) -> bool:
+    """Whether steps were read, and those soon after `step` did not overshoot."""
+    after = soon_after(steps, step)
+    return bool(len(after) and np.median(after) <= 1.0)
+
+
+def _start(times: np.ndarray, support: np.ndarray, rate: float, until: int) -> int:
+    """The first step at which a rise from the least of `support` to `rate` can begin.
+
+    It is over none of `support`, at `times`: where that is f of the way from the least to `rate`, the
+    rise is there after t - start = f (until - start). Where support is the least, f = 0 and the rise
+    begins no sooner than t: of anything higher neither the landscape nor the steps say that it goes.
+    """
+    least = support.min()
+    way = (support - least) / (rate - least)
+    binds = way < 1.0
+    begins = (times[binds] - way[binds] * until) / (1.0 - way[binds])
+    return max(0, math.ceil(round(float(begins.max()), 6)))  # on a line all are 0, to rounding
+
+
+def _from_the_first(values: np.ndarray) -> np.ndarray:
+    """The running median, and Tukey's rule for the first: the start of training is the sharpest often.
+
+    It is the median of the value, the next median, and what a line through the next two, in
+    logarithms, has two places before. A trend is followed to its end so, and a stray still is none.
+    """
+    smooth = _running_median(values)
+    with np.errstate(invalid="ignore"):
+        earlier = float(smooth[1] * (smooth[1] / smooth[2]) ** 2)
+    smooth[0] = np.median([values[0], smooth[1], math.inf if math.isnan(earlier) else earlier])
+    return smooth
 
 
 def _running_median(values: np.ndarray) -> np.ndarray:

@@ -12,8 +12,8 @@ import numpy as np
 _AFFINE, _VARIED = 1e-5, 1.1
 # a relative residual from which an eigenvalue is none
 _COARSEST = 0.1
-# chi over this while steps do not overshoot, the next so many steps or readings, is no instability:
-# over the edge by so much the oscillation doubles at each step
+# chi over this while steps do not overshoot, the next so many steps, or readings if these are more, is
+# no instability: over the edge by so much the oscillation doubles at each step
 _OVER, _AFTER_STEPS, _AFTER_READINGS = 1.5, 20, 5
 _CALM, _CALM_MOST = 0.5, 1.0
 # once a scheduler halved the learning rate, sharpness rises with the new edge
@@ -163,12 +163,19 @@ def _is_refuted(step: int, ratio: float, steps: Steps) -> bool:
     A probe that is sharper than the loss, and weights that an adaptive optimizer has seen next to no
     gradient of, give such readings: with the first large gradient it divides by that one.
     """
-    if ratio <= _OVER or len(steps) < _AFTER_READINGS:
+    after = soon_after(steps, step)
+    if ratio <= _OVER or not len(after):
         return False
+    return bool(np.median(after) < _CALM and np.quantile(after, 0.9) < _CALM_MOST)
+
+
+def soon_after(steps: Steps, step: int) -> np.ndarray:
+    """Ratios of the next 20 steps, or of the next 5 that were read, or the last; (0,) if fewer were."""
+    if len(steps) < _AFTER_READINGS:
+        return np.empty(0)
     begin = min(int(np.searchsorted(steps.steps, step)), len(steps) - _AFTER_READINGS)
     end = max(int(np.searchsorted(steps.steps, step + _AFTER_STEPS)), begin + _AFTER_READINGS)
-    after = steps.ratios[begin:end]
-    return bool(np.median(after) < _CALM and np.quantile(after, 0.9) < _CALM_MOST)
+    return steps.ratios[begin:end]
 
 
 def _rates_at_edge(rates: np.ndarray, edge: np.ndarray, chi: np.ndarray) -> np.ndarray:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from curvwatch.advice.evidence import RISES, Evidence
 
 RAISE, _LOWER = 1.5, 0.8
-# at the edge of stability steps have a ratio near 1
-_FAR_FROM_EDGE = 0.5
 # times the learning rate of the run, from which on the advice is a long way off
 _FAR = 3.0
 
@@ -18,8 +16,10 @@ def sentences(found: Evidence, share: float = 1.0) -> tuple[str, ...]:
         verdict = "it could be raised"
     elif factor < _LOWER:
         verdict = "lower it"
+    elif factor < RAISE:
+        verdict = "keep it"
     else:
-        verdict = "keep it" if factor < RAISE else "keep it, for more is not sure"
+        verdict = "it may be raised, though the low end is not sure of it"
     rate, low, high, current = (
         share * value for value in (found.rate, found.low, found.high, found.current)
     )
@@ -29,26 +29,27 @@ def sentences(found: Evidence, share: float = 1.0) -> tuple[str, ...]:
     )
     ramp = "No warmup is needed: earlier readings support it, too."
     if found.warmup is not None:
-        ramp = (
-            f"Warm up from {share * found.warmup.learning_rate:.3g} to it until step "
-            f"{found.warmup.until}: before, the landscape was too sharp for it."
-        )
-    return (head, ramp, _why(found), *_remarks(found))
+        least, start, until = found.warmup
+        begin = f"Warm up from {share * least:.3g} to it"
+        if start > 0:
+            begin = f"Hold {share * least:.3g} until step {start}, then warm up to it"
+        ramp = f"{begin} until step {until}: before, the landscape was too sharp for it."
+    return (head, ramp, _why(found, share), *_remarks(found))
 
 
-def _why(found: Evidence) -> str:
+def _why(found: Evidence, share: float) -> str:
     """The evidence in a sentence."""
     numbers = found.numbers
     since = f"from step {numbers['settled_from']:.0f} on"
-    chi, current = numbers["stability_ratio"], f"learning rate {found.current:.3g}"
+    chi, rates = numbers["stability_ratio"], _settled_rates(found, share)
     if found.rate < numbers["by_landscape"]:
         return (
             f"Steps bound it: {since} their stability ratio has a median of "
-            f"{numbers['step_stability_ratio']:.2g} at {current}, and at 1 they no longer lower even "
+            f"{numbers['step_stability_ratio']:.2g} at {rates}, and at 1 they no longer lower even "
             f"the loss of their own batch; the landscape, without the noise of batches, would allow "
-            f"{numbers['by_landscape']:.3g}."
+            f"{share * numbers['by_landscape']:.3g}."
         )
-    if found.held and numbers["step_stability_ratio"] < _FAR_FROM_EDGE:
+    if found.held and found.doubted:
         return (
             f"The landscape has the run at its edge ({since} the stability ratio has a median of "
             f"{chi:.2g}), but its steps do not (theirs is {numbers['step_stability_ratio']:.2g}): its "
@@ -62,9 +63,17 @@ def _why(found: Evidence) -> str:
             "does was not seen."
         )
     return (
-        f"The landscape bounds it: {since} the stability ratio has a median of {chi:.2g} at {current}, "
+        f"The landscape bounds it: {since} the stability ratio has a median of {chi:.2g} at {rates}, "
         f"and grows in proportion ({len(found.used)} readings, error {numbers['error']:.1%})."
     )
+
+
+def _settled_rates(found: Evidence, share: float) -> str:
+    """The learning rates that the settled readings were made with."""
+    late = found.used.steps >= found.numbers["settled_from"]
+    rates = share * found.used.rates[late]
+    low, high = f"{rates.min():.3g}", f"{rates.max():.3g}"
+    return f"learning rate {low}" if low == high else f"learning rates of {low} to {high}"
 
 
 def _remarks(found: Evidence) -> list[str]:
@@ -76,6 +85,8 @@ def _remarks(found: Evidence) -> list[str]:
             f"The landscape sharpened still, the rate at its edge falling to {numbers['rises']:.2g} of "
             "itself in the last quarter: the low end allows for as much again."
         )
+    if not found.low:
+        told.append("The low end is 0: what it rests on scatters by as much as it is.")
     if not found.with_steps:
         told.append("Steps were not read, so what the noise of small batches lets through is not seen.")
     if not found.with_stderr:

@@ -129,9 +129,9 @@ def add_advise(commands: Any) -> None:
     parser = commands.add_parser(
         "advise",
         help="what the readings of a run say about its learning rate",
-        description="The largest constant learning rate that the landscape of a run supports, whether "
-        "to warm up to it, and the evidence. Reads the logs that `curvwatch compare` reads; a run of "
-        "some hundred steps at a small learning rate is enough.",
+        description="The largest constant learning rate that the landscape of a run supports, when "
+        "to warm up to it if at all, and the evidence. Reads the logs that `curvwatch compare` reads; "
+        "a run of some hundred steps at a small learning rate is enough.",
     )
     parser.add_argument(
         "runs", type=Path, nargs="+", metavar="RUN", help="a run, or a folder with runs anywhere below"
