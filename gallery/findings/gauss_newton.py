@@ -71,8 +71,8 @@ def draw(results: Results) -> Figure:
     band(
         distances,
         epochs,
-        floats(results["G distance"]),
-        floats(results["G distance_stderr"]),
+        results["G distance"],
+        results["G distance_stderr"],
         color=BLUE,
         label="abs(H - G) / abs(H)",
     )
@@ -92,8 +92,8 @@ def draw(results: Results) -> Figure:
         band(
             cosines,
             epochs,
-            floats(results[f"{kind} cosine"]),
-            floats(results[f"{kind} cosine_stderr"]),
+            results[f"{kind} cosine"],
+            results[f"{kind} cosine_stderr"],
             color=colour,
             label=f"with the {kind} Fisher matrix",
         )

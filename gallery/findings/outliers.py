@@ -18,7 +18,6 @@ from gallery.training import (
     Training,
     cross_entropy,
     digits,
-    floats,
     readings,
     relu_mlp,
     rounded,
@@ -86,21 +85,14 @@ def draw(results: Results) -> Figure:
     steps = results["steps"]
     counts.axhspan(CLASSES - 2, CLASSES + 2, color="0.93")
     counts.axhline(CLASSES, color=GREY, linestyle="--", linewidth=1, label="classes")
-    band(
-        counts,
-        steps,
-        floats(results["outliers"]),
-        floats(results["outliers_error"]),
-        color=RED,
-        label="outliers",
-    )
+    band(counts, steps, results["outliers"], results["outliers_error"], color=RED, label="outliers")
     counts.set(title="Outliers over training", xlabel="optimizer step", ylim=(0, 25))
     counts.legend()
     band(
         negative,
         steps,
-        floats(results["negative_curvature"]),
-        floats(results["negative_curvature_error"]),
+        results["negative_curvature"],
+        results["negative_curvature_error"],
         color=ORANGE,
         label="negative share of all curvature",
     )
