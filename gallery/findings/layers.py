@@ -175,7 +175,8 @@ def reading(results: Results) -> str:
     net, text = (results[name]["heterogeneity"] for name in (CNN, GPT))
     return (
         "The distance is one of shapes: `LayerCurvature` divides each spectrum by its largest "
-        "size, as the paper does in its figures. In shape the transformer's layers are "
+        "size; the paper's figures divide by the tenth largest eigenvalue. In shape the "
+        "transformer's layers are "
         f"{text[0] / net[0]:.1f} times as far apart as the CNN's at the start, and "
         f"{text[-1] / net[-1]:.1f} times after {STEPS} steps. In scale they are apart by orders of "
         "magnitude, which one learning rate for all has to bear; the sharpness of layers was "
