@@ -92,9 +92,8 @@ def add_slice(commands: Any) -> None:
     how.add_argument(
         "--distance",
         type=float,
-        default=1.0,
-        help="to each side, in lengths of the directions (default: %(default)s); plane and pca cover "
-        "their checkpoints",
+        help="to each side, in lengths of the directions (default: 1); by default update covers both "
+        "checkpoints and something beyond them, as plane and pca always do",
     )
     how.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     out = _add_output(parser, "the numbers, for curvwatch.landscape.load_slice")

@@ -12,6 +12,7 @@ import torch
 from curvwatch.errors import CurvwatchError
 from curvwatch.landscape.checkpoints import Checkpoint, weights_of
 from curvwatch.landscape.directions import Directions, check_directions
+from curvwatch.landscape.spending import Spending
 from curvwatch.landscape.surface import Surface
 
 
@@ -48,8 +49,10 @@ def update_directions(
     if not 0.0 < length < math.inf:
         raise CurvwatchError(f"{labels[0]} and {labels[1]} are {length} apart: there is no update")
     raw, axes = [update], [f"update from {labels[0]} to {labels[1]}"]
+    spending = Spending(surface)
     if count == 2:
-        gradient = surface.gradient(points[0])[1].double()
+        with spending:
+            gradient = surface.gradient(points[0])[1].double()
         e = update / length
         across = gradient
         for _ in range(2):
@@ -68,6 +71,7 @@ def update_directions(
         description=f"update from {labels[0]} to {labels[1]}" + " and gradient" * (count == 2),
         points=points,
         point_names=labels,
+        cost=spending.cost,
     )
 
 

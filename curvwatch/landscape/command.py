@@ -65,8 +65,12 @@ def _check(chosen: argparse.Namespace) -> None:
         raise CurvwatchError(f"--directions {chosen.directions} is a plane: leave out --dims 1")
     if chosen.points < 3 or (not many and chosen.points % 2 == 0):
         raise CurvwatchError(f"--points {chosen.points}: an odd number, 3 at least, is needed")
-    if not many and not 0 < chosen.distance < float("inf"):
+    if chosen.distance is not None and not 0 < chosen.distance < float("inf"):
         raise CurvwatchError(f"--distance {chosen.distance}: a positive number is needed")
+    if many and chosen.distance is not None:
+        raise CurvwatchError(
+            f"--directions {chosen.directions} covers its checkpoints: leave out --distance"
+        )
     if many or chosen.directions == "update":
         for option, given in (("--normalize", chosen.normalize), ("--keep-1d", chosen.keep_1d)):
             if given:
@@ -138,7 +142,7 @@ def _found(chosen: argparse.Namespace, surface: Surface) -> Slice1D | Slice2D:
         found: Slice1D | Slice2D = make(surface, along, distance=chosen.distance, points=chosen.points)
         return found
     options: dict[str, Any] = {
-        "distance": chosen.distance,
+        "distance": 1.0 if chosen.distance is None else chosen.distance,
         "points": chosen.points,
         "normalize": chosen.normalize,
         "keep_1d": chosen.keep_1d,

@@ -11,6 +11,7 @@ from torch import Tensor
 from curvwatch.arguments import check_word
 from curvwatch.errors import CurvwatchError
 from curvwatch.landscape.directions import Directions, check_directions
+from curvwatch.landscape.spending import Spending
 from curvwatch.landscape.surface import Surface, checked
 from curvwatch.operators.base import SymmetricOperator
 from curvwatch.solvers import lanczos
@@ -53,7 +54,7 @@ def eigenvectors(
         raise CurvwatchError(f"{surface.size} weights have no {count} eigenvectors")
     generator = torch.Generator().manual_seed(seed)
     origin = surface.start if at is None else checked(surface, at)
-    with surface.hessian(at) as H:
+    with Spending(surface) as spending, surface.hessian(at) as H:
         solves = [(True, 1), (False, 1)] if ends == "both" else [(ends == "largest", count)]
         found, doubts = [], []
         for largest, k in solves:
@@ -89,6 +90,7 @@ def eigenvectors(
         notes=tuple(doubts) + ((held,) if recalibrates else ()),
         values=values,
         residuals=residuals,
+        cost=spending.cost,
     )
 
 

@@ -172,20 +172,34 @@ def test_a_line(run, directions):
     assert (run.out / "line.svg").read_text().startswith("<?xml")
 
 
+UPDATE = ("--ckpt", "run0.ckpt", "--ckpt", "run1.ckpt", "--data", "{}:Data", "--directions", "update")
+
+
 @pytest.mark.parametrize("dims", [1, 2])
 def test_an_update_from_one_checkpoint_to_another(run, dims):
-    files = ("--ckpt", "run0.ckpt", "--ckpt", "run1.ckpt", "--data", "{}:Data", "--dims", dims)
     out = run(
-        *("--module", "{}:Net", *files, "--directions", "update", "--points", 3),
+        *("--module", "{}:Net", *UPDATE, "--dims", dims, "--points", 3, "--distance", 1),
         *("--save", run.out / "update"),
     ).out
     found = load_slice(run.out / "update")
     assert "update from run0 to run1" in out
+    # the second direction is the gradient
+    assert f"{dims - 1} gradients" in out
     surface = surface_of(run.tiny.Net(6), run.tiny.loader(10))
     own = [surface.loss(weights_of(run.folder / f"run{i}.ckpt", surface)) for i in range(2)]
     on_line = found.losses if dims == 1 else found.losses[:, 1]
     assert on_line[1:] == pytest.approx(own)
     assert found.point_losses == pytest.approx(own)
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+def test_an_update_is_covered_and_something_beyond_it(run, dims):
+    arguments = ("--module", "{}:Net", *UPDATE, "--dims", dims, "--points", 7)
+    run(*arguments, "--save", run.out / "update")
+    found = load_slice(run.out / "update")
+    assert found.alphas == pytest.approx([-0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25])
+    if dims == 2:
+        assert found.betas == pytest.approx([-0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75])
 
 
 def test_planes_through_several_checkpoints(run):
@@ -344,6 +358,10 @@ SAVE = ("--save", "unused")
         ),
         ((*ONE, *SAVE, "--points", "4"), "--points 4: an odd number"),
         ((*ONE, *SAVE, "--distance", "-1"), "--distance -1.0"),
+        (
+            (*ONE, *TWO, *SAVE, "--directions", "plane", "--distance", "2"),
+            "plane covers its checkpoints",
+        ),
         ((*ONE, *SAVE, "--directions", "hessian", "--normalize", "filter"), "turn an eigenvector"),
         (
             (*ONE, *SAVE, "--directions", "hessian", "--ends", "both", "--dims", "1"),

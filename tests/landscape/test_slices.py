@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import astuple
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from curvwatch.landscape import (
     slice_2d,
     surface_of,
     trajectory,
+    update_directions,
     weights_of,
 )
 from curvwatch.landscape.slices import _covering
@@ -95,6 +97,46 @@ def test_a_plane_is_its_quadratic(of, along):
     np.testing.assert_allclose(found.losses, expected, **EXACT)
     assert found.losses.shape == (5, 5)
     assert found.start_loss == surface.loss(surface.start)
+
+
+@pytest.mark.parametrize("of", ["function", "objective"])
+def test_the_cost_of_directions_that_were_made_before_is_that_of_the_slice(of):
+    surface = surfaces()[of]
+    before, after = torch.randn(2, 13, dtype=torch.float64)
+    for make, dims in (
+        (lambda k: gradient_direction(surface, k), (1, 2)),
+        (lambda k: eigenvectors(surface, k), (1, 2)),
+        (lambda k: update_directions(surface, before, after, k), (2,)),
+    ):
+        for k in dims:
+            then = astuple(surface.counts)
+            found = (slice_1d, slice_2d)[k - 1](surface, make(k), points=3)
+            spent = np.subtract(astuple(surface.counts), then).tolist()
+            assert [found.forwards, found.gradients, found.products] == spent
+            assert found.gradients > 0
+            assert (found.products > 0) == (found.values is not None)
+    assert slice_2d(surface, random_directions(surface), points=3).gradients == 0
+
+
+def test_a_line_covers_the_points_that_its_direction_has():
+    surface = Bowl.drawn().surface()
+    update = update_directions(surface, *torch.randn(2, 13, dtype=torch.float64))
+    found = slice_1d(surface, update)
+    assert found.alphas[[0, -1]] == pytest.approx([-0.25, 1.25])
+    assert 1.0 in found.alphas.round(12)
+    assert slice_1d(surface, update, distance=2.0, points=3).alphas.tolist() == [-2.0, 0.0, 2.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_plane_whose_points_lie_on_one_axis_is_square(dtype):
+    start, before, after = torch.randn(3, 13, generator=torch.Generator().manual_seed(0))
+    surface = FunctionSurface(lambda w: (w**4).sum(), start.to(dtype))
+    found = slice_2d(surface, update_directions(surface, before, 1e3 * after, 2), points=7)
+    assert found.alphas == pytest.approx([-0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25], abs=1e-6)
+    assert found.betas == pytest.approx([-0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75], abs=1e-6)
+    # the plane of points that are nearly on a line is narrow, as they are
+    bent = plane(surface, [0 * after, after, 2 * after + 1e-3 * before], points=7)
+    assert np.ptp(bent.betas) < 1e-2 * np.ptp(bent.alphas)
 
 
 def test_a_slice_goes_through_other_weights_where_asked():
