@@ -87,6 +87,12 @@ def add_slice(commands: Any) -> None:
         help="which eigenvectors of the Hessian (default: %(default)s)",
     )
     how.add_argument(
+        "--rtol",
+        type=float,
+        help="residual of eigenvectors relative to their eigenvalues (default: 1e-3; of up to 100 "
+        "weights 1e-9)",
+    )
+    how.add_argument(
         "--points", type=positive, default=25, help="to a side, odd (default: %(default)s)"
     )
     how.add_argument(

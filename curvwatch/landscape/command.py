@@ -78,6 +78,11 @@ def _check(chosen: argparse.Namespace) -> None:
                     f"{option} would turn what --directions {chosen.directions} looks along into "
                     "another direction: leave it out"
                 )
+    if chosen.rtol is not None:
+        if chosen.directions != "hessian":
+            raise CurvwatchError(f"--rtol is of --directions hessian, not of {chosen.directions}")
+        if not 0 < chosen.rtol < 1:
+            raise CurvwatchError(f"--rtol {chosen.rtol}: a number between 0 and 1 is needed")
     if chosen.directions == "hessian":
         if chosen.normalize not in (None, "none"):
             raise CurvwatchError(
@@ -147,6 +152,7 @@ def _found(chosen: argparse.Namespace, surface: Surface) -> Slice1D | Slice2D:
         "normalize": chosen.normalize,
         "keep_1d": chosen.keep_1d,
         "ends": chosen.ends,
+        "rtol": chosen.rtol,
         "seed": chosen.seed,
     }
     if chosen.dims == 1:

@@ -18,6 +18,10 @@ from curvwatch.solvers import lanczos
 
 Ends = Literal["largest", "smallest", "both"]
 
+# so few weights that Lanczos may keep as many vectors, and ends with all that there is to know
+_FEW = 100
+_TIGHT, _USUAL, _BASIS = 1e-9, 1e-3, 24
+
 
 def eigenvectors(
     surface: Surface,
@@ -25,7 +29,7 @@ def eigenvectors(
     *,
     at: Tensor | None = None,
     ends: Ends = "largest",
-    rtol: float = 1e-3,
+    rtol: float | None = None,
     max_products: int = 200,
     seed: int = 0,
 ) -> Directions:
@@ -37,7 +41,9 @@ def eigenvectors(
         at: (size,) where the Hessian is taken; None: at the start.
         ends: "largest" or "smallest" (most negative) eigenvalues, algebraically; "both": the largest
             and the smallest one, with count=2.
-        rtol: residual relative to the eigenvalue that Lanczos stops at.
+        rtol: residual relative to the eigenvalue that Lanczos stops at; None: 1e-9 for up to 100
+            weights, of which at most as many products are needed, else 1e-3. An eigenvector is off by
+            about the residual over the gap to the next eigenvalue.
         max_products: the most Hessian-vector products of each solve; what is not there by then is told
             in the notes.
         seed: of the generator of the start vector.
@@ -52,6 +58,11 @@ def eigenvectors(
         raise ValueError("ends='both' are two directions: count=2 is needed")
     if surface.size < count:
         raise CurvwatchError(f"{surface.size} weights have no {count} eigenvectors")
+    if rtol is not None and not 0.0 < rtol < 1.0:
+        raise ValueError(f"rtol={rtol!r}: a number between 0 and 1, or None, is needed")
+    few = surface.size <= _FEW
+    if rtol is None:
+        rtol = _TIGHT if few else _USUAL
     generator = torch.Generator().manual_seed(seed)
     origin = surface.start if at is None else checked(surface, at)
     with Spending(surface) as spending, surface.hessian(at) as H:
@@ -64,6 +75,7 @@ def eigenvectors(
                 largest=largest,
                 rtol=rtol,
                 max_products=max_products,
+                basis=surface.size if few else _BASIS,
                 generator=generator,
             )
             if not np.isfinite(pairs.values).all() or len(pairs.values) < k:

@@ -49,6 +49,7 @@ def slice_1d(
     normalize: Normalize | None = None,
     keep_1d: bool = False,
     ends: Ends = "largest",
+    rtol: float | None = None,
     seed: int = 0,
     progress: bool = True,
     **surface: Any,
@@ -69,6 +70,7 @@ def slice_1d(
             vector stays as it is.
         keep_1d: as in `random_directions`.
         ends: of the spectrum, as in `eigenvectors`.
+        rtol: of "hessian", as in `eigenvectors`.
         seed: of what is random in the direction.
         progress: whether to show a progress bar, on a terminal.
         **surface: options of `surface_of`, for a module.
@@ -85,7 +87,8 @@ def slice_1d(
     fitted = _is_fitted(direction, distance, points)
     axis = None if fitted else _symmetrical(1.0 if distance is None else distance, points)
     f = surface_of(subject, **surface)
-    options = {"at": at, "normalize": normalize, "keep_1d": keep_1d, "ends": ends, "seed": seed}
+    options: dict[str, Any] = {"at": at, "normalize": normalize, "keep_1d": keep_1d, "seed": seed}
+    options |= {"ends": ends, "rtol": rtol}
     directions = _directions(f, direction, 1, options)
     with Spending(f) as spending:
         marks = _marks(f, directions)
@@ -106,6 +109,7 @@ def slice_2d(
     normalize: Normalize | None = None,
     keep_1d: bool = False,
     ends: Ends = "largest",
+    rtol: float | None = None,
     seed: int = 0,
     progress: bool = True,
     **surface: Any,
@@ -123,6 +127,7 @@ def slice_2d(
         normalize: as in `slice_1d`.
         keep_1d: as in `random_directions`.
         ends: of the spectrum, as in `eigenvectors`.
+        rtol: of "hessian", as in `eigenvectors`.
         seed: of what is random in the directions.
         progress: whether to show a progress bar, on a terminal.
         **surface: options of `surface_of`, for a module.
@@ -134,7 +139,8 @@ def slice_2d(
     fitted = _is_fitted(directions, distance, points)
     axes = [] if fitted else [_symmetrical(1.0 if distance is None else distance, points)] * 2
     f = surface_of(subject, **surface)
-    options = {"at": at, "normalize": normalize, "keep_1d": keep_1d, "ends": ends, "seed": seed}
+    options: dict[str, Any] = {"at": at, "normalize": normalize, "keep_1d": keep_1d, "seed": seed}
+    options |= {"ends": ends, "rtol": rtol}
     found = _directions(f, directions, 2, options)
     with Spending(f) as spending:
         marks = _marks(f, found)
@@ -209,6 +215,11 @@ def trajectory(
 
 
 def _directions(f: Surface, along: Any, count: int, options: dict[str, Any]) -> Directions:
+    if options["rtol"] is not None and not (isinstance(along, str) and along == "hessian"):
+        raise ValueError(
+            f'rtol={options["rtol"]!r}: it belongs to "hessian"; eigenvectors(surface, rtol=...) makes '
+            "such directions"
+        )
     found = along if isinstance(along, Directions) else _made(f, along, count, options)
     if len(found.vectors) != count:
         raise ValueError(f"{len(found.vectors)} directions were given where {count} are needed")
@@ -227,7 +238,7 @@ def _made(f: Surface, along: Any, count: int, options: dict[str, Any]) -> Direct
                 f"normalize={normalize!r} would turn an eigenvector into another direction: 'none' is "
                 "needed"
             )
-        return eigenvectors(f, count, at=at, ends=options["ends"], seed=seed)
+        return eigenvectors(f, count, at=at, ends=options["ends"], rtol=options["rtol"], seed=seed)
     if along == "gradient":
         return gradient_direction(
             f, count, at=at, normalize=normalize or "none", keep_1d=keep_1d, seed=seed

@@ -172,6 +172,15 @@ def test_a_line(run, directions):
     assert (run.out / "line.svg").read_text().startswith("<?xml")
 
 
+def test_how_well_eigenvectors_are_known(run):
+    line = ("--module", "{}:WithData", "--ckpt", "run0.ckpt", "--directions", "hessian", "--dims", 1)
+    products = []
+    for more in ((), ("--rtol", 0.5)):
+        run(*line, "--points", 3, "--save", run.out / "line", *more)
+        products.append(Slice1D.load(run.out / "line").products)
+    assert products[1] < products[0]
+
+
 UPDATE = ("--ckpt", "run0.ckpt", "--ckpt", "run1.ckpt", "--data", "{}:Data", "--directions", "update")
 
 
@@ -371,6 +380,8 @@ SAVE = ("--save", "unused")
             ("--module", "{}:Net", *TWO, "--directions", "update", "--normalize", "filter", *SAVE),
             "--normalize would turn what --directions update looks along",
         ),
+        ((*ONE, *SAVE, "--rtol", "1e-6"), "--rtol is of --directions hessian, not of random"),
+        ((*ONE, *SAVE, "--directions", "hessian", "--rtol", "2"), "--rtol 2.0: a number between"),
         ((*ONE, "-o", "slice.tiff3"), "one of .*png.* is needed at its end"),
         ((*ONE, "-o", "nowhere/slice.png"), "there is no folder nowhere"),
         ((*ONE, *SAVE), "--data is missing"),
