@@ -11,7 +11,7 @@ import torch
 
 from curvwatch.errors import CurvwatchError
 from curvwatch.landscape.checkpoints import Checkpoint, weights_of
-from curvwatch.landscape.directions import Directions, check_directions
+from curvwatch.landscape.directions import Directions, check_directions, held_fixed
 from curvwatch.landscape.spending import Spending
 from curvwatch.landscape.surface import Surface
 
@@ -69,6 +69,7 @@ def update_directions(
         names=tuple(axes),
         origin=points[0],
         description=f"update from {labels[0]} to {labels[1]}" + " and gradient" * (count == 2),
+        notes=held_fixed(surface, "gradient") if count == 2 else (),
         points=points,
         point_names=labels,
         cost=spending.cost,

@@ -152,7 +152,7 @@ def gradient_direction(
     names = (f"gradient, {word}", f"random direction, {word}")[:count]
     description = f"gradient (of length {length:.4g})" + f" and random (seed {seed})" * (count == 2)
     found = _scaled(surface, raw, names, origin, description, how=normalize, keep_1d=keep_1d)
-    return replace(found, cost=spending.cost)
+    return replace(found, notes=found.notes + held_fixed(surface, "gradient"), cost=spending.cost)
 
 
 def given_directions(
@@ -240,6 +240,13 @@ def _scaled(
 def _known(how: Normalize) -> Normalize:
     check_word("normalize", how, ("filter", "layer", "none"))
     return how
+
+
+def held_fixed(surface: Surface, derivative: str) -> tuple[str, ...]:
+    """The note on a `derivative` of a surface that estimates batch norm's statistics at each point."""
+    if not getattr(surface, "recalibrates", False):
+        return ()
+    return (f"the {derivative} is that with batch norm's statistics held fixed",)
 
 
 def check_directions(count: int) -> None:

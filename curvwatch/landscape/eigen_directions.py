@@ -10,7 +10,7 @@ from torch import Tensor
 
 from curvwatch.arguments import check_word
 from curvwatch.errors import CurvwatchError
-from curvwatch.landscape.directions import Directions, check_directions
+from curvwatch.landscape.directions import Directions, check_directions, held_fixed
 from curvwatch.landscape.spending import Spending
 from curvwatch.landscape.surface import Surface, checked
 from curvwatch.operators.base import SymmetricOperator
@@ -89,8 +89,6 @@ def eigenvectors(
         V = (V / V.norm(dim=1, keepdim=True)).to(surface.dtype)
         values, residuals = _rayleigh(H, V)
     which = "largest and smallest" if ends == "both" else ends
-    recalibrates = getattr(surface, "recalibrates", False)
-    held = "the Hessian is that with batch norm's statistics held fixed"
     return Directions(
         vectors=V,
         names=tuple(
@@ -99,7 +97,7 @@ def eigenvectors(
         ),
         origin=origin,
         description=f"Hessian eigenvector{'s' * (count == 2)}, {which}",
-        notes=tuple(doubts) + ((held,) if recalibrates else ()),
+        notes=tuple(doubts) + held_fixed(surface, "Hessian"),
         values=values,
         residuals=residuals,
         cost=spending.cost,

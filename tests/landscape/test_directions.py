@@ -130,8 +130,23 @@ def test_eigenvectors_that_are_not_there_yet_are_told():
     found = eigenvectors(case_surface("mlp_mse"), 1, max_products=3)
     assert found.notes == ("Lanczos did not converge in 3 products",)
     assert found.residuals[0] > 1e-3 * found.values[0]
-    statistics = eigenvectors(case_surface("cnn_batchnorm"), 1, rtol=0.1)
-    assert "statistics held fixed" in statistics.notes[-1]
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_that_statistics_of_batch_norm_are_held_fixed_is_told_of_all_derivatives(mode):
+    surface = case_surface("cnn_batchnorm", mode=mode)
+    other = 1.1 * surface.start
+    for word, found in (
+        ("Hessian", eigenvectors(surface, 1, rtol=0.1)),
+        ("gradient", gradient_direction(surface)),
+        ("gradient", gradient_direction(surface, 2, normalize="filter")),
+        ("gradient", update_directions(surface, surface.start, other, 2)),
+        (None, update_directions(surface, surface.start, other)),
+        (None, random_directions(surface)),
+    ):
+        note = f"the {word} is that with batch norm's statistics held fixed"
+        told = any("statistics" in n for n in found.notes)
+        assert told == (note in found.notes) == (mode == "eval" and word is not None)
 
 
 def test_the_gradient_points_uphill_and_its_companion_across():
