@@ -12,6 +12,7 @@ import torch
 from curvwatch.errors import CurvwatchError
 from curvwatch.landscape.checkpoints import Checkpoint, weights_of
 from curvwatch.landscape.directions import Directions, check_directions, held_fixed
+from curvwatch.landscape.spacing import spacing_notes
 from curvwatch.landscape.spending import Spending
 from curvwatch.landscape.surface import Surface
 
@@ -128,7 +129,8 @@ def principal_directions(
 
     Args:
         surface: what is looked at.
-        checkpoints: three or more, in their order.
+        checkpoints: three or more, in their order; each weighs the same, so they should be evenly
+            spaced: a note tells where they are far from it.
         names: of each; None: their files' names, or numbers.
 
     Raises:
@@ -166,6 +168,7 @@ def principal_directions(
         ),
         origin=points[-1],
         description=f"principal directions of {len(points)} checkpoints",
+        notes=spacing_notes(checkpoints, points),
         explained=explained,
         points=points,
         point_names=_labels(checkpoints, names),

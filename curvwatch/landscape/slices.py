@@ -199,7 +199,8 @@ def trajectory(
 
     Args:
         subject: as in `slice_1d`.
-        checkpoints: three or more in their order, as `weights_of` takes them.
+        checkpoints: three or more in their order, as `weights_of` takes them, evenly spaced, such as
+            those of `Snapshots(every_n_steps=...)`.
         names: of the checkpoints.
         points: to a side.
         progress: whether to show a progress bar, on a terminal.

@@ -40,7 +40,8 @@ class Snapshots(CallbackBase):
     Args:
         folder: where files go; None: `snapshots` in the Trainer's `log_dir`, or where it has none in
             its `default_root_dir`.
-        every_n_steps: after each so many steps, in place of a grid.
+        every_n_steps: after each so many steps, in place of a grid: `trajectory` wants it, as each
+            checkpoint weighs the same there.
         grid: "log": ten steps a decade (1 to 6, 8, 10, 13, 16, 20, 25, 32, 40, 50, 63, 79, 100, 126
             ...), or "1-2-5".
         max_files: the most files; beyond, those go without which the others are evenly spaced (in the

@@ -242,6 +242,42 @@ def test_principal_directions_are_those_of_scikit_learn():
     assert (first < 0).all()  # from the left, below
 
 
+@pytest.mark.parametrize("known", ["step", "global_step"])
+@pytest.mark.parametrize("kept", ["file", "mapping"])
+def test_checkpoints_that_are_far_from_even_in_steps_are_told(tmp_path, known, kept):
+    surface = Bowl.drawn().surface()
+    walk = torch.randn(400, 13, dtype=torch.float64).cumsum(0)
+
+    def found(steps):
+        each = []
+        for step in steps:
+            tensors = dict(zip(("first", "bias", "second"), walk[step].split([6, 3, 4]), strict=True))
+            state = {g.name: tensors[g.name].reshape(g.shape).clone() for g in surface.groups}
+            content = {known: step, "state_dict": state}
+            torch.save(content, tmp_path / f"{step}.pt")
+            each.append(tmp_path / f"{step}.pt" if kept == "file" else content)
+        return principal_directions(surface, each)
+
+    assert found(range(0, 400, 20)).notes == ()
+    assert found([0, 20, 40, 60, 80, 100, 105]).notes == ()  # the end comes when it comes
+    assert found([0, 64, 128, 192, 256, 320, 336, 352, 368, 384]).notes == ()
+    log = sorted({0, *(round(10 ** (k / 10)) for k in range(27))})
+    (note,) = found(log).notes
+    assert note.startswith("the checkpoints are not evenly spaced: half of them are 6 steps or less")
+    assert f"the mean is {log[-1] / (len(log) - 1):.3g}" in note
+
+
+def test_checkpoints_without_steps_are_told_where_their_distances_are_far_from_even():
+    surface = Bowl.drawn().surface()
+    walk = torch.randn(400, 13, dtype=torch.float64).cumsum(0)
+    assert principal_directions(surface, list(walk[::20])).notes == ()
+    steps = torch.eye(13, dtype=torch.float64)[:12] * 2.0 ** -torch.arange(12)[:, None]
+    (note,) = principal_directions(surface, list(steps.cumsum(0))).notes
+    gaps = 2.0 ** -np.arange(1, 12)
+    assert f"half of them are {np.median(gaps):.3g} apart or less from the one before" in note
+    assert f"the mean is {gaps.mean():.3g}" in note
+
+
 BOWL = Bowl.drawn().surface()
 LINE = [k * torch.ones(13, dtype=torch.float64) for k in (0.0, 1.0, 3.0)]
 
