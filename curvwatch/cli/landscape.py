@@ -64,7 +64,8 @@ def add_slice(commands: Any) -> None:
     )
     _add_subject(
         parser,
-        "the checkpoint; two for --directions update, three for plane, three or more in order for pca",
+        "the checkpoint; two for --directions update, three for plane, three or more in order, evenly "
+        "spaced, for pca",
     )
     how = parser.add_argument_group("how")
     how.add_argument(

@@ -27,15 +27,15 @@ def spacing_notes(checkpoints: Sequence[Checkpoint], points: Tensor) -> tuple[st
     steps = [_step_of(checkpoint) for checkpoint in checkpoints]
     known = [step for step in steps if step is not None]
     if len(known) == len(steps) and known == sorted(known):
-        gaps, most, unit = np.diff(np.array(known, dtype=np.float64)), _STEPS, " steps"
+        gaps, most, unit = np.diff(np.array(known, dtype=np.float64)), _STEPS, " steps apart"
     else:
         gaps, most, unit = points.double().diff(dim=0).norm(dim=1).cpu().numpy(), _DISTANCES, " apart"
     median, mean = float(np.median(gaps)), float(gaps.mean())
     if median * most >= mean:
         return ()
     return (
-        f"the checkpoints are not evenly spaced: half of them are {median:.3g}{unit} or less from the "
-        f"one before, and the mean is {mean:.3g}; each weighs the same",
+        "the checkpoints, of which each weighs the same, are not evenly spaced: they are "
+        f"{median:.3g}{unit} in the median, {mean:.3g} in the mean",
     )
 
 
