@@ -17,6 +17,7 @@ from curvwatch.landscape.figures import (
     point_text,
     told_of,
 )
+from curvwatch.landscape.point_labels import joined
 from curvwatch.landscape.results import Slice2D
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ def plot_surface(plane: Slice2D) -> Figure:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(5))
     axes.set_box_aspect(None, zoom=0.85)
+    if len(plane.coordinates):
+        _label(axes, plane, _heights(plane.point_losses, logarithmic))
     finish(figure, axes, plane, plane.losses)
     return figure
 
@@ -112,24 +115,42 @@ def _draw_points(
             axes.plot(x, y, z, "*", **START, markersize=12, label="start", zorder=3)
     drawn = np.concatenate([heights.ravel(), z])
     drawn = drawn[np.isfinite(drawn)]
-    low, high = (float(drawn.min()), float(drawn.max())) if drawn.size else (0.0, 1.0)
-    if len(plane.coordinates):
-        _label(axes, plane, np.stack([x, y, z], axis=1))
-    return low, high
+    return (float(drawn.min()), float(drawn.max())) if drawn.size else (0.0, 1.0)
 
 
-def _label(axes: Any, plane: Slice2D, places: np.ndarray) -> None:
+def _label(axes: Any, plane: Slice2D, heights: np.ndarray) -> None:
+    """Names beside points, on the side where the fewest others are, as they are seen."""
+    from mpl_toolkits.mplot3d import proj3d
+
+    places = np.column_stack([plane.coordinates, heights])
+    line = places[np.isfinite(heights)]
+    if plane.path and len(line):
+        line = joined(line)
+    x, y, _ = proj3d.proj_transform(*line.T, axes.get_proj())
+    line = axes.transData.transform(np.column_stack([x, y]))
     for i in told_of(plane):
-        if np.isfinite(places[i]).all():
-            # towards the middle
-            left = places[i, 0] > (plane.alphas[0] + plane.alphas[-1]) / 2
-            lines = point_text(plane, i).split("\n")
-            axes.text(
-                *places[i],
-                "\n".join(f"{line}   " if left else f"   {line}" for line in lines),
-                ha="right" if left else "left",
-                va="center",
-                fontsize="small",
-                path_effects=outlined(),
-                zorder=4,
-            )
+        if not np.isfinite(heights[i]):
+            continue
+        x, y, _ = proj3d.proj_transform(*places[i], axes.get_proj())
+        lines = point_text(plane, i).split("\n")
+        # about the size of the words, by that of a letter
+        letter = 8.3 * axes.figure.dpi / 72
+        size = 0.6 * letter * (max(map(len, lines)) + 3), 2.5 * letter
+        away = line - axes.transData.transform((x, y))
+        near = (np.abs(away) < size).all(axis=1)
+        counts = {
+            (right, up): (near & (right * away[:, 0] > 0) & (up * away[:, 1] > 0)).sum()
+            # of two that are as good the one towards the middle, and clear of the ticks of the heights
+            for right in ((1, -1) if x < 0 else (-1, 1))
+            for up in ((1, -1) if x < 0 else (-1, 1))
+        }
+        right, up = min(counts, key=counts.__getitem__)
+        axes.text(
+            *places[i],
+            "\n".join(f"  {words}" if right > 0 else f"{words}  " for words in lines),
+            ha="left" if right > 0 else "right",
+            va="bottom" if up > 0 else "top",
+            fontsize="small",
+            path_effects=outlined(),
+            zorder=4,
+        )

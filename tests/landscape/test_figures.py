@@ -181,6 +181,11 @@ def test_a_surface_has_the_points_at_their_own_losses_or_the_start():
     assert [t.get_text().split("\n")[0].strip() for t in axes.texts] == ["one", "four"]
     assert "they are drawn at their own losses" in note(figure)
     drawn(figure)
+    # a point without a loss has no height, and no name
+    for losses, told in (([1.0, 2.0, 3.0, np.nan], ["one"]), ([np.nan] * 4, [])):
+        partly = replace(way, point_losses=np.array(losses)).plot("surface")
+        assert [t.get_text().split("\n")[0].strip() for t in partly.axes[0].texts] == told
+        drawn(partly)
     plain = slice_2d(surface_from(lambda w: (w**2).sum() + 2), list(AXES), points=3).plot("surface")
     (star,) = plain.axes[0].lines
     assert [float(v[0]) for v in star.get_data_3d()] == [0.0, 0.0, 2.0]
