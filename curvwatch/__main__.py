@@ -1,5 +1,7 @@
 """`python -m curvwatch` is the command `curvwatch`."""
 
+import sys
+
 from curvwatch.cli import main
 
-main()
+sys.exit(main())

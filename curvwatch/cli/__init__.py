@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,6 +28,20 @@ COMMANDS: tuple[Callable[[Any], None], ...] = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `curvwatch` with `arguments` (default: those of the process); the exit status."""
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            # here, where it can still be told from other mistakes: all may have stayed in the buffer
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        if not _cut_off():
+            raise
+        return 1
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(
         prog="curvwatch", description="Curvature of the loss while a network trains."
     )
@@ -41,3 +56,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"curvwatch: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _cut_off() -> bool:
+    """Whether nobody reads what is printed, as behind `| head`; then what is left goes nowhere.
+
+    See the note on SIGPIPE in the documentation of Python's module signal.
+    """
+    try:
+        print(flush=True)  # a flush alone has nothing to write where a long text was given up
+    except BrokenPipeError:
+        # or the interpreter would complain when it flushes once more at its end
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        return True
+    return False

@@ -64,7 +64,8 @@ def add_slice(commands: Any) -> None:
     )
     _add_subject(
         parser,
-        "the checkpoint; two for --directions update, three for plane, three or more in order for pca",
+        "the checkpoint; two for --directions update, three for plane, three or more in order, evenly "
+        "spaced, for pca",
     )
     how = parser.add_argument_group("how")
     how.add_argument(
@@ -87,14 +88,19 @@ def add_slice(commands: Any) -> None:
         help="which eigenvectors of the Hessian (default: %(default)s)",
     )
     how.add_argument(
+        "--rtol",
+        type=float,
+        help="residual of eigenvectors relative to their eigenvalues (default: 1e-3; of up to 100 "
+        "weights 1e-9)",
+    )
+    how.add_argument(
         "--points", type=positive, default=25, help="to a side, odd (default: %(default)s)"
     )
     how.add_argument(
         "--distance",
         type=float,
-        default=1.0,
-        help="to each side, in lengths of the directions (default: %(default)s); plane and pca cover "
-        "their checkpoints",
+        help="to each side, in lengths of the directions (default: 1); by default update covers both "
+        "checkpoints and something beyond them, as plane and pca always do",
     )
     how.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     out = _add_output(parser, "the numbers, for curvwatch.landscape.load_slice")

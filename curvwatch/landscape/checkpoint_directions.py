@@ -11,7 +11,9 @@ import torch
 
 from curvwatch.errors import CurvwatchError
 from curvwatch.landscape.checkpoints import Checkpoint, weights_of
-from curvwatch.landscape.directions import Directions, check_directions
+from curvwatch.landscape.directions import Directions, check_directions, held_fixed
+from curvwatch.landscape.spacing import spacing_notes
+from curvwatch.landscape.spending import Spending
 from curvwatch.landscape.surface import Surface
 
 
@@ -48,8 +50,10 @@ def update_directions(
     if not 0.0 < length < math.inf:
         raise CurvwatchError(f"{labels[0]} and {labels[1]} are {length} apart: there is no update")
     raw, axes = [update], [f"update from {labels[0]} to {labels[1]}"]
+    spending = Spending(surface)
     if count == 2:
-        gradient = surface.gradient(points[0])[1].double()
+        with spending:
+            gradient = surface.gradient(points[0])[1].double()
         e = update / length
         across = gradient
         for _ in range(2):
@@ -66,8 +70,10 @@ def update_directions(
         names=tuple(axes),
         origin=points[0],
         description=f"update from {labels[0]} to {labels[1]}" + " and gradient" * (count == 2),
+        notes=held_fixed(surface, "gradient") if count == 2 else (),
         points=points,
         point_names=labels,
+        cost=spending.cost,
     )
 
 
@@ -123,7 +129,8 @@ def principal_directions(
 
     Args:
         surface: what is looked at.
-        checkpoints: three or more, in their order.
+        checkpoints: three or more, in their order; each weighs the same, so they should be evenly
+            spaced: a note tells where they are far from it.
         names: of each; None: their files' names, or numbers.
 
     Raises:
@@ -161,6 +168,7 @@ def principal_directions(
         ),
         origin=points[-1],
         description=f"principal directions of {len(points)} checkpoints",
+        notes=spacing_notes(checkpoints, points),
         explained=explained,
         points=points,
         point_names=_labels(checkpoints, names),

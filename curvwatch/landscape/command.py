@@ -65,8 +65,12 @@ def _check(chosen: argparse.Namespace) -> None:
         raise CurvwatchError(f"--directions {chosen.directions} is a plane: leave out --dims 1")
     if chosen.points < 3 or (not many and chosen.points % 2 == 0):
         raise CurvwatchError(f"--points {chosen.points}: an odd number, 3 at least, is needed")
-    if not many and not 0 < chosen.distance < float("inf"):
+    if chosen.distance is not None and not 0 < chosen.distance < float("inf"):
         raise CurvwatchError(f"--distance {chosen.distance}: a positive number is needed")
+    if many and chosen.distance is not None:
+        raise CurvwatchError(
+            f"--directions {chosen.directions} covers its checkpoints: leave out --distance"
+        )
     if many or chosen.directions == "update":
         for option, given in (("--normalize", chosen.normalize), ("--keep-1d", chosen.keep_1d)):
             if given:
@@ -74,6 +78,11 @@ def _check(chosen: argparse.Namespace) -> None:
                     f"{option} would turn what --directions {chosen.directions} looks along into "
                     "another direction: leave it out"
                 )
+    if chosen.rtol is not None:
+        if chosen.directions != "hessian":
+            raise CurvwatchError(f"--rtol is of --directions hessian, not of {chosen.directions}")
+        if not 0 < chosen.rtol < 1:
+            raise CurvwatchError(f"--rtol {chosen.rtol}: a number between 0 and 1 is needed")
     if chosen.directions == "hessian":
         if chosen.normalize not in (None, "none"):
             raise CurvwatchError(
@@ -138,11 +147,12 @@ def _found(chosen: argparse.Namespace, surface: Surface) -> Slice1D | Slice2D:
         found: Slice1D | Slice2D = make(surface, along, distance=chosen.distance, points=chosen.points)
         return found
     options: dict[str, Any] = {
-        "distance": chosen.distance,
+        "distance": 1.0 if chosen.distance is None else chosen.distance,
         "points": chosen.points,
         "normalize": chosen.normalize,
         "keep_1d": chosen.keep_1d,
         "ends": chosen.ends,
+        "rtol": chosen.rtol,
         "seed": chosen.seed,
     }
     if chosen.dims == 1:

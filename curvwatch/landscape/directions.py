@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -13,7 +13,9 @@ from torch import Tensor
 from curvwatch.arguments import check_word
 from curvwatch.errors import CurvwatchError
 from curvwatch.landscape.normalize import Normalize, normalized
+from curvwatch.landscape.spending import Spending
 from curvwatch.landscape.surface import Surface, checked
+from curvwatch.objective import Counts
 
 _WORDS = {"filter": "filter-normalised", "layer": "layer-normalised", "none": "unit length"}
 
@@ -34,6 +36,7 @@ class Directions:
         points: (m, size) what is to be shown, such as checkpoints; m may be 0.
         point_names: of each.
         path: whether the points follow one another.
+        cost: of finding them, in passes over all batches.
     """
 
     vectors: Tensor
@@ -47,6 +50,7 @@ class Directions:
     points: Tensor | None = None
     point_names: tuple[str, ...] = ()
     path: bool = False
+    cost: Counts = field(default_factory=Counts)
 
     @property
     def norms(self) -> np.ndarray:
@@ -134,7 +138,8 @@ def gradient_direction(
     """
     check_directions(count)
     origin = surface.start if at is None else checked(surface, at)
-    _, gradient = surface.gradient(origin)
+    with Spending(surface) as spending:
+        _, gradient = surface.gradient(origin)
     length = float(gradient.double().norm())
     if not 0.0 < length < math.inf:
         raise CurvwatchError(f"the gradient has the length {length} there, so it is no direction")
@@ -146,7 +151,8 @@ def gradient_direction(
     word = _WORDS[_known(normalize)]
     names = (f"gradient, {word}", f"random direction, {word}")[:count]
     description = f"gradient (of length {length:.4g})" + f" and random (seed {seed})" * (count == 2)
-    return _scaled(surface, raw, names, origin, description, how=normalize, keep_1d=keep_1d)
+    found = _scaled(surface, raw, names, origin, description, how=normalize, keep_1d=keep_1d)
+    return replace(found, notes=found.notes + held_fixed(surface, "gradient"), cost=spending.cost)
 
 
 def given_directions(
@@ -234,6 +240,13 @@ def _scaled(
 def _known(how: Normalize) -> Normalize:
     check_word("normalize", how, ("filter", "layer", "none"))
     return how
+
+
+def held_fixed(surface: Surface, derivative: str) -> tuple[str, ...]:
+    """The note on a `derivative` of a surface that estimates batch norm's statistics at each point."""
+    if not getattr(surface, "recalibrates", False):
+        return ()
+    return (f"the {derivative} is that with batch norm's statistics held fixed",)
 
 
 def check_directions(count: int) -> None:

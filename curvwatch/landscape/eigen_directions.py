@@ -10,12 +10,17 @@ from torch import Tensor
 
 from curvwatch.arguments import check_word
 from curvwatch.errors import CurvwatchError
-from curvwatch.landscape.directions import Directions, check_directions
+from curvwatch.landscape.directions import Directions, check_directions, held_fixed
+from curvwatch.landscape.spending import Spending
 from curvwatch.landscape.surface import Surface, checked
 from curvwatch.operators.base import SymmetricOperator
 from curvwatch.solvers import lanczos
 
 Ends = Literal["largest", "smallest", "both"]
+
+# so few weights that Lanczos may keep as many vectors, and ends with all that there is to know
+_FEW = 100
+_TIGHT, _USUAL, _BASIS = 1e-9, 1e-3, 24
 
 
 def eigenvectors(
@@ -24,7 +29,7 @@ def eigenvectors(
     *,
     at: Tensor | None = None,
     ends: Ends = "largest",
-    rtol: float = 1e-3,
+    rtol: float | None = None,
     max_products: int = 200,
     seed: int = 0,
 ) -> Directions:
@@ -36,7 +41,9 @@ def eigenvectors(
         at: (size,) where the Hessian is taken; None: at the start.
         ends: "largest" or "smallest" (most negative) eigenvalues, algebraically; "both": the largest
             and the smallest one, with count=2.
-        rtol: residual relative to the eigenvalue that Lanczos stops at.
+        rtol: residual relative to the eigenvalue that Lanczos stops at; None: 1e-9 for up to 100
+            weights, of which at most as many products are needed, else 1e-3. An eigenvector is off by
+            about the residual over the gap to the next eigenvalue.
         max_products: the most Hessian-vector products of each solve; what is not there by then is told
             in the notes.
         seed: of the generator of the start vector.
@@ -51,9 +58,14 @@ def eigenvectors(
         raise ValueError("ends='both' are two directions: count=2 is needed")
     if surface.size < count:
         raise CurvwatchError(f"{surface.size} weights have no {count} eigenvectors")
+    if rtol is not None and not 0.0 < rtol < 1.0:
+        raise ValueError(f"rtol={rtol!r}: a number between 0 and 1, or None, is needed")
+    few = surface.size <= _FEW
+    if rtol is None:
+        rtol = _TIGHT if few else _USUAL
     generator = torch.Generator().manual_seed(seed)
     origin = surface.start if at is None else checked(surface, at)
-    with surface.hessian(at) as H:
+    with Spending(surface) as spending, surface.hessian(at) as H:
         solves = [(True, 1), (False, 1)] if ends == "both" else [(ends == "largest", count)]
         found, doubts = [], []
         for largest, k in solves:
@@ -63,6 +75,7 @@ def eigenvectors(
                 largest=largest,
                 rtol=rtol,
                 max_products=max_products,
+                basis=surface.size if few else _BASIS,
                 generator=generator,
             )
             if not np.isfinite(pairs.values).all() or len(pairs.values) < k:
@@ -76,8 +89,6 @@ def eigenvectors(
         V = (V / V.norm(dim=1, keepdim=True)).to(surface.dtype)
         values, residuals = _rayleigh(H, V)
     which = "largest and smallest" if ends == "both" else ends
-    recalibrates = getattr(surface, "recalibrates", False)
-    held = "the Hessian is that with batch norm's statistics held fixed"
     return Directions(
         vectors=V,
         names=tuple(
@@ -86,9 +97,10 @@ def eigenvectors(
         ),
         origin=origin,
         description=f"Hessian eigenvector{'s' * (count == 2)}, {which}",
-        notes=tuple(doubts) + ((held,) if recalibrates else ()),
+        notes=tuple(doubts) + held_fixed(surface, "Hessian"),
         values=values,
         residuals=residuals,
+        cost=spending.cost,
     )
 
 

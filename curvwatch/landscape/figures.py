@@ -22,11 +22,13 @@ _LEVELS = 25
 # distances are drawn true, but where one axis would be this much longer
 _TOO_LONG = 3.0
 _HATCH = "////"
+# of the marker of the start of a plane
+START: dict[str, Any] = {"color": "white", "markeredgecolor": "black"}
 
 
 def plot_line(line: Slice1D) -> Figure:
     """The loss over the coordinate, with gaps where it is not finite."""
-    figure = _figure((7.0, 4.5))
+    figure = new_figure((7.0, 4.5))
     axes = figure.add_subplot()
     finite = np.isfinite(line.losses)
     shown = np.where(finite, line.losses, np.nan)
@@ -42,14 +44,18 @@ def plot_line(line: Slice1D) -> Figure:
     axes.set_xlim(line.alphas[0], line.alphas[-1])
     axes.set_xlabel(plain(_with_length(line, 0)))
     axes.set_ylabel("loss")
-    _finish(figure, axes, line, line.losses)
+    finish(figure, axes, line, line.losses)
     return figure
 
 
 def plot_plane(plane: Slice2D, kind: str) -> Figure:
     """A contour plot, or a surface in three dimensions."""
     check_word("kind", kind, ("contour", "surface"))
-    return _contour(plane) if kind == "contour" else _surface(plane)
+    if kind == "contour":
+        return _contour(plane)
+    from curvwatch.landscape.surface_plot import plot_surface
+
+    return plot_surface(plane)
 
 
 def is_logarithmic(losses: np.ndarray) -> bool:
@@ -75,62 +81,22 @@ def _contour(plane: Slice2D) -> Figure:
         )
         bar = figure.colorbar(filled, cax=figure.add_axes(beside), label="loss")
         _tick(bar.ax.yaxis, bar, is_logarithmic(plane.losses))
+    axes.set_xlim(plane.alphas[0], plane.alphas[-1])
+    axes.set_ylim(plane.betas[0], plane.betas[-1])
     _draw_points(axes, plane)
     axes.set_xlabel(plain(_with_length(plane, 0)))
     short = figure.get_figheight() < 5
     axes.set_ylabel(plain(_with_length(plane, 1)), fontsize="small" if short else "medium")
-    _finish(figure, axes, plane, plane.losses)
+    finish(figure, axes, plane, plane.losses)
     return figure
 
 
-def _surface(plane: Slice2D) -> Figure:
-    from matplotlib import colormaps
-    from matplotlib.ticker import MaxNLocator
-    from mpl_toolkits.mplot3d.art3d import Poly3DCollection
+def new_figure(size: tuple[float, float], *, layout: Any = "constrained") -> Figure:
+    """An empty figure of so many inches.
 
-    figure = _figure((7.0, 6.0))
-    axes: Any = figure.add_subplot(projection="3d")
-    logarithmic = is_logarithmic(plane.losses)
-    finite = np.isfinite(plane.losses)
-    heights = np.full(plane.losses.shape, np.nan)
-    heights[finite] = np.log10(plane.losses[finite]) if logarithmic else plane.losses[finite]
-    # matplotlib's own surface draws artifacts beside nan
-    quads, means = [], []
-    for i in range(len(plane.alphas) - 1):
-        for j in range(len(plane.betas) - 1):
-            corners = [(i, j), (i + 1, j), (i + 1, j + 1), (i, j + 1)]
-            z = [heights[c] for c in corners]
-            if np.isfinite(z).all():
-                quads.append([(plane.alphas[a], plane.betas[b], heights[a, b]) for a, b in corners])
-                means.append(np.mean(z))
-    if quads:
-        low, high = min(means), max(means)
-        share = (np.array(means) - low) / (high - low) if high > low else np.full(len(means), 0.5)
-        colours = colormaps["viridis"](share)
-        axes.add_collection3d(
-            Poly3DCollection(quads, facecolors=colours, edgecolors=(1, 1, 1, 0.35), linewidths=0.3)
-        )
-    low, high = (np.nanmin(heights), np.nanmax(heights)) if finite.any() else (0.0, 1.0)
-    room = 0.0 if high > low else 0.1 * max(abs(high), 1e-12)
-    axes.set_zlim(low - room, high + room)
-    axes.set_xlim(plane.alphas[0], plane.alphas[-1])
-    axes.set_ylim(plane.betas[0], plane.betas[-1])
-    if logarithmic:
-        axes.zaxis.set_major_locator(MaxNLocator(7, integer=high - low > 3))
-        axes.zaxis.set_major_formatter(lambda z, _: f"{10.0**z:.3g}")
-    axes.set_xlabel(plain(plane.names[0]), fontsize="small")
-    axes.set_ylabel(plain(plane.names[1]), fontsize="small")
-    axes.set_zlabel("loss, log axis" if logarithmic else "loss", fontsize="small", labelpad=8)
-    axes.tick_params(labelsize="small")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(5))
-    axes.view_init(elev=32, azim=-55)
-    axes.set_box_aspect(None, zoom=0.85)
-    _finish(figure, axes, plane, plane.losses)
-    return figure
-
-
-def _figure(size: tuple[float, float], *, layout: Any = "constrained") -> Figure:
+    Raises:
+        ImportError: matplotlib is missing.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -150,7 +116,7 @@ def _places(plane: Slice2D) -> tuple[Figure, Axes, tuple[float, float, float, fl
     height = width * ratio
     left, right, below, above = 0.95, 1.15, 0.85, 0.7
     whole = (left + width + right, below + height + above)
-    figure = _figure(whole, layout=None)
+    figure = new_figure(whole, layout=None)
     box = (left / whole[0], below / whole[1], width / whole[0], height / whole[1])
     beside = (box[0] + box[2] + 0.12 / whole[0], box[1], 0.2 / whole[0], box[3])
     return figure, figure.add_axes(box), beside
@@ -190,8 +156,6 @@ def _flat(axes: Axes, plane: Slice2D) -> None:
         )
         value = float(Z.compressed()[0])
         axes.plot([], [], "s", color=colour, label=f"constant loss, {value:.4g}")
-    axes.set_xlim(plane.alphas[0], plane.alphas[-1])
-    axes.set_ylim(plane.betas[0], plane.betas[-1])
 
 
 def _tick(axis: Any, bar: Any, logarithmic: bool) -> None:
@@ -211,34 +175,36 @@ def _tick(axis: Any, bar: Any, logarithmic: bool) -> None:
 
 
 def _draw_points(axes: Axes, plane: Slice2D) -> None:
-    from matplotlib.patheffects import withStroke
+    from curvwatch.landscape.point_labels import label
 
-    white = [withStroke(linewidth=2.5, foreground="white")]
     if not len(plane.coordinates):
-        axes.plot(
-            [0.0], [0.0], "*", color="white", markeredgecolor="black", markersize=12, label="start"
-        )
+        axes.plot([0.0], [0.0], "*", **START, markersize=12, label="start")
         return
     x, y = plane.coordinates.T
     if plane.path:
-        axes.plot(x, y, "-o", color=ORANGE, markersize=4, linewidth=1.4, path_effects=white)
+        axes.plot(x, y, "-o", color=ORANGE, markersize=4, linewidth=1.4, path_effects=outlined())
     else:
         axes.plot(x, y, "D", color=ORANGE, markeredgecolor="white", markersize=8)
-    told = [0, len(x) - 1] if plane.path else range(len(x))
-    low, high = plane.alphas[0], plane.alphas[-1]
-    for i in told:
-        # text stays inside, and the end of a path clear of it
-        left = x[i] > low + 0.7 * (high - low)
-        below = plane.path and i > 0
-        axes.annotate(
-            f"{plain(plane.point_names[i])}\n{plane.point_losses[i]:.4g}",
-            (x[i], y[i]),
-            xytext=(-6 if left else 6, -26 if below else 6),
-            ha="right" if left else "left",
-            textcoords="offset points",
-            fontsize="small",
-            path_effects=white,
-        )
+    told = {int(i): point_text(plane, int(i)) for i in told_of(plane)}
+    label(axes, plane.coordinates, told, path=plane.path, path_effects=outlined())
+
+
+def told_of(plane: Slice2D) -> list[int]:
+    """Which points are named: all of a few, and the ends of a path."""
+    count = len(plane.coordinates)
+    return [0, count - 1] if plane.path else list(range(count))
+
+
+def point_text(plane: Slice2D, index: int) -> str:
+    """Name and loss of a point."""
+    return f"{plain(plane.point_names[index])}\n{plane.point_losses[index]:.4g}"
+
+
+def outlined() -> list[Any]:
+    """The effect that keeps lines and words readable on any colour."""
+    from matplotlib.patheffects import withStroke
+
+    return [withStroke(linewidth=2.5, foreground="white")]
 
 
 def _ratio(plane: Slice2D) -> float | None:
@@ -247,14 +213,15 @@ def _ratio(plane: Slice2D) -> float | None:
     return ratio if 1 / _TOO_LONG < ratio < _TOO_LONG else None
 
 
-def _finish(figure: Figure, axes: Any, shown: Slice, losses: np.ndarray) -> None:
+def finish(figure: Figure, axes: Any, shown: Slice, losses: np.ndarray) -> None:
     """Title, legend, and notes below."""
     from matplotlib.patches import Patch
 
     axes.set_title(plain(fill(shown.description, 60)), fontsize="medium")
     handles, labels = axes.get_legend_handles_labels()
     holes = int((~np.isfinite(losses)).sum())
-    if holes:
+    in_space = axes.name == "3d"
+    if holes and not in_space:
         handles.append(Patch(facecolor="white", edgecolor="0.7", hatch=_HATCH))
         labels.append(f"nan or inf, {holes} of {losses.size} points")
     if handles:
@@ -263,14 +230,19 @@ def _finish(figure: Figure, axes: Any, shown: Slice, losses: np.ndarray) -> None
         else:  # beside the plane: in it there is no place that nothing is told of
             figure.legend(handles, labels, fontsize="small", loc="upper left", ncols=3, frameon=False)
     notes = list(shown.notes)
+    if holes and in_space:  # where nothing is drawn, nothing can be hatched
+        notes.append(
+            f"the surface has holes where the loss is nan or inf, {holes} of {losses.size} points"
+        )
     if len(shown.off_slice) and shown.off_slice.max() > 1e-3 * max(
         np.abs(shown.coordinates).max(), 1e-30
     ):
+        where = "they are drawn at their own losses" if in_space else "losses beside them are their own"
         notes.append(
             f"the points lie {shown.off_slice.min():.3g} to {shown.off_slice.max():.3g} away from this "
-            "plane; losses beside them are their own"
+            f"plane; {where}"
         )
-    if isinstance(shown, Slice2D) and axes.name != "3d" and _ratio(shown) is None:
+    if isinstance(shown, Slice2D) and not in_space and _ratio(shown) is None:
         notes.append("the two axes have different scales")
     if notes:
         text = "\n".join(fill(note, 100) for note in notes)

@@ -38,7 +38,7 @@ class Slice:
         off_slice: (m,) distance of each point from the slice.
         point_names: of each point.
         path: whether the points follow one another.
-        forwards: passes over all batches that it took.
+        forwards: passes over all batches that it took, directions included.
         gradients: the same for gradients.
         products: the same for Hessian-vector products.
     """

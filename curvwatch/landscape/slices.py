@@ -6,10 +6,11 @@ import itertools
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from curvwatch.arguments import check_word
@@ -26,6 +27,7 @@ from curvwatch.landscape.module_surface import Subject, surface_of
 from curvwatch.landscape.normalize import Normalize
 from curvwatch.landscape.progress import shown
 from curvwatch.landscape.results import Slice1D, Slice2D
+from curvwatch.landscape.spending import Spending, total
 from curvwatch.landscape.surface import Surface
 
 Word = Literal["random", "hessian", "gradient"]
@@ -33,18 +35,21 @@ Along: TypeAlias = Word | Directions | Tensor | Sequence[Tensor]
 
 # beyond the points that are shown, as a share of their extent
 _MARGIN = 0.25
+# of the longer extent: what is shorter is rounding; where checkpoints span less there is no plane
+_NOTHING = 5e-7
 
 
 def slice_1d(
     subject: Subject,
     direction: Word | Directions | Tensor = "random",
     *,
-    distance: float = 1.0,
+    distance: float | None = None,
     points: int = 25,
     at: Tensor | None = None,
     normalize: Normalize | None = None,
     keep_1d: bool = False,
     ends: Ends = "largest",
+    rtol: float | None = None,
     seed: int = 0,
     progress: bool = True,
     **surface: Any,
@@ -56,13 +61,16 @@ def slice_1d(
             perhaps `loss_fn=`, `mode=`, `max_batches=`.
         direction: "random", "hessian" (an eigenvector), "gradient", a vector of shape (size,) such as
             an update, or `Directions`.
-        distance: from the start to either end, in lengths of the direction.
-        points: on the line, an odd number: the start is one of them.
+        distance: from the start to either end, in lengths of the direction; None: 1, or far enough for
+            all points that the direction has.
+        points: on the line; odd, so that the start is one of them, but where the points of the
+            direction set the range.
         at: (size,) weights to look from in place of the surface's start.
         normalize: as in `random_directions`; None: "filter" of random ones, else a unit vector; a given
             vector stays as it is.
         keep_1d: as in `random_directions`.
         ends: of the spectrum, as in `eigenvectors`.
+        rtol: of "hessian", as in `eigenvectors`.
         seed: of what is random in the direction.
         progress: whether to show a progress bar, on a terminal.
         **surface: options of `surface_of`, for a module.
@@ -76,14 +84,19 @@ def slice_1d(
         >>> slice_1d(bowl, torch.tensor([1.0, 0.0]), points=5).losses
         array([0.5  , 0.125, 0.   , 0.125, 0.5  ])
     """
-    axis = _symmetrical(distance, points)
+    fitted = _is_fitted(direction, distance, points)
+    axis = None if fitted else _symmetrical(1.0 if distance is None else distance, points)
     f = surface_of(subject, **surface)
-    with _Cost(f) as cost:
-        options = {"at": at, "normalize": normalize, "keep_1d": keep_1d, "ends": ends, "seed": seed}
-        directions = _directions(f, direction, 1, options)
-        losses = _losses(f, directions, [axis], progress=progress)
+    options: dict[str, Any] = {"at": at, "normalize": normalize, "keep_1d": keep_1d, "seed": seed}
+    options |= {"ends": ends, "rtol": rtol}
+    directions = _directions(f, direction, 1, options)
+    with Spending(f) as spending:
         marks = _marks(f, directions)
-    return Slice1D(alphas=axis, losses=losses, **_common(directions), **marks, **cost.spent)
+        if axis is None:
+            (axis,) = _fitting(directions, marks["coordinates"], points)
+        losses = _losses(f, directions, [axis], progress=progress)
+    spent = asdict(total(directions.cost, spending.cost))
+    return Slice1D(alphas=axis, losses=losses, **_common(directions), **marks, **spent)
 
 
 def slice_2d(
@@ -96,6 +109,7 @@ def slice_2d(
     normalize: Normalize | None = None,
     keep_1d: bool = False,
     ends: Ends = "largest",
+    rtol: float | None = None,
     seed: int = 0,
     progress: bool = True,
     **surface: Any,
@@ -113,6 +127,7 @@ def slice_2d(
         normalize: as in `slice_1d`.
         keep_1d: as in `random_directions`.
         ends: of the spectrum, as in `eigenvectors`.
+        rtol: of "hessian", as in `eigenvectors`.
         seed: of what is random in the directions.
         progress: whether to show a progress bar, on a terminal.
         **surface: options of `surface_of`, for a module.
@@ -121,21 +136,19 @@ def slice_2d(
         ValueError: an argument is out of range.
         CurvwatchError: the surface or the directions cannot be had.
     """
-    fitted = distance is None and isinstance(directions, Directions) and directions.points is not None
+    fitted = _is_fitted(directions, distance, points)
     axes = [] if fitted else [_symmetrical(1.0 if distance is None else distance, points)] * 2
-    if fitted:
-        _check_points(points)
     f = surface_of(subject, **surface)
-    with _Cost(f) as cost:
-        options = {"at": at, "normalize": normalize, "keep_1d": keep_1d, "ends": ends, "seed": seed}
-        found = _directions(f, directions, 2, options)
+    options: dict[str, Any] = {"at": at, "normalize": normalize, "keep_1d": keep_1d, "seed": seed}
+    options |= {"ends": ends, "rtol": rtol}
+    found = _directions(f, directions, 2, options)
+    with Spending(f) as spending:
         marks = _marks(f, found)
         if fitted:
-            axes = [_covering(column, points) for column in marks["coordinates"].T]
+            axes = _fitting(found, marks["coordinates"], points)
         losses = _losses(f, found, axes, progress=progress)
-    return Slice2D(
-        alphas=axes[0], betas=axes[1], losses=losses, **_common(found), **marks, **cost.spent
-    )
+    spent = asdict(total(found.cost, spending.cost))
+    return Slice2D(alphas=axes[0], betas=axes[1], losses=losses, **_common(found), **marks, **spent)
 
 
 def plane(
@@ -186,7 +199,8 @@ def trajectory(
 
     Args:
         subject: as in `slice_1d`.
-        checkpoints: three or more in their order, as `weights_of` takes them.
+        checkpoints: three or more in their order, as `weights_of` takes them, evenly spaced, such as
+            those of `Snapshots(every_n_steps=...)`.
         names: of the checkpoints.
         points: to a side.
         progress: whether to show a progress bar, on a terminal.
@@ -201,26 +215,12 @@ def trajectory(
     return slice_2d(f, directions, points=points, progress=progress)
 
 
-class _Cost:
-    """What a surface spends in the block."""
-
-    def __init__(self, surface: Surface) -> None:
-        self._surface = surface
-        self.spent: dict[str, Any] = {}
-
-    def __enter__(self) -> _Cost:
-        self._before = replace(self._surface.counts)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        now = self._surface.counts
-        self.spent = {
-            name: getattr(now, name) - getattr(self._before, name)
-            for name in ("forwards", "gradients", "products")
-        }
-
-
 def _directions(f: Surface, along: Any, count: int, options: dict[str, Any]) -> Directions:
+    if options["rtol"] is not None and not (isinstance(along, str) and along == "hessian"):
+        raise ValueError(
+            f'rtol={options["rtol"]!r}: it belongs to "hessian"; eigenvectors(surface, rtol=...) makes '
+            "such directions"
+        )
     found = along if isinstance(along, Directions) else _made(f, along, count, options)
     if len(found.vectors) != count:
         raise ValueError(f"{len(found.vectors)} directions were given where {count} are needed")
@@ -239,7 +239,7 @@ def _made(f: Surface, along: Any, count: int, options: dict[str, Any]) -> Direct
                 f"normalize={normalize!r} would turn an eigenvector into another direction: 'none' is "
                 "needed"
             )
-        return eigenvectors(f, count, at=at, ends=options["ends"], seed=seed)
+        return eigenvectors(f, count, at=at, ends=options["ends"], rtol=options["rtol"], seed=seed)
     if along == "gradient":
         return gradient_direction(
             f, count, at=at, normalize=normalize or "none", keep_1d=keep_1d, seed=seed
@@ -308,6 +308,27 @@ def _symmetrical(distance: float, points: int) -> np.ndarray:
         raise ValueError(f"distance={distance!r}: a positive number is needed")
     half = points // 2
     return np.arange(-half, half + 1) / half * float(distance)
+
+
+def _is_fitted(along: Any, distance: float | None, points: int) -> bool:
+    """Whether the points of the directions set the range."""
+    _check_points(points)
+    return distance is None and isinstance(along, Directions) and along.points is not None
+
+
+def _fitting(directions: Directions, coordinates: np.ndarray, points: int) -> list[np.ndarray]:
+    """An axis along each direction that covers the points.
+
+    Where all of them lie on the other one, as those of an update, it is as long as that, to both sides.
+    """
+    norms = directions.norms
+    reaches = np.ptp(np.vstack([coordinates, np.zeros(len(norms))]), axis=0) * norms
+    longest = reaches.max()
+    nothing = max(_NOTHING, torch.finfo(directions.vectors.dtype).eps) * longest
+    return [
+        _covering(np.array([-0.5, 0.5]) * longest / norm if reach < nothing else column, points)
+        for column, reach, norm in zip(coordinates.T, reaches, norms, strict=True)
+    ]
 
 
 def _covering(values: np.ndarray, points: int) -> np.ndarray:

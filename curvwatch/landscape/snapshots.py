@@ -40,11 +40,14 @@ class Snapshots(CallbackBase):
     Args:
         folder: where files go; None: `snapshots` in the Trainer's `log_dir`, or where it has none in
             its `default_root_dir`.
-        every_n_steps: after each so many steps, in place of a grid.
+        every_n_steps: after each so many steps, in place of a grid: `trajectory` wants it, as each
+            checkpoint weighs the same there.
         grid: "log": ten steps a decade (1 to 6, 8, 10, 13, 16, 20, 25, 32, 40, 50, 63, 79, 100, 126
             ...), or "1-2-5".
-        max_files: the most files; beyond, those go that leave the smallest gaps (in the logarithm of
-            the step, with `every_n_steps` in steps), never the first and the last.
+        max_files: the most files; beyond, those go without which the others are evenly spaced (in the
+            logarithm of the step, with `every_n_steps` in steps), never the first and the end. Where
+            some went, the largest gap is less than four times the smallest, and with three files twice,
+            but for what the grid has no step for. Until the end the newest may be up to two gaps old.
         max_bytes: the most bytes of all files together, kept likewise; None: any number.
         dtype: "float16" or "bfloat16": of the files, which say so; weights are cast back on reading. A
             tensor with numbers too large for it keeps its own. None: all bits.
@@ -143,7 +146,7 @@ class Snapshots(CallbackBase):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the end; averages of weights may have taken their place in the last step's."""
         if self._active:
-            self._keep(trainer, pl_module)
+            self._keep(trainer, pl_module, ended=True)
         if not getattr(trainer, "fast_dev_run", False):
             self._share(trainer)
 
@@ -152,7 +155,7 @@ class Snapshots(CallbackBase):
     ) -> None:
         """Keep what there is."""
         if self._active and trainer.global_step not in self._paths:
-            self._keep(trainer, pl_module)
+            self._keep(trainer, pl_module, ended=True)
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint of the Trainer's."""
@@ -219,7 +222,7 @@ class Snapshots(CallbackBase):
             own.pop(later).unlink()
         self._paths = own
 
-    def _keep(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def _keep(self, trainer: pl.Trainer, module: pl.LightningModule, *, ended: bool = False) -> None:
         with self._faults.caught("saving a snapshot"):
             strategy = type(trainer.strategy).__name__
             if "FSDP" in strategy:
@@ -237,12 +240,12 @@ class Snapshots(CallbackBase):
             assert self._folder is not None
             self._paths[step] = taken.save(self._folder)
             self._paths = dict(sorted(self._paths.items()))
-            self._thin()
+            self._thin(ended=ended)
 
-    def _thin(self) -> None:
+    def _thin(self, *, ended: bool) -> None:
         """Remove files until there are few enough."""
         while len(self._paths) > 2 and self._too_many():
-            step = least_missed(list(self._paths), even=self._every_n_steps is not None)
+            step = least_missed(list(self._paths), even=self._every_n_steps is not None, ended=ended)
             self._paths.pop(step).unlink(missing_ok=True)
         if self._bytes > (self._max_bytes or self._bytes):
             self._faults.tell(

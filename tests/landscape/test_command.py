@@ -172,20 +172,43 @@ def test_a_line(run, directions):
     assert (run.out / "line.svg").read_text().startswith("<?xml")
 
 
+def test_how_well_eigenvectors_are_known(run):
+    line = ("--module", "{}:WithData", "--ckpt", "run0.ckpt", "--directions", "hessian", "--dims", 1)
+    products = []
+    for more in ((), ("--rtol", 0.5)):
+        run(*line, "--points", 3, "--save", run.out / "line", *more)
+        products.append(Slice1D.load(run.out / "line").products)
+    assert products[1] < products[0]
+
+
+UPDATE = ("--ckpt", "run0.ckpt", "--ckpt", "run1.ckpt", "--data", "{}:Data", "--directions", "update")
+
+
 @pytest.mark.parametrize("dims", [1, 2])
 def test_an_update_from_one_checkpoint_to_another(run, dims):
-    files = ("--ckpt", "run0.ckpt", "--ckpt", "run1.ckpt", "--data", "{}:Data", "--dims", dims)
     out = run(
-        *("--module", "{}:Net", *files, "--directions", "update", "--points", 3),
+        *("--module", "{}:Net", *UPDATE, "--dims", dims, "--points", 3, "--distance", 1),
         *("--save", run.out / "update"),
     ).out
     found = load_slice(run.out / "update")
     assert "update from run0 to run1" in out
+    # the second direction is the gradient
+    assert f"{dims - 1} gradients" in out
     surface = surface_of(run.tiny.Net(6), run.tiny.loader(10))
     own = [surface.loss(weights_of(run.folder / f"run{i}.ckpt", surface)) for i in range(2)]
     on_line = found.losses if dims == 1 else found.losses[:, 1]
     assert on_line[1:] == pytest.approx(own)
     assert found.point_losses == pytest.approx(own)
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+def test_an_update_is_covered_and_something_beyond_it(run, dims):
+    arguments = ("--module", "{}:Net", *UPDATE, "--dims", dims, "--points", 7)
+    run(*arguments, "--save", run.out / "update")
+    found = load_slice(run.out / "update")
+    assert found.alphas == pytest.approx([-0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25])
+    if dims == 2:
+        assert found.betas == pytest.approx([-0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75])
 
 
 def test_planes_through_several_checkpoints(run):
@@ -344,6 +367,10 @@ SAVE = ("--save", "unused")
         ),
         ((*ONE, *SAVE, "--points", "4"), "--points 4: an odd number"),
         ((*ONE, *SAVE, "--distance", "-1"), "--distance -1.0"),
+        (
+            (*ONE, *TWO, *SAVE, "--directions", "plane", "--distance", "2"),
+            "plane covers its checkpoints",
+        ),
         ((*ONE, *SAVE, "--directions", "hessian", "--normalize", "filter"), "turn an eigenvector"),
         (
             (*ONE, *SAVE, "--directions", "hessian", "--ends", "both", "--dims", "1"),
@@ -353,6 +380,8 @@ SAVE = ("--save", "unused")
             ("--module", "{}:Net", *TWO, "--directions", "update", "--normalize", "filter", *SAVE),
             "--normalize would turn what --directions update looks along",
         ),
+        ((*ONE, *SAVE, "--rtol", "1e-6"), "--rtol is of --directions hessian, not of random"),
+        ((*ONE, *SAVE, "--directions", "hessian", "--rtol", "2"), "--rtol 2.0: a number between"),
         ((*ONE, "-o", "slice.tiff3"), "one of .*png.* is needed at its end"),
         ((*ONE, "-o", "nowhere/slice.png"), "there is no folder nowhere"),
         ((*ONE, *SAVE), "--data is missing"),

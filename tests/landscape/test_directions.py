@@ -130,8 +130,23 @@ def test_eigenvectors_that_are_not_there_yet_are_told():
     found = eigenvectors(case_surface("mlp_mse"), 1, max_products=3)
     assert found.notes == ("Lanczos did not converge in 3 products",)
     assert found.residuals[0] > 1e-3 * found.values[0]
-    statistics = eigenvectors(case_surface("cnn_batchnorm"), 1, rtol=0.1)
-    assert "statistics held fixed" in statistics.notes[-1]
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_that_statistics_of_batch_norm_are_held_fixed_is_told_of_all_derivatives(mode):
+    surface = case_surface("cnn_batchnorm", mode=mode)
+    other = 1.1 * surface.start
+    for word, found in (
+        ("Hessian", eigenvectors(surface, 1, rtol=0.1)),
+        ("gradient", gradient_direction(surface)),
+        ("gradient", gradient_direction(surface, 2, normalize="filter")),
+        ("gradient", update_directions(surface, surface.start, other, 2)),
+        (None, update_directions(surface, surface.start, other)),
+        (None, random_directions(surface)),
+    ):
+        note = f"the {word} is that with batch norm's statistics held fixed"
+        told = any("statistics" in n for n in found.notes)
+        assert told == (note in found.notes) == (mode == "eval" and word is not None)
 
 
 def test_the_gradient_points_uphill_and_its_companion_across():
@@ -225,6 +240,41 @@ def test_principal_directions_are_those_of_scikit_learn():
         assert off == pytest.approx(np.linalg.norm(expected - wanted @ found.vectors.numpy()), abs=1e-9)
     first, _ = found.coordinates(points[0])
     assert (first < 0).all()  # from the left, below
+
+
+@pytest.mark.parametrize("known", ["step", "global_step"])
+@pytest.mark.parametrize("kept", ["file", "mapping"])
+def test_checkpoints_that_are_far_from_even_in_steps_are_told(tmp_path, known, kept):
+    surface = Bowl.drawn().surface()
+    walk = torch.randn(400, 13, dtype=torch.float64).cumsum(0)
+
+    def found(steps):
+        each = []
+        for step in steps:
+            tensors = dict(zip(("first", "bias", "second"), walk[step].split([6, 3, 4]), strict=True))
+            state = {g.name: tensors[g.name].reshape(g.shape).clone() for g in surface.groups}
+            content = {known: step, "state_dict": state}
+            torch.save(content, tmp_path / f"{step}.pt")
+            each.append(tmp_path / f"{step}.pt" if kept == "file" else content)
+        return principal_directions(surface, each)
+
+    assert found(range(0, 400, 20)).notes == ()
+    assert found([0, 20, 40, 60, 80, 100, 105]).notes == ()  # the end comes when it comes
+    assert found([0, 64, 128, 192, 256, 320, 336, 352, 368, 384]).notes == ()
+    log = sorted({0, *(round(10 ** (k / 10)) for k in range(27))})
+    (note,) = found(log).notes
+    assert "not evenly spaced: they are 6 steps apart in the median" in note
+    assert f", {log[-1] / (len(log) - 1):.3g} in the mean" in note
+
+
+def test_checkpoints_without_steps_are_told_where_their_distances_are_far_from_even():
+    surface = Bowl.drawn().surface()
+    walk = torch.randn(400, 13, dtype=torch.float64).cumsum(0)
+    assert principal_directions(surface, list(walk[::20])).notes == ()
+    steps = torch.eye(13, dtype=torch.float64)[:12] * 2.0 ** -torch.arange(12)[:, None]
+    (note,) = principal_directions(surface, list(steps.cumsum(0))).notes
+    gaps = 2.0 ** -np.arange(1, 12)
+    assert f"they are {np.median(gaps):.3g} apart in the median, {gaps.mean():.3g} in the mean" in note
 
 
 BOWL = Bowl.drawn().surface()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
 from curvwatch.landscape import FunctionSurface, plane, slice_1d, slice_2d, trajectory
 from curvwatch.landscape.figures import is_logarithmic
+from curvwatch.landscape.surface_plot import log_ticks
 from tests.landscape.surfaces import Bowl
 
 AXES = torch.eye(2, dtype=torch.float64)
@@ -44,6 +46,10 @@ def texts(figure):
     return [t.get_text() for legend in figure.legends for t in legend.get_texts()]
 
 
+def note(figure):
+    return figure._supxlabel.get_text()
+
+
 def cut(w):
     """Not finite outside of a circle, one way and the other."""
     r = (w**2).sum()
@@ -71,10 +77,13 @@ def test_a_surface_leaves_out_what_is_not_finite():
     finite = np.isfinite(found.losses)
     whole = finite[1:, 1:] & finite[:-1, 1:] & finite[1:, :-1] & finite[:-1, :-1]
     assert len(collection.get_facecolors()) == whole.sum()
-    assert f"nan or inf, {(~finite).sum()} of 121 points" in texts(figure)
+    # no swatch of a hatch: in space there is none
+    assert texts(figure) == ["start"]
+    assert f"nan or inf, {(~finite).sum()} of 121 points" in note(figure)
     drawn(figure)
     # without holes nothing is said of them
-    assert texts(slice_2d(surface_from(lambda w: w.sum()), list(AXES), points=3).plot("surface")) == []
+    whole = slice_2d(surface_from(lambda w: w.sum()), list(AXES), points=3).plot("surface")
+    assert whole._supxlabel is None
 
 
 def test_a_line_has_hatched_gaps():
@@ -108,7 +117,8 @@ def test_next_to_nothing_draws_without_warnings(losses):
     for kind in ("contour", "surface"):
         figure = empty.plot(kind)
         drawn(figure)
-        assert f"nan or inf, {missing} of 9 points" in texts(figure)
+        told = texts(figure) if kind == "contour" else [note(figure)]
+        assert any(f"nan or inf, {missing} of 9 points" in text for text in told)
     line = slice_1d(surface_from(lambda w: w.sum()), AXES[0], points=3)
     drawn(replace(line, losses=np.broadcast_to(np.ravel(losses)[:1], 3).copy()).plot())
 
@@ -154,6 +164,91 @@ def test_checkpoints_are_drawn_where_they_are_and_a_path_is_joined():
         "point 3",
     ]
     assert three._supxlabel is None
+
+
+def test_a_surface_has_the_points_at_their_own_losses_or_the_start():
+    surface = Bowl.drawn().surface()
+    points = list(torch.randn(4, 13, dtype=torch.float64).cumsum(0))
+    way = trajectory(surface, points, points=5, names=["one", "two", "three", "four"])
+    figure = way.plot("surface")
+    (axes,) = figure.axes
+    (line,) = axes.lines
+    x, y, z = line.get_data_3d()
+    np.testing.assert_allclose(np.stack([x, y], axis=1), way.coordinates)
+    np.testing.assert_allclose(z, way.point_losses)
+    low, high = axes.get_zlim()
+    assert low <= z.min() < z.max() <= high
+    assert [t.get_text().split("\n")[0].strip() for t in axes.texts] == ["one", "four"]
+    assert "they are drawn at their own losses" in note(figure)
+    drawn(figure)
+    # a point without a loss has no height, and no name
+    for losses, told in (([1.0, 2.0, 3.0, np.nan], ["one"]), ([np.nan] * 4, [])):
+        partly = replace(way, point_losses=np.array(losses)).plot("surface")
+        assert [t.get_text().split("\n")[0].strip() for t in partly.axes[0].texts] == told
+        drawn(partly)
+    plain = slice_2d(surface_from(lambda w: (w**2).sum() + 2), list(AXES), points=3).plot("surface")
+    (star,) = plain.axes[0].lines
+    assert [float(v[0]) for v in star.get_data_3d()] == [0.0, 0.0, 2.0]
+    steep = slice_2d(surface_from(lambda w: (6 * w.sum()).exp()), list(AXES), points=5)
+    (star,) = steep.plot("surface").axes[0].lines
+    assert float(star.get_data_3d()[2][0]) == 0.0  # its logarithm
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (0.03, 4.0, [0.05, 0.1, 0.2, 0.5, 1, 2]),
+        (0.02, 60.0, [0.03, 0.1, 0.3, 1, 3, 10, 30]),
+        (0.01, 1e4, [0.01, 0.1, 1, 10, 100, 1000, 1e4]),
+        (1e-30, 1e2, [1e-30, 1e-26, 1e-22, 1e-18, 1e-14, 1e-10, 1e-6, 1e-2, 1e2]),
+    ],
+)
+def test_ticks_of_a_logarithmic_height_are_round(low, high, ticks):
+    np.testing.assert_allclose(log_ticks(low, high), ticks, rtol=1e-12)
+    values = torch.tensor([low, high], dtype=torch.float64).log()
+
+    def between(w):
+        return torch.lerp(values[0], values[1], (w[0] + 1) / 2).exp()
+
+    found = slice_2d(surface_from(between), list(AXES), points=3)
+    figure = found.plot("surface")
+    drawn(figure)
+    (axes,) = figure.axes
+    shown = log_ticks(found.losses.min(), found.losses.max())  # less by rounding at most
+    assert [t.get_text() for t in axes.get_zticklabels()] == [f"{t:.3g}" for t in shown]
+    np.testing.assert_allclose(10.0 ** axes.get_zticks(), shown)
+
+
+# where a path comes from, as seen from its end
+@pytest.mark.parametrize("turned", range(8))
+def test_labels_are_beside_their_points_and_clear_of_the_path(turned):
+    angle = np.pi * turned / 4
+    out = np.array([[np.cos(angle), np.sin(angle)]]) * np.linspace(2, 0, 6)[:, None]
+    out[1:-1] += 0.1
+    found = slice_2d(surface_from(lambda w: w.sum()), list(AXES), points=3, distance=3.0)
+    way = replace(
+        found,
+        coordinates=out,
+        point_losses=np.ones(6),
+        off_slice=np.zeros(6),
+        point_names=tuple(f"step-00000{i}" for i in range(6)),
+        path=True,
+    )
+    figure = way.plot()
+    drawn(figure)
+    axes = figure.axes[0]
+    share = np.linspace(0, 1, 30)[:, None]
+    line = np.concatenate([a + share * (b - a) for a, b in itertools.pairwise(out)])
+    boxes = [words.get_window_extent() for words in axes.texts]
+    assert len(boxes) == 2
+    assert not boxes[0].overlaps(boxes[1])
+    for box, point in zip(boxes, (out[0], out[-1]), strict=True):
+        assert not any(box.contains(*at) for at in axes.transData.transform(line))
+        x, y = axes.transData.transform(point)
+        away = np.hypot(max(box.x0 - x, 0, x - box.x1), max(box.y0 - y, 0, y - box.y1))
+        assert away < 12 * figure.dpi / 72
+        assert axes.bbox.x0 <= box.x0 < box.x1 <= axes.bbox.x1
+        assert axes.bbox.y0 <= box.y0 < box.y1 <= axes.bbox.y1
 
 
 def test_distances_are_true_and_labels_inside():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import astuple
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from curvwatch.landscape import (
     slice_2d,
     surface_of,
     trajectory,
+    update_directions,
     weights_of,
 )
 from curvwatch.landscape.slices import _covering
@@ -95,6 +97,89 @@ def test_a_plane_is_its_quadratic(of, along):
     np.testing.assert_allclose(found.losses, expected, **EXACT)
     assert found.losses.shape == (5, 5)
     assert found.start_loss == surface.loss(surface.start)
+
+
+@pytest.mark.parametrize("size", [12, 100])
+@pytest.mark.parametrize("ends", ["largest", "smallest"])
+def test_along_an_eigenvector_the_slice_is_that_of_the_exact_one(ends, size):
+    generator = torch.Generator().manual_seed(size)
+    A = torch.randn(size, size, generator=generator, dtype=torch.float64)
+    A = (A + A.T) / 2
+    b, w = torch.randn(2, size, generator=generator, dtype=torch.float64)
+    surface = FunctionSurface(lambda w: w @ A @ w / 2 + b @ w + 3, w)
+    values, vectors = torch.linalg.eigh(A)
+
+    def exact(i, alphas, like):
+        """The closed form along the exact eigenvector, whose sign is free."""
+        lines = [
+            float(w @ A @ w / 2 + b @ w + 3)
+            + alphas * float((A @ w + b) @ v)
+            + alphas**2 * float(values[i]) / 2
+            for v in (vectors[:, i], -vectors[:, i])
+        ]
+        return min(lines, key=lambda line: np.abs(line - like).max())
+
+    i, j = (-1, -2) if ends == "largest" else (0, 1)
+    found = slice_1d(surface, "hessian", ends=ends, points=9)
+    np.testing.assert_allclose(found.losses, exact(i, found.alphas, found.losses), atol=1e-6, rtol=0)
+    assert found.notes == ()
+    assert found.products <= size + 1
+    plane = slice_2d(surface, "hessian", ends=ends, points=3)
+    for k, line, alphas in ((i, plane.losses[:, 1], plane.alphas), (j, plane.losses[1], plane.betas)):
+        np.testing.assert_allclose(line, exact(k, alphas, line), atol=1e-6, rtol=0)
+    rough = slice_1d(surface, "hessian", ends=ends, points=9, rtol=0.1)
+    assert rough.products < found.products
+    assert 1e-9 < rough.residuals[0] / abs(rough.values[0]) < 0.11
+
+
+def test_how_well_eigenvectors_are_known_can_be_said():
+    surface = case_surface("mlp_mse")
+    assert surface.size > 100
+    usual, tight = (slice_1d(surface, "hessian", points=3, rtol=r) for r in (None, 1e-5))
+    ratios = [found.residuals[0] / found.values[0] for found in (usual, tight)]
+    assert 1e-5 < ratios[0] < 1.1e-3
+    assert ratios[1] < 2e-5
+    assert tight.notes == ()
+
+
+@pytest.mark.parametrize("of", ["function", "objective"])
+def test_the_cost_of_directions_that_were_made_before_is_that_of_the_slice(of):
+    surface = surfaces()[of]
+    before, after = torch.randn(2, 13, dtype=torch.float64)
+    for make, dims in (
+        (lambda k: gradient_direction(surface, k), (1, 2)),
+        (lambda k: eigenvectors(surface, k), (1, 2)),
+        (lambda k: update_directions(surface, before, after, k), (2,)),
+    ):
+        for k in dims:
+            then = astuple(surface.counts)
+            found = (slice_1d, slice_2d)[k - 1](surface, make(k), points=3)
+            spent = np.subtract(astuple(surface.counts), then).tolist()
+            assert [found.forwards, found.gradients, found.products] == spent
+            assert found.gradients > 0
+            assert (found.products > 0) == (found.values is not None)
+    assert slice_2d(surface, random_directions(surface), points=3).gradients == 0
+
+
+def test_a_line_covers_the_points_that_its_direction_has():
+    surface = Bowl.drawn().surface()
+    update = update_directions(surface, *torch.randn(2, 13, dtype=torch.float64))
+    found = slice_1d(surface, update)
+    assert found.alphas[[0, -1]] == pytest.approx([-0.25, 1.25])
+    assert 1.0 in found.alphas.round(12)
+    assert slice_1d(surface, update, distance=2.0, points=3).alphas.tolist() == [-2.0, 0.0, 2.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_plane_whose_points_lie_on_one_axis_is_square(dtype):
+    start, before, after = torch.randn(3, 13, generator=torch.Generator().manual_seed(0))
+    surface = FunctionSurface(lambda w: (w**4).sum(), start.to(dtype))
+    found = slice_2d(surface, update_directions(surface, before, 1e3 * after, 2), points=7)
+    assert found.alphas == pytest.approx([-0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25], abs=1e-6)
+    assert found.betas == pytest.approx([-0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75], abs=1e-6)
+    # the plane of points that are nearly on a line is narrow, as they are
+    bent = plane(surface, [0 * after, after, 2 * after + 1e-3 * before], points=7)
+    assert np.ptp(bent.betas) < 1e-2 * np.ptp(bent.alphas)
 
 
 def test_a_slice_goes_through_other_weights_where_asked():
@@ -270,6 +355,9 @@ BOWL = Bowl.drawn().surface()
         (lambda: slice_1d(BOWL, "up"), "directions='up'"),
         (lambda: slice_1d(BOWL, random_directions(BOWL)), "2 directions were given where 1"),
         (lambda: slice_1d(BOWL, "hessian", normalize="filter"), "turn an eigenvector"),
+        (lambda: slice_1d(BOWL, "hessian", rtol=0.0), "rtol=0.0"),
+        (lambda: slice_1d(BOWL, "gradient", rtol=1e-6), 'rtol=1e-06: it belongs to "hessian"'),
+        (lambda: slice_2d(BOWL, eigenvectors(BOWL), rtol=1e-6), "makes such directions"),
         (lambda: slice_2d(BOWL, torch.ones(13)), "1 directions were given where 2"),
         (lambda: plane(BOWL, [BOWL.start] * 3, points=2), "have the same weights"),
         (lambda: slice_2d(BOWL).plot("bars"), "kind='bars'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -69,23 +70,51 @@ def test_the_grids():
         assert is_due(10**d - 1, 10**d, every=None, grid="log")
 
 
-def test_thinning_is_even_and_keeps_the_ends():
-    steps: list[int] = []
-    for step in range(1001):
-        steps.append(step)
-        if len(steps) > 20:
-            steps.remove(least_missed(steps, even=True))
-    assert (steps[0], steps[-1], len(steps)) == (0, 1000, 20)
-    gaps = np.diff(steps)
-    assert gaps.max() <= 4 * gaps[:-1].min()
-    steps = [0]
-    for k in range(100):
-        steps.append(round(1.1**k) + k)
-        if len(steps) > 12:
-            steps.remove(least_missed(steps, even=False))
-    assert (steps[0], steps[-1]) == (0, round(1.1**99) + 99)
-    ratios = np.diff(np.log1p(steps))
-    assert ratios.max() < 4 * ratios[:-1].min()
+def kept_of(steps: Iterable[int], files: int, *, even: bool) -> tuple[list[int], list[int]]:
+    """What is kept of `steps` while a run goes on, and where it ends after the last of them."""
+    kept: list[int] = []
+    end: list[int] = []
+    for step in steps:
+        end = [*kept, step]
+        kept = [*kept, step]
+        if len(kept) > files:
+            end.remove(least_missed(end, even=even, ended=True))
+            kept.remove(least_missed(kept, even=even, ended=False))
+    return kept, end
+
+
+def unevenness(places: Any) -> float:
+    gaps = np.diff(places)
+    return float(gaps.max() / gaps.min())
+
+
+@pytest.mark.parametrize(("files", "bound"), [(3, 2.0), (4, 3.0), (5, 3.0), (20, 4.0)])
+def test_thinning_is_even_whenever_the_run_ends_and_keeps_the_ends(files, bound):
+    for last in (*range(8 * files, 8 * files + 40), 600, 601, 767, 769):
+        kept, end = kept_of(range(last + 1), files, even=True)
+        assert (kept[0], len(kept)) == (0, files)
+        assert unevenness(kept) <= min(bound, 3.0)
+        assert last - kept[-1] <= 2 * np.diff(kept).max()
+        assert (end[0], end[-1], len(end)) == (0, last, files)
+        assert unevenness(end) <= bound
+
+
+@pytest.mark.parametrize(("files", "bound"), [(3, 2.2), (6, 3.1), (12, 3.5)])
+def test_thinning_is_even_in_logarithms(files, bound):
+    # as many steps a decade as the grid has
+    due = [0, *(s for s in range(1, 20_000) if is_due(s - 1, s, every=None, grid="log"))]
+    for count in range(25, len(due)):
+        kept, end = kept_of(due[:count], files, even=False)
+        assert unevenness(np.log1p(kept)) <= bound
+        assert (end[0], end[-1], len(end)) == (0, due[count - 1], files)
+        assert unevenness(np.log1p(end)) <= bound
+
+
+def test_with_two_the_newest_is_kept_and_with_three_the_middle():
+    assert kept_of(range(601), 2, even=True) == ([0, 600], [0, 600])
+    assert kept_of(range(601), 3, even=True)[1] == [0, 256, 600]
+    assert kept_of(range(61), 3, even=True)[1] == [0, 32, 60]
+    assert kept_of(range(601), 3, even=False)[1] == [0, 8, 600]  # logarithms 0, 2.2, 6.4
 
 
 # in a run
@@ -135,10 +164,13 @@ def test_files_are_bounded(tmp_path):
     assert len(snapshots.paths) == 5 == len(list((tmp_path / "few").iterdir()))
     kept = list(snapshots.paths)
     assert (kept[0], kept[-1]) == (0, 30)
+    assert unevenness(kept) <= 3
+    three, _ = run(tmp_path / "three", every_n_steps=1, max_files=3, steps=30)
+    assert list(three.paths) == [0, 16, 30]
     size = next(iter(snapshots.paths.values())).stat().st_size
     small, _ = run(tmp_path / "small", every_n_steps=1, max_bytes=int(3.5 * size), steps=10)
     assert sum(p.stat().st_size for p in (tmp_path / "small").iterdir()) <= 3.5 * size
-    assert len(small.paths) == 3
+    assert list(small.paths) == [0, 4, 10]
     with told() as texts:
         run(tmp_path / "none", max_bytes=10, steps=3)
     assert len(texts) == 1
