@@ -488,6 +488,15 @@ def test_a_landscape_that_sharpens() -> None:
         (made([0.1] * 20, s=0.5, loss=np.linspace(1, 1.2, 20)), "the loss has risen (1 to 1.19)"),
         # thrown to a flat place, where it stands still
         (made([2.0] + [0.01] * 19, s=None, loss=[3.0] + [2.3] * 19), "the loss stands still at 2.3"),
+        # as batches make it scatter, and seen by the steps alone
+        (
+            made(
+                [0.9] + [0.01] * 19,
+                s=[3.0] * 30 + [0.1] * 170,
+                loss=[3.0, *(2.33 - 0.001 * np.arange(19) + 0.01 * (-1.0) ** np.arange(19))],
+            ),
+            "the loss stands still at 2.3",
+        ),
         (made([-0.1] * 20, s=-0.1), "no positive curvature"),
         (made([0.1] * 20, lr=[0.0] * 20, law=lambda lr: NAN), "no reading has a stability ratio"),
     ],
@@ -507,7 +516,8 @@ def test_where_there_is_no_advice_it_says_why(history: History, reason: str) -> 
     ("chi", "loss"),
     [
         ([2.0] + [0.01] * 19, [3.0] + [1.0] * 19),  # it ends low
-        ([0.05] + [0.01] * 19, [3.0] + [2.3] * 19),  # it was no sharper
+        ([1.1] + [0.5] * 19, [3.0] + [2.3] * 19),  # it was hardly sharper
+        ([0.9] + [0.01] * 19, [3.0] + [2.3] * 19),  # nothing threw it there
         ([2.0] + [0.01] * 19, np.linspace(3.0, 2.0, 20)),  # its loss falls
     ],
 )
@@ -533,7 +543,8 @@ def test_what_may_be_raised_but_is_not_sure_is_said_so(ratios: list[float], low:
     assert advice.learning_rate == pytest.approx(0.01 / 0.3)
     assert advice.low == pytest.approx(low, rel=0.1)
     assert not advice.could_raise
-    assert "it may be raised, though the low end is not sure of it" in str(advice)
+    assert ("it may be raised, though the low end is not sure of it" in str(advice)) == (low > 0)
+    assert ("keep it, for how much more it bears is not known" in str(advice)) == (low == 0)
     assert ("The low end is 0" in str(advice)) == (low == 0)
 
 

@@ -14,9 +14,10 @@ LEAST = 8  # readings of the landscape
 # a fall of the loss, relative to its start, under which the landscape of training is not seen yet:
 # in any case, and where steps go along negative curvature or are not read
 _FELL, _FELL_SURELY = 0.01, 0.1
-# a run that stands still: its loss moves by less in the settled half, and ends over so much of its
-# start, where the landscape allows so many times the learning rate that it allowed at its sharpest
-_STILL, _HIGH, _FLATTER = 1e-3, 0.5, 10.0
+# a run that was thrown to where it stands still: it overshot before, its loss moves by less of its
+# start in the settled half, and ends over so much of it, where the landscape allows so many times the
+# learning rate that it allowed at its sharpest
+_STILL, _HIGH, _FLATTER = 0.01, 0.5, 10.0
 # the share of steps that overshoot, from which on a larger learning rate is no cure
 _OVERSHOOT = 0.1
 
@@ -83,7 +84,7 @@ def check_loss(
             f"of {chi:.2g} in the landscape and {of_step:.2g} of the steps"
         )
     if fell < (_FELL if of_step > 0 else _FELL_SURELY) * abs(first):
-        overshot = bool((used.ratios > 1.0).any() or np.mean(steps.ratios > 1.0) > _OVERSHOOT)
+        overshot = _overshot(used.ratios, steps.ratios)
         if fell >= 0 and not overshot:
             moved, cure = "hardly moved", "go on for longer, or with a larger learning rate"
         elif fell >= 0:
@@ -98,10 +99,18 @@ def check_loss(
     begin, end = (np.median(part) for part in np.array_split(values[since], 2))
     supported, least = float(np.median(used.at_edge[settled:])), float(used.at_edge.min())
     still = last > _HIGH * first and abs(begin - end) < _STILL * abs(first)
-    if still and supported > _FLATTER * least:
+    before = steps.ratios[steps.steps < used.steps[settled]]
+    thrown = supported > _FLATTER * least and _overshot(used.ratios[:settled], before)
+    if still and thrown:
         raise NoAdviceError(
             f"the loss stands still at {last:.3g} (it began at {first:.3g}), where the landscape is "
-            f"{supported / least:.2g} times flatter than at its sharpest: the run may have been "
-            "thrown there, and its units be dead; begin anew with a smaller learning rate"
+            f"{supported / least:.0f} times flatter than at its sharpest: steps that overshot may have "
+            "thrown the run there, and its units be dead; begin anew with a smaller learning rate"
         )
     return first, last
+
+
+def _overshot(of_landscape: np.ndarray, of_steps: np.ndarray) -> bool:
+    """Whether the landscape was over its edge, or a good part of the steps were."""
+    over = of_landscape > 1.0
+    return bool(over.any() or (len(of_steps) and np.mean(of_steps > 1.0) > _OVERSHOOT))

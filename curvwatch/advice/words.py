@@ -18,8 +18,10 @@ def sentences(found: Evidence, share: float = 1.0) -> tuple[str, ...]:
         verdict = "lower it"
     elif factor < RAISE:
         verdict = "keep it"
-    else:
+    elif found.low > 0:
         verdict = "it may be raised, though the low end is not sure of it"
+    else:
+        verdict = "keep it, for how much more it bears is not known"
     rate, low, high, current = (
         share * value for value in (found.rate, found.low, found.high, found.current)
     )
