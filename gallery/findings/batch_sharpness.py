@@ -226,18 +226,20 @@ def reading(results: Results) -> str:
     of_batches = {name: late(results[name], "batch_sharpness") for name in SMALL}
     below = [name for name in SMALL if of_batches[name] < sharp[name]]
     level, faster = of_batches["16"], late(results[FASTER], "batch_sharpness")
-    loss = results["16"]["loss"][-1]
+    losses = [results[name]["loss"][-1] for name in ("16", FASTER)]
     return (
-        f"Batches of 16 say where the claim ends: with learning rate {RATE:g} batch sharpness "
-        f"stays at {level:.2f} of its edge, for the data is fit before it comes there (the loss "
-        f"ends at {loss:.1g}), and where the loss is next to nothing sharpness no longer rises. "
-        f"With learning rate {RUNS[FASTER].rate:g}, whose edge is lower, the same batches come to "
-        f"{faster:.2f} of it. With batches of {' and '.join(below)} batch sharpness lies below the "
-        "sharpness of the whole loss, which is not as the paper has it; perhaps because few "
-        "batches still have a gradient along the sharpest direction once the fit is this good. "
-        "Batch sharpness of all examples is the curvature along the gradient itself: at the edge "
-        "of gradient descent it is at 1, where steps no longer lower the loss, and before it comes "
-        "there next to nothing, for the gradient avoids the sharp directions."
+        f"Batches of 16 say where the claim ends: with learning rate {RATE:g} batch sharpness stays at "
+        f"{level:.2f} of its edge. With learning rate {RUNS[FASTER].rate:g}, whose edge is lower, the "
+        f"same batches are at {faster:.2f} of it, with a batch sharpness that is no higher. Both fit "
+        f"the data (losses of {losses[0]:.2g} and {losses[1]:.2g} in the end), and where the loss is "
+        "next to nothing sharpness no longer rises: that may be what holds it below the edge, and two "
+        "learning rates hardly tell that from an edge. "
+        f"With batches of {' and '.join(below)} batch sharpness lies below the sharpness of the whole "
+        "loss, which is not as the paper has it; perhaps because few batches still have a gradient "
+        "along the sharpest direction once the fit is this good. Batch sharpness of all examples is "
+        "the curvature along the gradient itself: at the edge of gradient descent it is at 1, where "
+        "steps no longer lower the loss, and on the way there next to nothing, for after the first "
+        "steps the gradient avoids the sharp directions."
     )
 
 

@@ -125,8 +125,8 @@ def checks(results: Results) -> list[Check]:
         ),
         Check(
             "what is left, H - G, has no eigenvalue of that size at the end: a third or less",
-            f"{rest[-1]:.3g}, which is {rest[-1] / G[-1]:.2f} of it; {rest[0] / G[0]:.2f} at the start",
-            rest[-1] < G[-1] / 3,
+            f"{rest[-1]:.3g}, which is {rest[-1] / H[-1]:.2f} of it; {rest[0] / H[0]:.2f} at the start",
+            rest[-1] < H[-1] / 3,
         ),
         Check(
             "with cross-entropy the true Fisher matrix is Gauss-Newton: one eigenvalue, within 2 %",

@@ -10,8 +10,11 @@ from gallery.finding import Finding
 from gallery.findings import FINDINGS
 from gallery.page import read_results
 
-# the others take longer
-AGAIN = ("outliers", "subspace", "sparsity", "gauss_newton", "directional")
+# the others, edge, batch_sharpness, layers, batch_size and warmup, take minutes each
+AGAIN = (
+    *("outliers", "subspace", "sparsity", "gauss_newton", "directional"),
+    *("minima", "critical"),
+)
 
 
 @pytest.mark.study
