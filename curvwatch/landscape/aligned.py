@@ -97,8 +97,7 @@ class Aligned:
         """Read what `save` wrote; tensors are on the CPU.
 
         Raises:
-            OSError: there is no such file.
-            CurvwatchError: it holds no alignment, or is damaged.
+            CurvwatchError: there is no such file, it holds no alignment, or is damaged.
         """
         arrays, values = archive.read(path, _WHAT)
         with archive.made_from(path):

@@ -41,17 +41,23 @@ def write(
 
     Returns:
         The path of the file.
+
+    Raises:
+        CurvwatchError: the file cannot be written.
     """
     path = Path(path)
     if path.suffix != ".npz":
         path = path.with_name(path.name + ".npz")
     head = json.dumps({"version": _VERSION, "what": what, "values": dict(values)})
     content: dict[str, Any] = {_HEAD: np.array(head), **arrays}
-    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(unfinished, "wb") as file:
-        np.savez(file, **content)  # weights do not compress
-    unfinished.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(unfinished, "wb") as file:
+            np.savez(file, **content)  # weights do not compress
+        unfinished.replace(path)
+    except OSError as error:
+        raise CurvwatchError(f"the {what} cannot be written to {path}: {error}") from error
     return path
 
 
@@ -59,17 +65,19 @@ def read(path: str | os.PathLike[str], what: str) -> tuple[dict[str, np.ndarray]
     """Read what `write` wrote: the arrays and the values.
 
     Raises:
-        OSError: there is no such file.
-        CurvwatchError: it is none of `write`'s, holds another kind of result, or is damaged.
+        CurvwatchError: there is no such file, it is none of `write`'s, holds another kind of result,
+            or is damaged.
     """
-    with open(path, "rb") as opened:
-        try:
-            with np.load(opened, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-            head = json.loads(str(arrays.pop(_HEAD)))
-            version, found, values = head["version"], head["what"], head["values"]
-        except NO_ARCHIVE as error:
-            raise CurvwatchError(f"{path} is no {what!r} that curvwatch saved, or is cut") from error
+    try:
+        # numpy leaves what it cannot read open
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        head = json.loads(str(arrays.pop(_HEAD)))
+        version, found, values = head["version"], head["what"], head["values"]
+    except FileNotFoundError as error:
+        raise CurvwatchError(f"there is no file {path}") from error
+    except NO_ARCHIVE as error:
+        raise CurvwatchError(f"{path} is no {what!r} that curvwatch saved, or is cut") from error
     if version != _VERSION:
         raise CurvwatchError(f"{path} is of version {version!r}; this curvwatch reads {_VERSION}")
     if found != what:

@@ -41,8 +41,7 @@ def run_slice(chosen: argparse.Namespace) -> None:
         found = _found(chosen, surface)
         _tell(found)
         if chosen.save is not None:
-            found.save(chosen.save)
-            print(f"The numbers are in {printable(chosen.save)}")
+            print(f"The numbers are in {printable(found.save(chosen.save))}")
         if chosen.output is not None:
             figure = found.plot(chosen.kind) if isinstance(found, Slice2D) else found.plot()
             figure.savefig(chosen.output, dpi=150)

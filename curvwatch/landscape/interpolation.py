@@ -105,8 +105,7 @@ class Interpolation:
         """Read what `save` wrote.
 
         Raises:
-            OSError: there is no such file.
-            CurvwatchError: it holds no interpolation, or is damaged.
+            CurvwatchError: there is no such file, it holds no interpolation, or is damaged.
         """
         arrays, values = archive.read(path, _WHAT)
         with archive.made_from(path):

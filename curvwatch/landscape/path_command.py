@@ -22,8 +22,11 @@ from curvwatch.landscape.path_plots import plot_paths
 from curvwatch.landscape.path_results import Path
 from curvwatch.landscape.paths import path
 from curvwatch.landscape.snapshot_files import snapshots_in
+from curvwatch.landscape.units import ADVICE
 from curvwatch.losses import scalar_loss
 
+# in place of what a call would say
+_SPEC = "--align-spec PACKAGE:NAME says which axes belong together (docs/landscape.md)"
 # of the command, by the kinds that they are for
 _OPTIONS = (
     *("steps", "bends", "draws", "optimizer", "learning_rate", "batches_per_step"),
@@ -72,15 +75,18 @@ def _aligned(chosen: argparse.Namespace, surface: ModuleSurface, a: File, b: Fil
     loss_fn: Any = surface.objective.loss_fn
     if isinstance(loss_fn, Recalibrated):  # statistics of batch norm are permuted, not estimated
         loss_fn = loss_fn.loss_fn
-    return align(
-        surface.module,
-        a,
-        b,
-        spec=spec,
-        inputs=surface.objective.samples[0].batch,
-        forward=lambda _, batch: scalar_loss(loss_fn(batch)),
-        seed=chosen.seed,
-    )
+    try:
+        return align(
+            surface.module,
+            a,
+            b,
+            spec=spec,
+            inputs=surface.objective.samples[0].batch,
+            forward=lambda _, batch: scalar_loss(loss_fn(batch)),
+            seed=chosen.seed,
+        )
+    except CurvwatchError as error:
+        raise CurvwatchError(str(error).replace(ADVICE, _SPEC)) from error
 
 
 def run_interpolate(chosen: argparse.Namespace) -> None:

@@ -59,9 +59,10 @@ def plot_interpolations(
         raise ValueError(f"{len(labels)} labels for {len(lines)} lines: one for each is needed")
     figure, axes = new_figure("interpolation.plot()")
     for i, line in enumerate(lines):
-        label = labels[i] if labels else f"line {i + 1}"
         told = "monotone" if line.monotone else f"rises by {line.bump:.3g}"
-        draw_losses(axes, line.alphas, line.losses, f"{label}: {told}", f"C{i}")
+        if labels or len(lines) > 1:
+            told = f"{labels[i] if labels else f'line {i + 1}'}: {told}"
+        draw_losses(axes, line.alphas, line.losses, told, f"C{i}")
     _finish(axes, "alpha, from a to b", [line.losses for line in lines])
     return figure
 

@@ -119,8 +119,7 @@ class Path:
         """Read what `save` wrote.
 
         Raises:
-            OSError: there is no such file.
-            CurvwatchError: it holds no path, or is damaged.
+            CurvwatchError: there is no such file, it holds no path, or is damaged.
         """
         arrays, values = archive.read(path, _WHAT)
         with archive.made_from(path):

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 
 from curvwatch.errors import CurvwatchError
-from curvwatch.landscape.archive import NO_ARCHIVE
+from curvwatch.landscape import archive
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_VERSION = 1
+_WHAT = "slice"
 
 S = TypeVar("S", bound="Slice")
 
@@ -61,25 +61,18 @@ class Slice:
     gradients: int = 0
     products: int = 0
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it to `path` as npz, without pickles.
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the slice as a .npz file without pickle; returns where it is.
 
         Raises:
             CurvwatchError: the file cannot be written.
         """
         arrays: dict[str, np.ndarray] = {}
-        plain: dict[str, Any] = {"version": _VERSION, "kind": self.kind}
+        values: dict[str, Any] = {"kind": self.kind}
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
-            if isinstance(value, np.ndarray):
-                arrays[f.name] = value
-            else:
-                plain[f.name] = value
-        try:
-            with open(path, "wb") as file:  # numpy would add .npz to a mere name
-                np.savez_compressed(file, about=np.array(json.dumps(plain)), **arrays)  # type: ignore[arg-type]
-        except OSError as error:
-            raise CurvwatchError(f"the slice cannot be written to {path}: {error}") from error
+            (arrays if isinstance(value, np.ndarray) else values)[f.name] = value
+        return archive.write(path, _WHAT, arrays=arrays, values=values)
 
     @classmethod
     def load(cls: type[S], path: str | os.PathLike[str]) -> S:
@@ -162,29 +155,12 @@ def load_slice(path: str | os.PathLike[str]) -> Slice1D | Slice2D:
     """What `save` of a slice wrote to `path`.
 
     Raises:
-        CurvwatchError: there is no slice in it, or one of a later version.
+        CurvwatchError: there is no such file, it holds no slice, or is damaged.
     """
-    try:
-        # numpy leaves what it cannot read open
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        about = json.loads(str(arrays.pop("about")))
-        version, kind = about.pop("version"), about.pop("kind")
-    except FileNotFoundError as error:
-        raise CurvwatchError(f"there is no file {path}") from error
-    except NO_ARCHIVE as error:
-        raise CurvwatchError(f"{path} is no saved slice: {error}") from error
-    cls = {"1d": Slice1D, "2d": Slice2D}.get(str(kind))
-    if version != _VERSION or cls is None:
-        raise CurvwatchError(
-            f"{path} is a slice of version {version}, kind {kind}; this curvwatch reads version "
-            f"{_VERSION}"
-        )
-    known = {f.name for f in dataclasses.fields(cls)}
-    plain = {n: tuple(v) if isinstance(v, list) else v for n, v in about.items()}
-    values: dict[str, Any] = {n: v for n, v in {**plain, **arrays}.items() if n in known}
-    try:
-        found: Slice1D | Slice2D = cls(**values)
-    except TypeError as error:
-        raise CurvwatchError(f"{path} is no whole slice: {error}") from error
+    arrays, values = archive.read(path, _WHAT)
+    with archive.made_from(path):
+        cls = {"1d": Slice1D, "2d": Slice2D}[values.pop("kind")]
+        known = {f.name for f in dataclasses.fields(cls)}
+        plain = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+        found: Slice1D | Slice2D = cls(**{n: v for n, v in {**plain, **arrays}.items() if n in known})
     return found

@@ -81,7 +81,7 @@ def test_files_that_hold_none(found, tmp_path):
         Aligned.load(cut.with_suffix(".npy"))
     with pytest.raises(CurvwatchError, match="of another kind, 'alignment'"):
         Path.load(file)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(CurvwatchError, match="there is no file"):
         Aligned.load(tmp_path / "nowhere.npz")
 
 

@@ -162,11 +162,11 @@ def test_a_line(run, directions):
         "--distance",
         0.5,
         "--save",
-        run.out / "line",
+        run.out / "line.npz",
         "-o",
         run.out / "line.svg",
     )
-    found = Slice1D.load(run.out / "line")
+    found = Slice1D.load(run.out / "line.npz")
     assert found.alphas.tolist() == [-0.5, 0.0, 0.5]
     assert (found.values is not None) == (directions == "hessian")
     assert (run.out / "line.svg").read_text().startswith("<?xml")
@@ -176,8 +176,8 @@ def test_how_well_eigenvectors_are_known(run):
     line = ("--module", "{}:WithData", "--ckpt", "run0.ckpt", "--directions", "hessian", "--dims", 1)
     products = []
     for more in ((), ("--rtol", 0.5)):
-        run(*line, "--points", 3, "--save", run.out / "line", *more)
-        products.append(Slice1D.load(run.out / "line").products)
+        run(*line, "--points", 3, "--save", run.out / "line.npz", *more)
+        products.append(Slice1D.load(run.out / "line.npz").products)
     assert products[1] < products[0]
 
 
@@ -188,9 +188,9 @@ UPDATE = ("--ckpt", "run0.ckpt", "--ckpt", "run1.ckpt", "--data", "{}:Data", "--
 def test_an_update_from_one_checkpoint_to_another(run, dims):
     out = run(
         *("--module", "{}:Net", *UPDATE, "--dims", dims, "--points", 3, "--distance", 1),
-        *("--save", run.out / "update"),
+        *("--save", run.out / "update.npz"),
     ).out
-    found = load_slice(run.out / "update")
+    found = load_slice(run.out / "update.npz")
     assert "update from run0 to run1" in out
     # the second direction is the gradient
     assert f"{dims - 1} gradients" in out
@@ -204,8 +204,8 @@ def test_an_update_from_one_checkpoint_to_another(run, dims):
 @pytest.mark.parametrize("dims", [1, 2])
 def test_an_update_is_covered_and_something_beyond_it(run, dims):
     arguments = ("--module", "{}:Net", *UPDATE, "--dims", dims, "--points", 7)
-    run(*arguments, "--save", run.out / "update")
-    found = load_slice(run.out / "update")
+    run(*arguments, "--save", run.out / "update.npz")
+    found = load_slice(run.out / "update.npz")
     assert found.alphas == pytest.approx([-0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25])
     if dims == 2:
         assert found.betas == pytest.approx([-0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75])
@@ -229,9 +229,9 @@ def test_planes_through_several_checkpoints(run):
             "--kind",
             "surface",
             "--save",
-            run.out / "plane",
+            run.out / "plane.npz",
         ).out
-        found = Slice2D.load(run.out / "plane")
+        found = Slice2D.load(run.out / "plane.npz")
         assert found.point_names == ("run0", "run1", "run2")
         assert found.path == (directions == "pca")
         module = run.tiny.Net(6)
@@ -254,7 +254,7 @@ def test_a_plain_module_with_a_loss(run):
         "--points",
         3,
         "--save",
-        run.out / "plain",
+        run.out / "plain.npz",
         "--mode",
         "train",
         "--keep-1d",
@@ -267,7 +267,7 @@ def test_a_plain_module_with_a_loss(run):
         "--device",
         "cpu",
     )
-    found = Slice2D.load(run.out / "plain")
+    found = Slice2D.load(run.out / "plain.npz")
     module = run.tiny.plain()
     module.load_state_dict(torch.load(run.folder / "plain.pt"))
     expected = run.tiny.squared(module, run.tiny.half()[0])
@@ -304,8 +304,8 @@ def test_the_yaml_of_a_lightning_cli(run, kind):
     text, more = CONFIGS[kind]
     config = run.out / "config.yaml"
     config.write_text(text.format(run.tiny.__name__))
-    run("--config", config, "--ckpt", "run1.ckpt", *more, "--points", 3, "--save", run.out / "slice")
-    found = Slice2D.load(run.out / "slice")
+    run("--config", config, "--ckpt", "run1.ckpt", *more, "--points", 3, "--save", run.out / "slice.npz")
+    found = Slice2D.load(run.out / "slice.npz")
     n = 10 if kind in ("subclass", "fit", "fixed") else 12
     surface = surface_of(run.tiny.Net(6), run.tiny.loader(n))
     assert found.start_loss == surface.loss(weights_of(run.folder / "run1.ckpt", surface))
@@ -345,14 +345,14 @@ def test_what_a_lightning_cli_writes_is_read(run, monkeypatch):
         "--points",
         3,
         "--save",
-        run.out / "slice",
+        run.out / "slice.npz",
     )
-    assert np.isfinite(Slice2D.load(run.out / "slice").losses).all()
+    assert np.isfinite(Slice2D.load(run.out / "slice.npz").losses).all()
 
 
 TWO = ("--ckpt", "run0.ckpt", "--ckpt", "run1.ckpt")
 ONE = ("--module", "{}:Net", "--ckpt", "run0.ckpt")
-SAVE = ("--save", "unused")
+SAVE = ("--save", "unused.npz")
 
 
 @pytest.mark.parametrize(
@@ -405,12 +405,12 @@ SAVE = ("--save", "unused")
 def test_mistakes_are_told(run, arguments, says):
     if says is None:  # the hyperparameters of the checkpoint are enough
         run(*arguments, "--points", 3)
-        (run.folder / "unused").unlink()
+        (run.folder / "unused.npz").unlink()
         return
     err = run(*arguments, status=1).err
     assert err.startswith("curvwatch: ")
     assert re.search(says, err), err
-    assert not Path(run.folder / "unused").exists()
+    assert not Path(run.folder / "unused.npz").exists()
 
 
 def test_configs_that_say_too_little_are_told(run):

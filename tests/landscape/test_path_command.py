@@ -130,6 +130,7 @@ def test_alignment_of_other_networks_takes_a_spec(run, project, tmp_path):
         assert torch.equal(Path.load(tmp_path / "a.npz").at(1.0), end)
     for spec, message in (
         (["--align"], "Residual is no chain of layers"),
+        (["--align"], "--align-spec PACKAGE:NAME says which axes belong together"),
         (["--align-spec", "tiny_paths:lacking"], "the permuted network computes something else"),
         (["--align-spec", "tiny_paths:no_spec"], "gives a list: a mapping from the names of tensors"),
         (["--align-spec", "tiny_paths:nothing"], "has no nothing"),

@@ -310,36 +310,38 @@ def test_files_keep_everything(tmp_path):
             ),
         )
     ):
-        path = tmp_path / f"slice{i}"  # without .npz
-        one.save(path)
+        path = one.save(tmp_path / "folder" / f"slice{i}")  # it adds .npz
+        assert path == tmp_path / "folder" / f"slice{i}.npz"
         same(one, load_slice(path))
         same(one, type(one).load(path))
         with np.load(path, allow_pickle=False) as file:
-            assert json.loads(str(file["about"]))["version"] == 1
+            assert json.loads(str(file["curvwatch"]))["version"] == 1
     with pytest.raises(CurvwatchError, match="holds a Slice1D and no Slice2D"):
-        Slice2D.load(tmp_path / "slice0")
+        Slice2D.load(tmp_path / "folder" / "slice0.npz")
 
 
 def test_files_that_are_no_slices_are_told(tmp_path):
     with pytest.raises(CurvwatchError, match="there is no file"):
         load_slice(tmp_path / "none.npz")
     (tmp_path / "text").write_text("hello")
-    with pytest.raises(CurvwatchError, match="is no saved slice"):
+    with pytest.raises(CurvwatchError, match="is no 'slice' that curvwatch saved"):
         load_slice(tmp_path / "text")
-    np.savez(tmp_path / "other.npz", a=np.zeros(2))
-    with pytest.raises(CurvwatchError, match="is no saved slice"):
-        load_slice(tmp_path / "other.npz")
-    np.savez(tmp_path / "pickle.npz", about=np.array([{}], dtype=object))
-    with pytest.raises(CurvwatchError, match="is no saved slice"):
+    np.savez(tmp_path / "pickle.npz", curvwatch=np.array([{}], dtype=object))
+    with pytest.raises(CurvwatchError, match="is no 'slice' that curvwatch saved"):
         load_slice(tmp_path / "pickle.npz")
-    np.savez(tmp_path / "later.npz", about=np.array(json.dumps({"version": 2, "kind": "1d"})))
-    with pytest.raises(CurvwatchError, match="version 2, kind 1d"):
-        load_slice(tmp_path / "later.npz")
-    np.savez(tmp_path / "half.npz", about=np.array(json.dumps({"version": 1, "kind": "1d"})))
-    with pytest.raises(CurvwatchError, match="no whole slice"):
-        load_slice(tmp_path / "half.npz")
-    with pytest.raises(CurvwatchError, match="cannot be written"):
-        slice_1d(Bowl.drawn().surface(), points=3).save(tmp_path / "no" / "folder")
+    for about, told in (
+        ({"version": 2, "what": "slice"}, "is of version 2"),
+        ({"version": 1, "what": "path"}, "is of another kind, 'path'"),
+        ({"version": 1, "what": "slice", "kind": "3d"}, "is damaged: '3d'"),
+        ({"version": 1, "what": "slice", "kind": "1d"}, "is damaged: .* missing"),
+    ):
+        head = {"values": {n: v for n, v in about.items() if n == "kind"}} | about
+        np.savez(tmp_path / "other.npz", curvwatch=np.array(json.dumps(head)))
+        with pytest.raises(CurvwatchError, match=told):
+            load_slice(tmp_path / "other.npz")
+    (tmp_path / "file").touch()
+    with pytest.raises(CurvwatchError, match="the slice cannot be written to"):
+        slice_1d(Bowl.drawn().surface(), points=3).save(tmp_path / "file" / "folder")
 
 
 BOWL = Bowl.drawn().surface()
