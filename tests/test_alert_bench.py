@@ -115,11 +115,11 @@ def test_the_default_preset_keeps_its_word_on_twelve_runs(tmp_path: Path) -> Non
     assert found.foresight > best
 
     # one of them, its learning rate lowered, does not diverge; and the page tells of all
-    lost = drawn(21)
-    assert label(rescued(lost)).fate != "diverged"
+    saved = rescued(drawn(21))
+    assert label(saved).fate != "diverged"
     again = folder_of(tmp_path)
     again.mkdir()
-    rescued(lost).save(again)
+    saved.save(again)
     report.write(tmp_path / "page.md", runs, tmp_path)
     page = (tmp_path / "page.md").read_text()
     assert f"| **`default`** | {found.foresight:.2f} |" in page

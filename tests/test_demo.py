@@ -18,6 +18,7 @@ from curvwatch import cli
 from curvwatch.demo.digits import RUNS
 from curvwatch.demo.table import ROWS, written
 from curvwatch.measures import COST_METRICS, Sharpness, StepGeometry
+from tests.once import made_once
 
 STEPS, EVERY = 60, 20
 
@@ -28,10 +29,15 @@ class Demo(NamedTuple):
     of_first_run: subprocess.CompletedProcess[str]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
-    """The demo run twice into one directory, the first time as a user does."""
-    directory = tmp_path_factory.mktemp("runs") / "demo"
+    """The demo run twice into one directory."""
+    return made_once(tmp_path_factory, "demo", run_twice)
+
+
+def run_twice(folder: Path) -> Demo:
+    """The first time as a user does."""
+    directory = folder / "demo"
     (directory / "mine").mkdir(parents=True)
     (directory / "mine" / "notes.txt").write_text("keep me")
     program = "import sys; from curvwatch.cli import main; sys.exit(main())"

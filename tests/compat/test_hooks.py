@@ -28,7 +28,7 @@ def test_values(row: Row) -> None:
     check_values(row)
 
 
-@pytest.mark.slow
+@pytest.mark.study
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
 @pytest.mark.parametrize("row", INDUCTOR, ids=str)
 def test_inductor(row: Row) -> None:

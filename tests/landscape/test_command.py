@@ -304,7 +304,9 @@ def test_the_yaml_of_a_lightning_cli(run, kind):
     text, more = CONFIGS[kind]
     config = run.out / "config.yaml"
     config.write_text(text.format(run.tiny.__name__))
-    run("--config", config, "--ckpt", "run1.ckpt", *more, "--points", 3, "--save", run.out / "slice.npz")
+    run(
+        "--config", config, "--ckpt", "run1.ckpt", *more, "--points", 3, "--save", run.out / "slice.npz"
+    )
     found = Slice2D.load(run.out / "slice.npz")
     n = 10 if kind in ("subclass", "fit", "fixed") else 12
     surface = surface_of(run.tiny.Net(6), run.tiny.loader(n))

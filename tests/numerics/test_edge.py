@@ -63,6 +63,7 @@ def test_gradient_descent_hovers_at_two_over_lr():
     assert np.all(edge == 10.0)
 
 
+@pytest.mark.study
 def test_gradient_descent_with_half_the_rate_stays_below():
     ratios = history_of(lambda p: torch.optim.SGD(p, lr=0.1), 1000)["curvature/stability_ratio"].values
     assert ratios.max() < 0.85
