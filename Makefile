@@ -39,7 +39,7 @@ test-modules: $(MODULES)/.ready
 # networks that are trained until they show what the literature says, and standard errors that fall as they
 # should, some 5 minutes
 test-studies: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m study
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m study
 
 # findings of the literature, run anew: docs/gallery; `make gallery ONLY=outliers` runs one
 gallery: $(READY)
