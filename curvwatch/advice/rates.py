@@ -117,6 +117,7 @@ def landscapes(curves: Curves, suffix: str, doubtful: Mapping[str, Collection[in
     rates, chi_used, edge_used = 2.0 / textbook[use], chi[use], edge[use]
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = np.nan_to_num(np.abs(stderr / sharpness), nan=0.0, posinf=0.0)[use]
+    momentum, slowness = _momentum(edge_used * rates / 2.0)
     return Landscapes(
         steps=steps[use],
         rates=rates,
@@ -124,8 +125,8 @@ def landscapes(curves: Curves, suffix: str, doubtful: Mapping[str, Collection[in
         at_edge=_rates_at_edge(rates, edge_used, chi_used),
         errors=residual[use],
         stderrs=relative,
-        momentum=_momentum(edge_used * rates / 2.0)[0],
-        slowness=_momentum(edge_used * rates / 2.0)[1],
+        momentum=momentum,
+        slowness=slowness,
         read=len(steps),
         missing=int((~known).sum()),
         doubtful=int(in_doubt.sum()),

@@ -171,9 +171,7 @@ shape, 1: apart |
         if self.density_probes and not histograms:
             notes.append("products with a random vector are not finite, so no layer has a density")
         elif self.density_probes and math.isnan(values["curvature/layer_heterogeneity"]):
-            notes.append(
-                "there is one layer alone with curvature, and none to compare its density with"
-            )
+            notes.append("fewer than two layers have curvature, so there are none to compare")
         return Reading(
             values,
             tuple(notes),

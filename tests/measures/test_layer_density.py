@@ -106,7 +106,14 @@ def test_scale_does_not_set_layers_apart_and_layers_without_curvature_do_not_cou
         reading = LayerCurvature(by="parameter").read(at)
     assert math.isnan(reading.values["curvature/layer_heterogeneity"])
     assert math.isnan(reading.values["curvature/layer_heterogeneity_stderr"])
-    assert "one layer alone with curvature" in reading.notes[0]
+    assert "fewer than two layers have curvature" in reading.notes[0]
+
+
+def test_layers_that_are_all_flat_are_not_compared():
+    with landscape(diagonal([np.zeros(2), np.zeros(3)])) as at:
+        reading = LayerCurvature(by="parameter").read(at)
+    assert math.isnan(reading.values["curvature/layer_heterogeneity"])
+    assert "fewer than two layers have curvature" in reading.notes[-1]
 
 
 def test_rounding_in_place_of_curvature_is_no_layer():
@@ -120,7 +127,7 @@ def test_rounding_in_place_of_curvature_is_no_layer():
     with landscape(objective) as at:
         reading = LayerCurvature(by=lambda n: n if n in ("0.bias", "3.bias") else None).read(at)
     assert math.isnan(reading.values["curvature/layer_heterogeneity"])
-    assert "one layer alone with curvature" in reading.notes[-1]
+    assert "fewer than two layers have curvature" in reading.notes[-1]
 
 
 def test_one_layer_has_none_to_compare_with():
@@ -129,5 +136,5 @@ def test_one_layer_has_none_to_compare_with():
     with landscape(objective) as at:
         reading = LayerCurvature(by=lambda name: "all").read(at)
     assert math.isnan(reading.values["curvature/layer_heterogeneity"])
-    assert "one layer" in reading.notes[0]
+    assert "fewer than two layers" in reading.notes[0]
     assert list(reading.histograms) == ["curvature/layer/all/density"]
