@@ -18,7 +18,7 @@ from benchmarks.report import Check, markdown_table
 from benchmarks.trainers import fit
 from benchmarks.workloads import WORKLOADS, Batch, Task, Workload
 from curvwatch import CurvatureMonitor, Objective
-from curvwatch.samples import Sample
+from curvwatch.objective.samples import Sample
 
 TITLE = "GPU"
 STEPS, EVERY = 40, 10

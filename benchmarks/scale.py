@@ -21,7 +21,7 @@ from benchmarks.trainers import fit
 from benchmarks.workloads import GPT, Batch, Task, random_tokens
 from curvwatch import CurvatureMonitor, Objective, Sharpness, StepGeometry, stability_law
 from curvwatch.measures import Landscape
-from curvwatch.samples import Sample
+from curvwatch.objective.samples import Sample
 
 TITLE = "Scale"
 GIB = 2**30

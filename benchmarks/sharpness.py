@@ -24,8 +24,8 @@ from benchmarks.timing import gradient_seconds
 from benchmarks.workloads import OPTIMIZER_LABELS, WORKLOADS, Batch, Task
 from curvwatch import Objective, Sharpness, StabilityLaw, stability_law
 from curvwatch.measures import Landscape
+from curvwatch.objective.samples import Sample
 from curvwatch.operators import Scaled, SymmetricOperator, hessian, unit
-from curvwatch.samples import Sample
 from curvwatch.solvers import lanczos
 
 TITLE = "Sharpness while tracking"

@@ -6,19 +6,19 @@
 
 from typing import TYPE_CHECKING, Any
 
-from curvwatch.advice import Advice, advise
-from curvwatch.alerts import Alert, Rule, lower_lr, warmup_again, webhook
-from curvwatch.compared import Compared
 from curvwatch.errors import CurvwatchError, CurvwatchWarning
-from curvwatch.history import History
 from curvwatch.measures import Measure, Sharpness, StepGeometry
+from curvwatch.measures.compared import Compared
 from curvwatch.objective import Objective
+from curvwatch.results.advice import Advice, advise
+from curvwatch.results.alerts import Alert, Rule, lower_lr, warmup_again, webhook
+from curvwatch.results.history import History
 from curvwatch.stability import StabilityLaw, register_law, stability_law
 from curvwatch.watch import Watch
 
 if TYPE_CHECKING:
     from curvwatch.monitor import CurvatureMonitor
-    from curvwatch.workspace import wandb_workspace
+    from curvwatch.report.wandb_workspace import wandb_workspace
 
 __version__ = "0.1.0"
 
@@ -54,7 +54,7 @@ def __getattr__(name: str) -> Any:
 
         return CurvatureMonitor
     if name == "wandb_workspace":
-        from curvwatch.workspace import wandb_workspace
+        from curvwatch.report.wandb_workspace import wandb_workspace
 
         return wandb_workspace
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,25 +8,25 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from curvwatch.advice import Advices, advise
-from curvwatch.alerts import Action, Alert, PresetName, Rule, check_rules, rules_of
-from curvwatch.alerts.actions import check_actions
-from curvwatch.chunks import check_chunk_size
-from curvwatch.compared import Following
-from curvwatch.due import Due
 from curvwatch.faults import Faults, OnError
-from curvwatch.history import History
 from curvwatch.measures import Measure, check_cadence, compared_by, feeding, make_measures
+from curvwatch.measures.presets import preset_options
 from curvwatch.objective import Products, check_products
-from curvwatch.presets import preset_options
-from curvwatch.probe import Probe, ProbeKind
-from curvwatch.reader import Reader, Readings
-from curvwatch.recorder import Recorder
-from curvwatch.schedule import Schedule
-from curvwatch.steps import FinishedStep, StepWatch
-from curvwatch.trainer.callback import CallbackBase
-from curvwatch.trainer.rerun import LossFn, check_loss_fns
-from curvwatch.trainer.run import FitRun
+from curvwatch.objective.chunk_size import check_chunk_size
+from curvwatch.results.advice import Advices, advise
+from curvwatch.results.alerts import Action, Alert, PresetName, Rule, check_rules, rules_of
+from curvwatch.results.alerts.actions import check_actions
+from curvwatch.results.history import History
+from curvwatch.training.lightning.callback import CallbackBase
+from curvwatch.training.lightning.run import FitRun
+from curvwatch.training.lightning.training_step import LossFn, check_loss_fns
+from curvwatch.training.plan import Due
+from curvwatch.training.probe import Probe, ProbeKind
+from curvwatch.training.reader import Reader, Readings
+from curvwatch.training.recorder import Recorder
+from curvwatch.training.schedule.schedule import Schedule
+from curvwatch.training.shadow_optimizers import Following
+from curvwatch.training.steps import FinishedStep, StepWatch
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl

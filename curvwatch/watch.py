@@ -9,34 +9,34 @@ from typing import Any, TypeVar, get_args
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from curvwatch.advice import Advices, advise
-from curvwatch.alerts import Action, Alert, PresetName, Rule, check_rules, rules_of
-from curvwatch.alerts.actions import check_actions
-from curvwatch.arguments import Mode, check_budget, check_word
-from curvwatch.chunks import check_chunk_size
-from curvwatch.compared import Following
-from curvwatch.due import Due
+from curvwatch.checks import Mode, check_budget, check_word
 from curvwatch.faults import Faults, OnError
-from curvwatch.history import History
-from curvwatch.loop.beginnings import Beginnings
-from curvwatch.loop.checks import check_loss_fns, check_optimizers
-from curvwatch.loop.comparison import Comparison
-from curvwatch.loop.gradients import StepGradients
-from curvwatch.loop.loggers import as_loggers
-from curvwatch.loop.run import LoopRun, LossFn
-from curvwatch.loop.texts import PROBE_LOST, SHARDED, WRONG_ORDER
-from curvwatch.loop.wrappers import called_module
 from curvwatch.measures import Measure, check_cadence, compared_by, feeding, make_measures
+from curvwatch.measures.presets import preset_options
 from curvwatch.objective import Products, check_products
-from curvwatch.presets import preset_options
-from curvwatch.probe import Probe, ProbeKind
-from curvwatch.reader import Reader, Readings
-from curvwatch.recorder import Recorder
-from curvwatch.run import TrainingBatch
-from curvwatch.samples import Sample
-from curvwatch.schedule import Schedule
-from curvwatch.steps import FinishedStep, StepWatch, trained
-from curvwatch.trees import clone_batch
+from curvwatch.objective.chunk_size import check_chunk_size
+from curvwatch.objective.isolation.containers import clone_batch
+from curvwatch.objective.samples import Sample
+from curvwatch.results.advice import Advices, advise
+from curvwatch.results.alerts import Action, Alert, PresetName, Rule, check_rules, rules_of
+from curvwatch.results.alerts.actions import check_actions
+from curvwatch.results.history import History
+from curvwatch.results.loggers.plain import as_loggers
+from curvwatch.training.loop.checks import check_loss_fns, check_optimizers
+from curvwatch.training.loop.forward_state import Beginnings
+from curvwatch.training.loop.gradient_check import Comparison
+from curvwatch.training.loop.run import LoopRun, LossFn
+from curvwatch.training.loop.step_gradients import StepGradients
+from curvwatch.training.loop.texts import PROBE_LOST, SHARDED, WRONG_ORDER
+from curvwatch.training.loop.wrappers import called_module
+from curvwatch.training.plan import Due
+from curvwatch.training.probe import Probe, ProbeKind
+from curvwatch.training.reader import Reader, Readings
+from curvwatch.training.recorder import Recorder
+from curvwatch.training.run import TrainingBatch
+from curvwatch.training.schedule.schedule import Schedule
+from curvwatch.training.shadow_optimizers import Following
+from curvwatch.training.steps import FinishedStep, StepWatch, trained
 
 W = TypeVar("W", bound="Watch")
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.report import machine
-from curvwatch.demo.train import quiet
+from curvwatch.cli.demo.train import quiet
 from gallery.finding import Made
 from gallery.findings import FINDINGS
 from gallery.page import FOLDER, index, page, read_results, results_file, write_results

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, IterableDataset
 
 from curvwatch import History
-from curvwatch.demo.digits import whole_data_set
+from curvwatch.cli.demo.digits import whole_data_set
 from gallery.finding import Results
 
 Batch = tuple[Tensor, Tensor]

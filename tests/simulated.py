@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from curvwatch.measures import Sharpness, StepGeometry
-from curvwatch.schedule import Schedule
+from curvwatch.training.schedule.schedule import Schedule
 
 Seconds = Callable[[int], float]
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from curvwatch import CurvatureMonitor, History, Watch, advise, cli
-from curvwatch.advice import Advice, Warmup, advise_curves
-from curvwatch.advice.evidence import _start
-from curvwatch.advice.rates import _momentum, ratio_of_step
+from curvwatch.results.advice import Advice, Warmup, advise_curves
+from curvwatch.results.advice.evidence import _start
+from curvwatch.results.advice.rates import _momentum, ratio_of_step
 from tests.compare import logs
 from tests.modules import Classifier, batches, fit
 

@@ -18,8 +18,8 @@ from benchmarks.counting import CountedLoss, counting
 from benchmarks.report import Check, between
 from benchmarks.workloads import WORKLOADS
 from curvwatch import Objective
-from curvwatch.chunks import Chunking
-from curvwatch.footprint import peak_of_process
+from curvwatch.objective.chunk_size import Chunking
+from curvwatch.objective.memory import peak_of_process
 
 
 def test_passes_are_counted_in_gradients():
@@ -87,7 +87,7 @@ def test_the_page_is_redrawn_from_the_parts_that_were_measured(tmp_path, monkeyp
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells it there")
 def test_the_peak_of_a_process_is_not_its_parents():
     held = torch.ones(100 * 2**20)
-    ask = "import torch, curvwatch.footprint as f; print(f.peak_of_process(torch.device('cpu')))"
+    ask = "import torch, curvwatch.objective.memory as f; print(f.peak_of_process(torch.device('cpu')))"
     child = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
     ours = peak_of_process(torch.device("cpu"))
     assert int(child.stdout) < ours - held.nbytes / 2
@@ -95,7 +95,7 @@ def test_the_peak_of_a_process_is_not_its_parents():
 
 @pytest.mark.parametrize(("width", "whole"), [(1024, True), (32, False)])
 def test_a_batch_is_cut_only_where_its_graph_matters_beside_vectors(monkeypatch, width, whole):
-    monkeypatch.setattr("curvwatch.chunks.peak_of_process", lambda device: 0)
+    monkeypatch.setattr("curvwatch.objective.chunk_size.peak_of_process", lambda device: 0)
     net = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh())
     x, chunking = torch.randn(256, width), Chunking()
     objective = Objective.of_batches(net, lambda x: net(x).square().mean(), [x], chunking=chunking)

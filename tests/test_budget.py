@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from curvwatch.budget import EARLY_STEPS, WARM_UP_SECONDS, WARM_UP_STEPS
-from curvwatch.cadence import finer
 from curvwatch.measures import Sharpness, StepGeometry
-from curvwatch.schedule import Schedule
+from curvwatch.training.schedule.budget import EARLY_STEPS, WARM_UP_SECONDS, WARM_UP_STEPS
+from curvwatch.training.schedule.cadence import finer
+from curvwatch.training.schedule.schedule import Schedule
 from tests.simulated import Process, simulated
 
 BUDGET = 0.05

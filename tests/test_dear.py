@@ -10,7 +10,7 @@ import torch
 
 from curvwatch import CurvatureMonitor, Sharpness, StepGeometry
 from curvwatch.measures import MEASURES, SpectralDensity, TopEigenvalues
-from curvwatch.schedule import Schedule
+from curvwatch.training.schedule.schedule import Schedule
 from tests.modules import Classifier, fit
 from tests.simulated import Process, simulated
 

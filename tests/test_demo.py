@@ -15,8 +15,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from curvwatch import cli
-from curvwatch.demo.digits import RUNS
-from curvwatch.demo.table import ROWS, written
+from curvwatch.cli.demo.digits import RUNS
+from curvwatch.cli.demo.table import ROWS, written
 from curvwatch.measures import COST_METRICS, Sharpness, StepGeometry
 from tests.once import made_once
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from curvwatch.heat import (
+from curvwatch.charts.heat_maps import (
     DensityAxes,
     HeatMap,
     aligned,
@@ -16,7 +16,7 @@ from curvwatch.heat import (
     layer_map,
     taken,
 )
-from curvwatch.histogram import Histogram
+from curvwatch.charts.histogram import Histogram
 
 # densities 1, 2 and 0.5
 HISTOGRAM = Histogram(np.array([0.0, 0.25, 0.5, 1.5]), np.array([0.25, 0.5, 0.5]))

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from curvwatch import CurvwatchError
-from curvwatch.outputs import LossWatch, find_outputs
+from curvwatch.objective.outputs.loss_calls import LossWatch, find_outputs
 
 X = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
 CLASSES = torch.tensor([0, 1, 2, 3, 0])

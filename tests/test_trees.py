@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from curvwatch.trees import clone_batch, map_containers
+from curvwatch.objective.isolation.containers import clone_batch, map_containers
 
 
 class Store(MutableMapping):

@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.alerts.label import running_median
 from benchmarks.alerts.record import Record
-from curvwatch.alerts import AlertEngine, Rule
+from curvwatch.results.alerts import AlertEngine, Rule
 
 Detector = Callable[[Record], list[int]]
 

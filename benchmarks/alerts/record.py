@@ -26,8 +26,8 @@ from benchmarks.alerts.tasks import TASKS
 from benchmarks.trainers import silence
 from benchmarks.workloads import Batch
 from curvwatch import CurvatureMonitor
-from curvwatch.alerts import AlertEngine
 from curvwatch.measures import Measure, Sharpness, StepGeometry
+from curvwatch.results.alerts import AlertEngine
 
 # a run whose loss is not finite for so many steps is over
 _LAST_WORDS = 3

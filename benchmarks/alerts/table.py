@@ -16,7 +16,7 @@ from benchmarks.alerts.label import FATES, Label, label
 from benchmarks.alerts.record import Record, path_of
 from benchmarks.alerts.rescue import ends_at, folder_of
 from benchmarks.alerts.score import CALM, Score, score
-from curvwatch.alerts import PRESETS
+from curvwatch.results.alerts import PRESETS
 
 Runs = Sequence[tuple[Record, Label]]
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from curvwatch import __version__
-from curvwatch.cli.landscape import add_interpolate, add_path, add_slice
+from curvwatch.cli.landscape.arguments import add_interpolate, add_path, add_slice
 from curvwatch.cli.measures import add_measures
 from curvwatch.cli.runs import add_advise, add_compare, add_demo, add_show
 from curvwatch.errors import CurvwatchError

@@ -6,8 +6,8 @@ import argparse
 from typing import Any
 
 from curvwatch.cli.arguments import need
-from curvwatch.compare.text import printable
 from curvwatch.errors import CurvwatchError
+from curvwatch.report.text import printable
 
 
 def add_measures(commands: Any) -> None:
@@ -28,8 +28,8 @@ def _measures(chosen: argparse.Namespace) -> None:
     need("measures", "report", {"rich": "rich"})
     from rich.console import Console
 
+    from curvwatch.cli.price_list import print_measures
     from curvwatch.measures import MEASURES
-    from curvwatch.price_list import print_measures
 
     unknown = [name for name in chosen.names if name not in MEASURES]
     if unknown:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from curvwatch.cli.arguments import need, positive
-from curvwatch.compare.text import printable
 from curvwatch.errors import CurvwatchError
+from curvwatch.report.text import printable
 
 
 def add_demo(commands: Any) -> None:
@@ -35,7 +35,7 @@ def add_demo(commands: Any) -> None:
 def _demo(chosen: argparse.Namespace) -> None:
     packages = {"sklearn": "scikit-learn", "tensorboard": "tensorboard", "rich": "rich"}
     need("demo", "demo", packages)
-    from curvwatch.demo import run_demo
+    from curvwatch.cli.demo import run_demo
 
     run_demo(chosen.dir, steps=chosen.steps)
 
@@ -73,9 +73,9 @@ def _compare(chosen: argparse.Namespace) -> None:
     need("compare", "report", {"rich": "rich", "yaml": "PyYAML"})
     from rich.console import Console
 
-    from curvwatch.compare.read import read_runs
-    from curvwatch.compare.summary import Wanted
-    from curvwatch.compare.terminal import print_comparison
+    from curvwatch.report.logs.read import read_runs
+    from curvwatch.report.summary import Wanted
+    from curvwatch.report.terminal.comparison import print_comparison
 
     runs, problems = read_runs(chosen.runs)
     if not any(run.curves for run in runs):
@@ -89,7 +89,7 @@ def _compare(chosen: argparse.Namespace) -> None:
     print_comparison(runs, problems, console=console, metrics=metrics)
     if chosen.output is not None:
         need("compare -o", "report", {"jinja2": "Jinja2"})
-        from curvwatch.compare.report import write_report
+        from curvwatch.report.html import write_report
 
         try:
             write_report(runs, chosen.output, x=chosen.x, metrics=metrics, problems=problems)
@@ -119,7 +119,7 @@ def _show(chosen: argparse.Namespace) -> None:
     need("show", "report", {"rich": "rich", "yaml": "PyYAML", "plotext": "plotext"})
     from rich.console import Console
 
-    from curvwatch.compare.show import follow, show
+    from curvwatch.report.terminal.show import follow, show
 
     (follow if chosen.follow else show)(chosen.run_path, console=Console(highlight=False))
 
@@ -141,8 +141,8 @@ def add_advise(commands: Any) -> None:
 
 def _advise(chosen: argparse.Namespace) -> None:
     need("advise", "report", {"yaml": "PyYAML"})
-    from curvwatch.advice import advise_curves
-    from curvwatch.compare.read import read_runs
+    from curvwatch.report.logs.read import read_runs
+    from curvwatch.results.advice import advise_curves
 
     runs, problems = read_runs(chosen.runs)
     lines = [f"{printable(run.path)}: {line}" for run in runs for line in run.problems] + problems

@@ -6,33 +6,33 @@
 
 from typing import TYPE_CHECKING, Any
 
-from curvwatch.landscape.aligned import Aligned
-from curvwatch.landscape.alignment import align
-from curvwatch.landscape.checkpoint_directions import (
+from curvwatch.landscape.alignment.align import align
+from curvwatch.landscape.alignment.result import Aligned
+from curvwatch.landscape.checkpoints import Checkpoint, weights_of
+from curvwatch.landscape.module_surface import ModuleSurface, Subject, surface_of
+from curvwatch.landscape.paths.figures import plot_interpolations, plot_paths
+from curvwatch.landscape.paths.interpolation import Interpolation, interpolate
+from curvwatch.landscape.paths.paths import path
+from curvwatch.landscape.paths.results import Path
+from curvwatch.landscape.slices.checkpoint_directions import (
     plane_directions,
     principal_directions,
     update_directions,
 )
-from curvwatch.landscape.checkpoints import Checkpoint, weights_of
-from curvwatch.landscape.directions import (
+from curvwatch.landscape.slices.directions import (
     Directions,
     given_directions,
     gradient_direction,
     random_directions,
 )
-from curvwatch.landscape.eigen_directions import eigenvectors
-from curvwatch.landscape.interpolation import Interpolation, interpolate
-from curvwatch.landscape.module_surface import ModuleSurface, Subject, surface_of
-from curvwatch.landscape.path_plots import plot_interpolations, plot_paths
-from curvwatch.landscape.path_results import Path
-from curvwatch.landscape.paths import path
-from curvwatch.landscape.results import Slice, Slice1D, Slice2D, load_slice
-from curvwatch.landscape.slices import plane, slice_1d, slice_2d, trajectory
-from curvwatch.landscape.snapshot_files import Snapshot, snapshots_in
+from curvwatch.landscape.slices.eigen_directions import eigenvectors
+from curvwatch.landscape.slices.results import Slice, Slice1D, Slice2D, load_slice
+from curvwatch.landscape.slices.slices import plane, slice_1d, slice_2d, trajectory
+from curvwatch.landscape.snapshots.files import Snapshot, snapshots_in
 from curvwatch.landscape.surface import FunctionSurface, Group, Surface, groups_of
 
 if TYPE_CHECKING:
-    from curvwatch.landscape.snapshots import Snapshots
+    from curvwatch.landscape.snapshots.callback import Snapshots
 
 __all__ = [
     "Aligned",
@@ -77,7 +77,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # a callback: the rest is of use without Lightning
     if name == "Snapshots":
-        from curvwatch.landscape.snapshots import Snapshots
+        from curvwatch.landscape.snapshots.callback import Snapshots
 
         return Snapshots
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from curvwatch.errors import CurvwatchError
-from curvwatch.trees import batch_size
+from curvwatch.objective.isolation.containers import batch_size
 
 # of torch's error in batch norm
 _TOO_FEW = "Expected more than 1 value per channel"

@@ -15,22 +15,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from curvwatch.arguments import Mode, check_word
+from curvwatch.checks import Mode, check_word
 from curvwatch.errors import CurvwatchError
-from curvwatch.isolation import Memory, lend
 from curvwatch.landscape.batch_norm import Recalibrated, normalisations
 from curvwatch.landscape.checks import check_has_values
-from curvwatch.landscape.step_loss import StepLoss, feed_of, is_lightning, silent
+from curvwatch.landscape.module_loss import StepLoss, feed_of, is_lightning, silent
 from curvwatch.landscape.surface import Group, Surface, checked, groups_of
 from curvwatch.objective import Counts, Objective, Opened
+from curvwatch.objective.flat_layout import Layout
+from curvwatch.objective.isolation.containers import batch_size
+from curvwatch.objective.isolation.isolate import Memory, lend
+from curvwatch.objective.isolation.random_state import RandomState
+from curvwatch.objective.samples import Sample
 from curvwatch.operators import hessian
 from curvwatch.operators.base import SymmetricOperator
-from curvwatch.probe import generators_of, moved
-from curvwatch.randomness import RandomState
-from curvwatch.run import TrainingBatch
-from curvwatch.samples import Sample
-from curvwatch.trees import batch_size
-from curvwatch.vectors import Layout
+from curvwatch.training.probe import generators_of, moved
+from curvwatch.training.run import TrainingBatch
 
 # what a surface is made from; one itself stays as it is
 Subject: TypeAlias = Surface | Objective | nn.Module

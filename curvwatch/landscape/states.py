@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from curvwatch.errors import CurvwatchError
 from curvwatch.landscape.checkpoints import Checkpoint, load
 from curvwatch.landscape.checks import check_values
-from curvwatch.vectors import Layout
+from curvwatch.objective.flat_layout import Layout
 
 
 def state_of(checkpoint: Checkpoint, module: nn.Module) -> dict[str, Tensor]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Iterable
 
-from curvwatch.compared import Compared
 from curvwatch.measures.activations import ActivationSparsity
 from curvwatch.measures.base import (
     COST_METRICS,
@@ -16,6 +15,7 @@ from curvwatch.measures.base import (
     check_cadence,
 )
 from curvwatch.measures.batch_sharpness import BatchSharpness
+from curvwatch.measures.compared import Compared
 from curvwatch.measures.critical_sharpness import CriticalSharpness
 from curvwatch.measures.epsilon_sharpness import EpsilonSharpness
 from curvwatch.measures.fisher import Fisher

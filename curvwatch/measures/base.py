@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from curvwatch.histogram import Histogram
+from curvwatch.charts.histogram import Histogram
 from curvwatch.objective import Opened
 from curvwatch.stability import StabilityLaw
 

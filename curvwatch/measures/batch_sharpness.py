@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from curvwatch.aliased import Aliased, Graph
 from curvwatch.errors import CurvwatchError
 from curvwatch.measures.base import Landscape, LandscapeMeasure, Reading
 from curvwatch.objective import Opened
-from curvwatch.samples import Sample
-from curvwatch.vectors import summed
+from curvwatch.objective.flat_layout import summed
+from curvwatch.objective.functional import Aliased, Graph
+from curvwatch.objective.samples import Sample
 
 # of the mean square of the gradients: a batch under it has no direction
 _FLOOR = 1e-12

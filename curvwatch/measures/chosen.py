@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, get_args
 
-from curvwatch.linearization import Linearization
 from curvwatch.measures.base import Landscape
 from curvwatch.measures.matrices import preconditioned
+from curvwatch.objective.linearization import Linearization
+from curvwatch.objective.outputs.output_graph import GivenOutputs, OutputGraphs
 from curvwatch.operators import SymmetricOperator, fisher, gauss_newton, hessian
-from curvwatch.output_graph import GivenOutputs, OutputGraphs
 
 Matrix = Literal["hessian", "preconditioned", "gauss_newton", "fisher"]
 

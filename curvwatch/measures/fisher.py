@@ -19,9 +19,9 @@ from curvwatch.measures.matrices import (
     relative_residual,
     solver_doubt,
 )
+from curvwatch.objective.outputs.output_graph import OutputGraphs
 from curvwatch.operators import FunctionOperator, hessian, random_signs
 from curvwatch.operators.fisher import FisherKind, fisher
-from curvwatch.output_graph import OutputGraphs
 
 _SEEDS = 1 << 62
 

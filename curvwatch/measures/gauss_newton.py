@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from curvwatch.histogram import Histogram
+from curvwatch.charts.histogram import Histogram
 from curvwatch.measures.base import Landscape, LandscapeMeasure, Reading
 from curvwatch.measures.matrices import (
     check_options,
@@ -20,6 +20,7 @@ from curvwatch.measures.matrices import (
     relative_residual,
     solver_doubt,
 )
+from curvwatch.objective.outputs.output_graph import OutputGraphs
 from curvwatch.operators import (
     FunctionOperator,
     SymmetricOperator,
@@ -27,7 +28,6 @@ from curvwatch.operators import (
     hessian,
     random_signs,
 )
-from curvwatch.output_graph import OutputGraphs
 from curvwatch.solvers import stochastic_lanczos
 
 # relative; rounding in half precision stays under it

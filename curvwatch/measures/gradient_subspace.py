@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from curvwatch.errors import CurvwatchError
 from curvwatch.measures.base import Landscape, LandscapeMeasure, Reading
+from curvwatch.objective.flat_layout import Layout
 from curvwatch.operators import SymmetricOperator, hessian, unit
 from curvwatch.solvers import Eigenpairs, deflated_lanczos
-from curvwatch.vectors import Layout
 
 # from so many entries on vectors of earlier readings are kept as sketches of this length
 _SKETCH = 1 << 20

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from curvwatch.histogram import Histogram
-from curvwatch.layers import By, check_by, layers_of, parameter_names
-from curvwatch.linearization import Linearization
+from curvwatch.charts.histogram import Histogram
 from curvwatch.measures.base import Landscape, LandscapeMeasure, Reading
 from curvwatch.measures.layer_density import densities, heterogeneity, jackknifed
+from curvwatch.objective.layers import By, check_by, layers_of, parameter_names
+from curvwatch.objective.linearization import Linearization
 from curvwatch.operators import Block, FunctionOperator, hessian, random_signs, unit
 from curvwatch.solvers import Eigenpairs, lanczos, stochastic_lanczos
 

@@ -9,7 +9,7 @@ from itertools import combinations
 
 import numpy as np
 
-from curvwatch.histogram import Histogram
+from curvwatch.charts.histogram import Histogram
 from curvwatch.solvers import Quadrature
 
 _BINS = 256

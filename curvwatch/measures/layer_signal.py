@@ -9,10 +9,8 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from curvwatch.aliased import Aliased
-from curvwatch.layers import called_layers, padding_rows, parameter_names
 from curvwatch.measures.base import Landscape, LandscapeMeasure, Reading
-from curvwatch.measures.signals import (
+from curvwatch.measures.layer_signal_passes import (
     Directions,
     Layers,
     Signals,
@@ -21,6 +19,8 @@ from curvwatch.measures.signals import (
     outputs_change,
 )
 from curvwatch.objective import Opened
+from curvwatch.objective.functional import Aliased
+from curvwatch.objective.layers import called_layers, padding_rows, parameter_names
 
 Direction = Literal["random", "gradient"]
 _WHOLE = ("curvature/layer_signal", "curvature/layer_signal_stderr")

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from curvwatch.measures.base import Landscape
+from curvwatch.objective.flat_layout import Layout
+from curvwatch.objective.outputs.output_graph import GivenOutputs
 from curvwatch.operators import Scaled, SymmetricOperator, unit
-from curvwatch.output_graph import GivenOutputs
 from curvwatch.solvers import Eigenpairs, deflated_lanczos, lanczos
 from curvwatch.stability import StabilityLaw
-from curvwatch.vectors import Layout
 
 # of a warm start, relative to the last vectors: an eigenvector that rises from below is found
 _RANDOM_PART = 0.1

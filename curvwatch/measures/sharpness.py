@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from curvwatch.linearization import Linearization
 from curvwatch.measures.base import Landscape, LandscapeMeasure, Reading
 from curvwatch.measures.matrices import expanded, preconditioned
+from curvwatch.objective.linearization import Linearization
 from curvwatch.operators import Scaled, SymmetricOperator, hessian, unit
 from curvwatch.solvers import Eigenpairs, lanczos
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from curvwatch.histogram import Histogram
+from curvwatch.charts.histogram import Histogram
 from curvwatch.measures.base import Landscape, LandscapeMeasure, Reading
 from curvwatch.measures.chosen import Matrix, check_matrix, matrix_of, missing
 from curvwatch.measures.matrices import check_options, given_outputs, leading, solver_doubt

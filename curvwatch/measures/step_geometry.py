@@ -8,10 +8,10 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from curvwatch.compared import METRICS, Compares, make_compared
-from curvwatch.linearization import Linearization
 from curvwatch.measures.base import Reading, Step, StepMeasure
-from curvwatch.vectors import Layout
+from curvwatch.measures.compared import METRICS, Compares, make_compared
+from curvwatch.objective.flat_layout import Layout
+from curvwatch.objective.linearization import Linearization
 
 Curvature = Literal["exact", "secant"]
 # other kernels for attention, in bfloat16, stay under this

@@ -9,9 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from curvwatch.layers import By, check_by, layers_of, parameter_names
 from curvwatch.measures.base import Landscape, LandscapeMeasure, Reading
 from curvwatch.measures.matrices import check_options, leading, relative_residual, solver_doubt
+from curvwatch.objective.layers import By, check_by, layers_of, parameter_names
 from curvwatch.operators import Block, hessian
 
 

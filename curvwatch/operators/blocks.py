@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from curvwatch.layers import part_of, places_of
+from curvwatch.objective.flat_layout import Layout
+from curvwatch.objective.layers import part_of, places_of
 from curvwatch.operators.base import FunctionOperator, SymmetricOperator
-from curvwatch.vectors import Layout
 
 
 class Block(FunctionOperator):

@@ -7,11 +7,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from curvwatch.likelihoods import likelihoods_of
 from curvwatch.objective import Opened
+from curvwatch.objective.outputs.likelihoods import likelihoods_of
+from curvwatch.objective.outputs.output_graph import OutputGraph, OutputGraphs
 from curvwatch.operators.base import FunctionOperator
 from curvwatch.operators.gauss_newton import through_outputs
-from curvwatch.output_graph import OutputGraph, OutputGraphs
 
 FisherKind = Literal["mc", "empirical", "type1"]
 
@@ -22,7 +22,7 @@ def fisher(
     """F = sum over terms of c J' E[s s'] J at the weights of `opened`, shape (size, size).
 
     s are the derivatives of -log p(y | outputs) by the outputs, c the factor of a term in the loss (see
-    `curvwatch.likelihoods`), and J the derivative of the outputs.
+    `curvwatch.objective.outputs.likelihoods`), and J the derivative of the outputs.
 
     Args:
         opened: the objective.

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from torch import Tensor
 
 from curvwatch.objective import Opened
+from curvwatch.objective.outputs.output_graph import OutputGraph, OutputGraphs
 from curvwatch.operators.base import FunctionOperator
-from curvwatch.output_graph import OutputGraph, OutputGraphs
 
 
 def gauss_newton(opened: Opened, graphs: OutputGraphs) -> FunctionOperator:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from curvwatch.linearization import Linearization
+from curvwatch.objective.linearization import Linearization
 from curvwatch.operators.base import FunctionOperator
 
 

@@ -2,8 +2,8 @@
 
 from curvwatch.solvers.deflated import deflated_lanczos
 from curvwatch.solvers.lanczos import Eigenpairs, lanczos
+from curvwatch.solvers.outliers import FEWEST_VALUES, Outliers, count_outliers
 from curvwatch.solvers.quadrature import Density, Estimate, Quadrature, stochastic_lanczos
-from curvwatch.solvers.scree import FEWEST_VALUES, Outliers, count_outliers
 
 __all__ = [
     "FEWEST_VALUES",

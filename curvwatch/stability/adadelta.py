@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from curvwatch.stability.law import Law, Update
-from curvwatch.stability.state import ascends, number, seen_gradient, steps_taken, wide
+from curvwatch.stability.optimizer_state import ascends, number, seen_gradient, steps_taken, wide
 
 # The old weights enter only through weight decay; each round shrinks the error by about lr c / P.
 _ROUNDS = 30

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from curvwatch.stability.law import Law, Update
-from curvwatch.stability.state import ascends, number, steps_taken, wide
+from curvwatch.stability.optimizer_state import ascends, number, steps_taken, wide
 
 GONE = (
     "the gradient of the last step is gone: Adafactor's clipping of the update is taken as "

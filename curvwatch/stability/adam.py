@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from curvwatch.stability.law import Law, Update
-from curvwatch.stability.state import ascends, number, steps_taken, wide
+from curvwatch.stability.optimizer_state import ascends, number, steps_taken, wide
 
 
 def averaging_response(beta: float) -> float:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from curvwatch.stability.join import Moved, join
 from curvwatch.stability.law import Law, NoLaw, StabilityLaw
-from curvwatch.stability.refused import BY_VALUE, STILL, reason_without_law
 from curvwatch.stability.table import find_law
+from curvwatch.stability.unsupported import BY_VALUE, STILL, reason_without_law
 from curvwatch.stability.wrappers import unwrap
 
 

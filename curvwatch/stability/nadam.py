@@ -9,7 +9,7 @@ from torch import Tensor
 
 from curvwatch.stability.adam import averaging_response, split_decay
 from curvwatch.stability.law import Law, Update
-from curvwatch.stability.state import ascends, number, steps_taken, wide
+from curvwatch.stability.optimizer_state import ascends, number, steps_taken, wide
 
 
 def nadam_update(param: Tensor, group: Mapping[str, Any], state: Mapping[str, Any]) -> Update | None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from curvwatch.stability.adam import averaging_response, split_decay
 from curvwatch.stability.law import Law, Update
-from curvwatch.stability.state import ascends, number, steps_taken, wide
+from curvwatch.stability.optimizer_state import ascends, number, steps_taken, wide
 
 
 def rectification(beta2: float, t: float) -> float | None:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from curvwatch.stability.law import Law, Update
-from curvwatch.stability.state import ascends, check_momentum, number, steps_taken, wide
+from curvwatch.stability.optimizer_state import ascends, check_momentum, number, steps_taken, wide
 
 
 def rmsprop_update(param: Tensor, group: Mapping[str, Any], state: Mapping[str, Any]) -> Update | None:

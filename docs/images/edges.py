@@ -27,8 +27,8 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from curvwatch import CurvatureMonitor
-from curvwatch.demo.digits import Batch, DigitsNet, whole_data_set
-from curvwatch.demo.train import progress_bar, quiet
+from curvwatch.cli.demo.digits import Batch, DigitsNet, whole_data_set
+from curvwatch.cli.demo.train import progress_bar, quiet
 
 STEPS, EVERY = 1200, 20
 REACHED = 0.95

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer
 from torch.utils.data import DataLoader, TensorDataset
 
-from curvwatch.demo.digits import DigitsNet, whole_data_set
-from curvwatch.demo.train import quiet
+from curvwatch.cli.demo.digits import DigitsNet, whole_data_set
+from curvwatch.cli.demo.train import quiet
 from curvwatch.landscape import plane, slice_1d, slice_2d, surface_of, trajectory
 
 EPOCHS = 30

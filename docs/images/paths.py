@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.optim import Adam
 from torch.utils.data import DataLoader, TensorDataset
 
-from curvwatch.demo.digits import Batch, DigitsNet, whole_data_set
-from curvwatch.demo.train import quiet
+from curvwatch.cli.demo.digits import Batch, DigitsNet, whole_data_set
+from curvwatch.cli.demo.train import quiet
 from curvwatch.landscape import Snapshots, align, interpolate, path, surface_of
 
 EPOCHS = 30

@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from curvwatch import CurvatureMonitor, Rule, Watch, lower_lr, warmup_again
-from curvwatch.learning_rates import LearningRates
+from curvwatch.training.learning_rates import LearningRates
 from tests.lightning.test_alerts import diverge, watch
 from tests.modules import Classifier, ListLogger, batches, fit, told
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from curvwatch import Rule
-from curvwatch.alerts import NOT_FINITE, PRESETS, AlertEngine, rules_of
+from curvwatch.results.alerts import NOT_FINITE, PRESETS, AlertEngine, rules_of
 
 NAN, INF = math.nan, math.inf
 

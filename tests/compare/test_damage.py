@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from curvwatch.compare.read import read_runs
-from curvwatch.compare.run import LoggedRun
+from curvwatch.report.logs.logged_run import LoggedRun
+from curvwatch.report.logs.read import read_runs
 from tests.compare import logs
 
 

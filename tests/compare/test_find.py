@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from curvwatch.compare.find import short_names
-from curvwatch.compare.read import read_runs
+from curvwatch.report.logs.find import short_names
+from curvwatch.report.logs.read import read_runs
 from tests.compare import logs
 
 

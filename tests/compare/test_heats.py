@@ -17,20 +17,20 @@ from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 
 from curvwatch.charts import CHARTS, DENSITY
-from curvwatch.compare.find import find_runs
-from curvwatch.compare.heats import COLUMNS, FEWEST_COLUMNS, ROWS, heats_of
-from curvwatch.compare.log import made_histogram
-from curvwatch.compare.panels import MOST_LAYERS, errors_around, lines_of, panels_of
-from curvwatch.compare.read import read_run, read_runs
-from curvwatch.compare.report import write_report
-from curvwatch.compare.report.cells import SHADES, heat_payload
-from curvwatch.compare.report.payload import payload
-from curvwatch.compare.run import LoggedDensity, LoggedRun
-from curvwatch.compare.sections import sections_of
-from curvwatch.compare.show import show
-from curvwatch.heat import layer_map
-from curvwatch.histogram import Histogram
-from curvwatch.history import History
+from curvwatch.charts.heat_maps import layer_map
+from curvwatch.charts.histogram import Histogram
+from curvwatch.report.heat_maps import COLUMNS, FEWEST_COLUMNS, ROWS, heats_of
+from curvwatch.report.html import write_report
+from curvwatch.report.html.cells import SHADES, heat_payload
+from curvwatch.report.html.payload import payload
+from curvwatch.report.logs.find import find_runs
+from curvwatch.report.logs.log import made_histogram
+from curvwatch.report.logs.logged_run import LoggedDensity, LoggedRun
+from curvwatch.report.logs.read import read_run, read_runs
+from curvwatch.report.panels import MOST_LAYERS, errors_around, lines_of, panels_of
+from curvwatch.report.sections import sections_of
+from curvwatch.report.terminal.show import show
+from curvwatch.results.history import History
 from tests.compare.synthetic import run
 
 EDGES = np.array([0.0, 1.0, 2.0, 4.0])
@@ -362,7 +362,7 @@ def test_following_a_run_shows_what_fits(tmp_path: Path) -> None:
     history = History()
     values = {f"curvature/layer/net.{i}/sharpness": 1.0 for i in range(13)}
     history.record(0, {"curvature/loss": 1.0, **values}, {DENSITY: Histogram(EDGES, WEIGHTS)})
-    from curvwatch.compare.show import view
+    from curvwatch.report.terminal.show import view
 
     file = io.StringIO()
     console = Console(file=file, width=80, height=24, highlight=False)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
-from curvwatch.compare.read import read_runs
-from curvwatch.compare.run import LoggedAlert, LoggedRun
+from curvwatch.report.logs.logged_run import LoggedAlert, LoggedRun
+from curvwatch.report.logs.read import read_runs
 from tests.compare import logs
 
 TOLD = LoggedAlert(logs.ALERT.step, logs.ALERT.rule, logs.ALERT.text)

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from curvwatch.compare.panels import Panel, is_logarithmic, panels_of, thinned
-from curvwatch.compare.report import write_report
-from curvwatch.compare.report.payload import MOST_POINTS, payload
-from curvwatch.compare.run import LoggedAlert, LoggedRun
-from curvwatch.compare.summary import Wanted
+from curvwatch.report.html import write_report
+from curvwatch.report.html.payload import MOST_POINTS, payload
+from curvwatch.report.logs.logged_run import LoggedAlert, LoggedRun
+from curvwatch.report.panels import Panel, is_logarithmic, panels_of, thinned
+from curvwatch.report.summary import Wanted
 from tests.compare.synthetic import curve, run
 
 NASTY = "<img src=x onerror=alert(1)>\x1b[31m\u202e</script>'\"&{{ 7 * 7 }}"

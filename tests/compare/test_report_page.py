@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from curvwatch.compare.report import write_report
-from curvwatch.compare.run import LoggedAlert, LoggedDensity, LoggedRun
-from curvwatch.histogram import Histogram
+from curvwatch.charts.histogram import Histogram
+from curvwatch.report.html import write_report
+from curvwatch.report.logs.logged_run import LoggedAlert, LoggedDensity, LoggedRun
 from tests.compare.synthetic import METRICS, run
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")

@@ -14,9 +14,9 @@ from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 
 from curvwatch import cli
-from curvwatch.compare.read import read_runs
-from curvwatch.compare.summary import Wanted, summarize
-from curvwatch.compare.terminal import print_comparison
+from curvwatch.report.logs.read import read_runs
+from curvwatch.report.summary import Wanted, summarize
+from curvwatch.report.terminal.comparison import print_comparison
 from tests.compare import logs
 
 OTHER: logs.Values = {

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from curvwatch import Compared, CurvatureMonitor, Objective, Sharpness, StepGeometry, Watch
-from curvwatch.compared import COMPARED, METRICS
+from curvwatch.measures.compared import COMPARED, METRICS
 from tests.lightning import test_no_trace, test_resume
 from tests.lightning.trace import assert_same
 from tests.modules import Classifier, ListLogger, adam, batches, fit, sgd, told

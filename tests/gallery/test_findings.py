@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rich.progress import Progress
 
-from curvwatch.demo.train import quiet
+from curvwatch.cli.demo.train import quiet
 from gallery.finding import Finding
 from gallery.findings import FINDINGS
 from gallery.page import read_results

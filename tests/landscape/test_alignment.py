@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from curvwatch import CurvwatchError
 from curvwatch.landscape import align, path
-from curvwatch.landscape.units import units_of
+from curvwatch.landscape.alignment.units import units_of
 from tests.landscape.hills import cnn, cross_entropy, images, surface_of_net
 from tests.lightning.trace import assert_same, picture, world
 from tests.modules import Classifier

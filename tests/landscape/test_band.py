@@ -11,7 +11,7 @@ import torch
 
 from curvwatch import CurvwatchError
 from curvwatch.landscape import path
-from curvwatch.landscape.band import _tangent
+from curvwatch.landscape.paths.band import _tangent
 from tests.landscape.hills import (
     MB_ENDS,
     MB_HEIGHT,

@@ -11,7 +11,13 @@ from curvwatch import landscape
 
 
 @pytest.mark.parametrize(
-    ("module", "count"), [("paths", 2), ("interpolation", 3), ("alignment", 5), ("snapshots", 2)]
+    ("module", "count"),
+    [
+        ("paths.paths", 2),
+        ("paths.interpolation", 3),
+        ("alignment.align", 5),
+        ("snapshots.callback", 2),
+    ],
 )
 def test_examples_hold(module, count):
     names = {**{n: getattr(landscape, n) for n in landscape.__all__}, "torch": torch, "nn": nn}

@@ -28,7 +28,7 @@ from curvwatch.landscape import (
     update_directions,
     weights_of,
 )
-from curvwatch.landscape.slices import _covering
+from curvwatch.landscape.slices.slices import _covering
 from tests.landscape.surfaces import Bowl, bowl_objective, case_surface
 from tests.numerics.cases import CASES, dense
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from curvwatch import CurvwatchError
 from curvwatch.landscape import Snapshot, Snapshots, snapshots_in, surface_of, weights_of
-from curvwatch.landscape.grids import is_due, least_missed
-from curvwatch.landscape.snapshot_files import taken_of
+from curvwatch.landscape.snapshots.files import taken_of
+from curvwatch.landscape.snapshots.grid import is_due, least_missed
 from tests.lightning.test_resume import Saver
 from tests.lightning.trace import Witness, assert_same, state_of
 from tests.modules import Classifier, ClassifierMixin, adam, batches, fit, mlp, told

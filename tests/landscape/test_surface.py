@@ -433,7 +433,9 @@ def test_a_hessian_of_an_open_surface_is_refused():
 
 def test_examples_in_docstrings_hold():
     names = {**vars(landscape), "torch": torch, "nn": nn}
-    modules = [sys.modules[f"curvwatch.landscape.{m}"] for m in ("surface", "module_surface", "slices")]
+    modules = [
+        sys.modules[f"curvwatch.landscape.{m}"] for m in ("surface", "module_surface", "slices.slices")
+    ]
     results = [doctest.testmod(module, extraglobs=names) for module in modules]
     assert sum(r.attempted for r in results) == 8
     assert not any(r.failed for r in results)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from curvwatch import Alert, CurvatureMonitor, Rule
-from curvwatch.alerts import DEFAULT_RULES, NOT_FINITE, AlertEngine
+from curvwatch.results.alerts import DEFAULT_RULES, NOT_FINITE, AlertEngine
 from tests.modules import CLASSES, FEATURES, Classifier, ListLogger, batches, fit, told
 
 RATIO, RISE = "step/stability_ratio", "step/relative_loss_change"

@@ -13,13 +13,14 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from curvwatch import Alert, CurvatureMonitor, History, Rule, Sharpness, StepGeometry, sinks
+from curvwatch import Alert, CurvatureMonitor, History, Rule, Sharpness, StepGeometry
+from curvwatch.charts.run_figures import drawn_story, plot_story
 from curvwatch.measures import COST_METRICS
-from curvwatch.plots import drawn_story, plot_story
-from curvwatch.sinks.hparams import FIRST
-from curvwatch.sinks.hyperparameters import hyperparameters
-from curvwatch.sinks.margins import margins
-from curvwatch.sinks.tensorboard import alert_table, layout
+from curvwatch.results import loggers as sinks
+from curvwatch.results.loggers.hyperparameters import hyperparameters
+from curvwatch.results.loggers.margins import margins
+from curvwatch.results.loggers.tensorboard import alert_table, layout
+from curvwatch.results.loggers.tensorboard_hparams import FIRST
 from tests.modules import Classifier, ListLogger, adam, fit, sgd, told
 
 accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
@@ -277,7 +278,7 @@ def test_a_figure_that_cannot_be_drawn_is_told_and_the_run_ends_well(
     def fails(*_: Any) -> None:
         raise ValueError("no font")
 
-    monkeypatch.setattr("curvwatch.plots.drawn_story", fails)
+    monkeypatch.setattr("curvwatch.charts.run_figures.drawn_story", fails)
     with told() as texts:
         events, _ = story_of(Classifier(), tmp_path)
     assert texts == [

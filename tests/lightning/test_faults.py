@@ -100,14 +100,14 @@ class FragileGeometry(StepGeometry):
 # functions of the package, as places
 INSIDE = {
     "solver": "curvwatch.measures.sharpness.lanczos",
-    "batch": "curvwatch.due.clone_batch",
-    "probe": "curvwatch.probe.clone_batch",
-    "memory": "curvwatch.due.Memory.of",
-    "loan": "curvwatch.objective.lend",
-    "weights": "curvwatch.steps._weights",
-    "gradient seen": "curvwatch.steps._gradient",
-    "law": "curvwatch.steps.stability_law",
-    "announcement": "curvwatch.sinks.tensorboard.is_tensorboard",
+    "batch": "curvwatch.training.plan.clone_batch",
+    "probe": "curvwatch.training.probe.clone_batch",
+    "memory": "curvwatch.training.plan.Memory.of",
+    "loan": "curvwatch.objective.objective.lend",
+    "weights": "curvwatch.training.steps._weights",
+    "gradient seen": "curvwatch.training.steps._gradient",
+    "law": "curvwatch.training.steps.stability_law",
+    "announcement": "curvwatch.results.loggers.tensorboard.is_tensorboard",
 }
 # where, at which use, and what is told to have failed
 FAULTS = [
@@ -274,7 +274,9 @@ def test_a_value_that_is_no_number_costs_the_measure_alone(value: Any, plain: Ou
 
 
 def test_a_state_that_cannot_be_saved_costs_the_state_alone(tmp_path: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("curvwatch.history.History.state_dict", wrapped("state", History.state_dict))
+    monkeypatch.setattr(
+        "curvwatch.results.history.History.state_dict", wrapped("state", History.state_dict)
+    )
     FUSES["state"] = Fuse(None, ValueError("mine"))
     monitor = CurvatureMonitor(every_n_steps=1)
     saves = ModelCheckpoint(tmp_path, filename="last", every_n_train_steps=4)

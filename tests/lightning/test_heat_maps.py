@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from curvwatch import CurvatureMonitor, History
 from curvwatch.charts import DENSITY, is_density, whole_densities
-from curvwatch.compare.read import read_runs
-from curvwatch.heat import density_map
-from curvwatch.heat_plots import _densities
-from curvwatch.histogram import Histogram
+from curvwatch.charts.heat_figures import _densities
+from curvwatch.charts.heat_maps import density_map
+from curvwatch.charts.histogram import Histogram
 from curvwatch.measures import Landscape, LandscapeMeasure, Reading, SpectralDensity
+from curvwatch.report.logs.read import read_runs
 from tests.lightning.test_dashboards import read
 from tests.modules import Classifier, batches, fit, told
 
@@ -107,7 +107,9 @@ def test_the_figures_are_logged_beside_the_story(run: Any) -> None:
 
 @pytest.fixture
 def quick_story(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("curvwatch.plots.drawn_story", lambda *_: np.zeros((2, 2, 3), np.uint8))
+    monkeypatch.setattr(
+        "curvwatch.charts.run_figures.drawn_story", lambda *_: np.zeros((2, 2, 3), np.uint8)
+    )
 
 
 @pytest.mark.usefixtures("quick_story")
@@ -131,7 +133,7 @@ def test_a_heat_map_that_cannot_be_drawn_is_told_and_the_story_is_there(
     def fails(*_: Any) -> None:
         raise ValueError("no colours")
 
-    monkeypatch.setattr("curvwatch.heat_plots.drawn_heat_maps", fails)
+    monkeypatch.setattr("curvwatch.charts.heat_figures.drawn_heat_maps", fails)
     logger = TensorBoardLogger(tmp_path)
     with told() as texts:
         fit(Classifier(), CurvatureMonitor(every_n_steps=2), logger=logger)

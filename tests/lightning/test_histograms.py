@@ -9,9 +9,9 @@ import pytest
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
 from curvwatch import CurvatureMonitor
-from curvwatch.compare.read import read_runs
-from curvwatch.histogram import Histogram
+from curvwatch.charts.histogram import Histogram
 from curvwatch.measures import Landscape, LandscapeMeasure, Reading
+from curvwatch.report.logs.read import read_runs
 from tests.modules import Classifier, ListLogger, fit
 
 EDGES, WEIGHTS = np.array([-1.0, 0.0, 1.0, 3.0]), np.array([0.25, 0.5, 0.25])

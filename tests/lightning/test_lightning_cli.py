@@ -14,8 +14,8 @@ import pytest
 import pytorch_lightning
 
 from curvwatch import Compared, CurvatureMonitor, Rule, Sharpness, StepGeometry
-from curvwatch.alerts import DEFAULT_RULES
-from curvwatch.presets import PRESETS
+from curvwatch.measures.presets import PRESETS
+from curvwatch.results.alerts import DEFAULT_RULES
 from tests.modules import ClassifierMixin, batches
 
 CALLBACKS = "--trainer.callbacks"

@@ -17,7 +17,7 @@ from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
 from curvwatch import CurvatureMonitor
-from curvwatch.isolation import lend
+from curvwatch.objective.isolation.isolate import lend
 from tests.lightning.trace import Witness, assert_same, state_of
 from tests.modules import CLASSES, FEATURES, Classifier, ListLogger, batches, fit, is_ours, mlp, told
 

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from curvwatch import CurvatureMonitor
-from curvwatch.isolation import lend
-from curvwatch.walk import Walk, has_memory
+from curvwatch.objective.isolation.isolate import lend
+from curvwatch.objective.isolation.object_graph import Walk, has_memory
 from tests.lightning.test_no_trace_modules import compare
 from tests.modules import Classifier, batches, fit, told
 from tests.test_trees import Dotted, Drawn, Frozen, Noted, Store

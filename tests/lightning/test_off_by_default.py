@@ -17,11 +17,11 @@ from torch.nn.modules import module as internals
 
 import curvwatch
 from curvwatch import CurvatureMonitor, Watch
-from curvwatch.forward_watch import ForwardWatch
 from curvwatch.measures import DEFAULT_MEASURES, MEASURES
-from curvwatch.output_graph import OutputGraphs
-from curvwatch.outputs import LossWatch
-from curvwatch.presets import PRESETS
+from curvwatch.measures.presets import PRESETS
+from curvwatch.objective.outputs.forward_recorder import ForwardWatch
+from curvwatch.objective.outputs.loss_calls import LossWatch
+from curvwatch.objective.outputs.output_graph import OutputGraphs
 from tests.modules import Classifier, batches, fit, mlp
 
 STEPS = 5

@@ -384,7 +384,7 @@ def test_tensorboard_has_the_scalars_and_a_custom_page(tmp_path: Path) -> None:
 def test_the_custom_page_finds_several_optimizers_and_groups() -> None:
     import re
 
-    from curvwatch.sinks.tensorboard import layout
+    from curvwatch.results.loggers.tensorboard import layout
 
     names = ["", "-SGD", "-SGD-1", "/pg1", "-Adam/pg2", "-Adam/bias"]
     charts = layout("curvature/edge" + n for n in names)["Stability"]

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from curvwatch import CurvatureMonitor, Watch
 from curvwatch.cli import main
 from curvwatch.measures import DEFAULT_MEASURES, MEASURES, Measure, make_measures
-from curvwatch.presets import PRESETS
+from curvwatch.measures.presets import PRESETS
 from tests.measures.points import landscape, objective_of
 from tests.modules import Classifier, fit, told
 from tests.numerics.cases import CASES

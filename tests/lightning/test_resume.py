@@ -238,7 +238,7 @@ def test_a_budget_goes_on_with_what_it_learnt(tmp_path: Path) -> None:
 
 
 def test_a_probe_too_large_for_a_checkpoint_is_taken_anew(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("curvwatch.probe._LARGEST_SAVED", 10)
+    monkeypatch.setattr("curvwatch.training.probe._LARGEST_SAVED", 10)
     path = tmp_path / "cut.ckpt"
     (state,) = saved(path, watch()).values()
     assert state["probe"] is None

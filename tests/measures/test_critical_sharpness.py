@@ -12,7 +12,7 @@ from torch.func import functional_call
 from curvwatch import CurvatureMonitor, Objective
 from curvwatch.measures.base import Landscape
 from curvwatch.measures.critical_sharpness import CriticalSharpness
-from curvwatch.samples import Sample
+from curvwatch.objective.samples import Sample
 from curvwatch.stability import stability_law
 from tests.measures.points import landscape, objective_of
 from tests.modules import Classifier, batches, fit, told

@@ -8,8 +8,8 @@ import pytest
 
 from curvwatch.cli import main
 from curvwatch.measures import MEASURES
-from curvwatch.measures.described import described
-from curvwatch.presets import PRESETS
+from curvwatch.measures.docs import described
+from curvwatch.measures.presets import PRESETS
 
 
 @pytest.mark.parametrize("name", MEASURES)

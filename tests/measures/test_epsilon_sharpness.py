@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from curvwatch import CurvatureMonitor, Objective
 from curvwatch.measures.epsilon_sharpness import EpsilonSharpness
-from curvwatch.samples import Sample
+from curvwatch.objective.samples import Sample
 from tests.measures.points import landscape, objective_of
 from tests.modules import Classifier, fit
 from tests.numerics.cases import CASES, Attention, dense, flat

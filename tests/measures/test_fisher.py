@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from curvwatch import CurvatureMonitor, CurvwatchError, Objective
 from curvwatch.measures import Fisher
-from curvwatch.samples import Sample
+from curvwatch.objective.samples import Sample
 from tests.measures.output_twins import gauss_newton_of_case
 from tests.measures.points import landscape, objective_of
 from tests.measures.test_fisher_operator import empirical_of

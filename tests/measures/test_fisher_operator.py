@@ -8,9 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from curvwatch import CurvwatchError, Objective
+from curvwatch.objective.outputs.output_graph import GivenOutputs, OutputGraphs
+from curvwatch.objective.samples import Sample
 from curvwatch.operators import fisher, gauss_newton
-from curvwatch.output_graph import GivenOutputs, OutputGraphs
-from curvwatch.samples import Sample
 from tests.measures.output_twins import gauss_newton_of_case, matrix
 from tests.measures.points import objective_of
 from tests.numerics.cases import CASES

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from curvwatch import CurvatureMonitor, Objective, Watch
 from curvwatch.measures import GaussNewton
-from curvwatch.samples import Sample
+from curvwatch.objective.samples import Sample
 from tests.measures.output_twins import gauss_newton_of_case
 from tests.measures.points import landscape, objective_of
 from tests.modules import Classifier, batches, fit, mlp, told

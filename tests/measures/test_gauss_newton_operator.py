@@ -9,9 +9,9 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from curvwatch import CurvwatchError, Objective
+from curvwatch.objective.outputs.output_graph import GivenOutputs, OutputGraphs
+from curvwatch.objective.samples import Sample
 from curvwatch.operators import gauss_newton
-from curvwatch.output_graph import GivenOutputs, OutputGraphs
-from curvwatch.samples import Sample
 from tests.measures.output_twins import gauss_newton_of, gauss_newton_of_case, matrix
 from tests.measures.points import objective_of
 from tests.numerics.cases import CASES

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from curvwatch import CurvatureMonitor, CurvwatchError, Objective, Watch
-from curvwatch.layers import layers_of, parameter_names
 from curvwatch.measures import GradientStats, LayerCurvature
+from curvwatch.objective.layers import layers_of, parameter_names
 from tests.measures.points import landscape, objective_of
 from tests.modules import Classifier, batches, fit, told
 from tests.numerics.cases import CASES, dense, flat

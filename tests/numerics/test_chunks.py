@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from curvwatch import CurvatureMonitor, CurvwatchError, Objective
-from curvwatch.chunks import Chunking
-from curvwatch.footprint import Footprint
-from curvwatch.samples import Sample
-from curvwatch.trees import rows_of
+from curvwatch.objective.chunk_size import Chunking
+from curvwatch.objective.isolation.containers import rows_of
+from curvwatch.objective.memory import Footprint
+from curvwatch.objective.samples import Sample
 from tests.modules import Classifier, batches, fit, told
 from tests.numerics.cases import CASES, dense, flat
 
@@ -191,7 +191,7 @@ def test_a_product_takes_the_memory_of_a_part():
 
 @pytest.mark.parametrize(("process", "whole"), [(0, False), (10**9, True)])
 def test_the_size_is_found_so_that_a_product_fits_into_a_step(monkeypatch, process, whole):
-    monkeypatch.setattr("curvwatch.chunks.peak_of_process", lambda device: process)
+    monkeypatch.setattr("curvwatch.objective.chunk_size.peak_of_process", lambda device: process)
     model = nn.Sequential(*[m for _ in range(4) for m in (nn.Linear(32, 32), nn.Tanh())])
     x = torch.randn(512, 32)
     chunking = Chunking()

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from curvwatch import CurvatureMonitor
-from curvwatch.demo.digits import DigitsNet, whole_data_set
+from curvwatch.cli.demo.digits import DigitsNet, whole_data_set
 
 pytestmark = [
     pytest.mark.slow,

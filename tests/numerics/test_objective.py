@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from curvwatch import CurvwatchError, Objective
-from curvwatch.samples import Sample
+from curvwatch.objective.samples import Sample
 from tests.numerics.cases import CASES, dense, flat
 
 pytestmark = pytest.mark.usefixtures("double_precision")

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from curvwatch import CurvatureMonitor, Sharpness
-from curvwatch.footprint import Footprint
 from curvwatch.measures import sharpness
+from curvwatch.objective.memory import Footprint
 from curvwatch.operators import FunctionOperator
 from curvwatch.solvers import lanczos
 from tests.modules import CLASSES, FEATURES, Classifier, adam, batches, fit

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from curvwatch.loop.comparison import Comparison
-from curvwatch.vectors import Layout
+from curvwatch.objective.flat_layout import Layout
+from curvwatch.training.loop.gradient_check import Comparison
 
 G = torch.randn(1000, generator=torch.Generator().manual_seed(1)).double()
 OTHER = torch.randn(1000, generator=torch.Generator().manual_seed(2)).double()

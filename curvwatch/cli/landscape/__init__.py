@@ -1,0 +1,1 @@
+"""Commands that look at the loss landscape after training."""

@@ -1,5 +1,0 @@
-"""The report of `curvwatch compare`: one HTML file that needs no network."""
-
-from curvwatch.compare.report.page import write_report
-
-__all__ = ["write_report"]

@@ -1,0 +1,1 @@
+"""Permutations of hidden units that bring two networks together."""

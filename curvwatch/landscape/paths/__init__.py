@@ -1,0 +1,1 @@
+"""Paths between minima, and the loss along them."""

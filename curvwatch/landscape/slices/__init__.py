@@ -1,0 +1,1 @@
+"""Slices of the loss landscape along one or two directions."""

@@ -1,0 +1,221 @@
+"""An objective whose batches are differentiated twice in parts, at the memory of one part."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from curvwatch.objective.chunk_size import Chunking, cannot_be_cut, coupling, difference
+from curvwatch.objective.flat_layout import summed
+from curvwatch.objective.functional import Aliased, Graph
+from curvwatch.objective.isolation.containers import tensors_in
+from curvwatch.objective.linearization import Linearization
+from curvwatch.objective.loss_checks import computes_in_half
+from curvwatch.objective.memory import Footprint
+from curvwatch.objective.samples import Sample, count_of
+
+if TYPE_CHECKING:
+    from curvwatch.objective.objective import Opened
+
+
+class Parts:
+    """The parts that the batches of `opened` go into.
+
+    Args:
+        opened: with a `Chunking`, whose derivatives are made by automatic differentiation.
+        chunking: that of `opened`.
+    """
+
+    def __init__(self, opened: Opened, chunking: Chunking) -> None:
+        assert isinstance(opened.evaluation, Aliased)
+        self._opened = opened
+        self._evaluation = opened.evaluation
+        self._chunking = chunking
+        self._point: Linearization | None = None
+        self._whole: Linearization | None = None
+        self._checked = False
+        self._counts = self._counted()
+
+    @property
+    def needed(self) -> bool:
+        """Whether a batch goes into more than one part."""
+        return self._counts is not None
+
+    @property
+    def pieces(self) -> Sequence[Sample]:
+        """The parts, once a product has shown that they add up; before, or else, whole batches."""
+        if not self._checked:
+            return self._opened.samples
+        return [part for parts in self._parts() for part in parts]
+
+    def linearize(self, known: tuple[float, Tensor] | None) -> Linearization:
+        """As `Opened.linearize`; `known` are loss and gradient, to be checked by the first product."""
+        self._known = known is not None
+        loss, gradient = self._opened.gradient() if known is None else known
+        self._point = Linearization(
+            self._opened.layout,
+            loss,
+            gradient,
+            self._product,
+            lambda v: self._opened.stderr(lambda: self._quotients(v)),
+        )
+        return self._point
+
+    def _counted(self) -> list[int] | None:
+        """Into how many parts each batch goes; None: all stay whole. The same on all processes."""
+        opened, chunking = self._opened, self._chunking
+        if chunking.refused is not None:
+            return None
+        if opened.any_process(chunking.needs_measurement(opened.samples)):
+            step, v = self._measured_step()
+            failed = False
+            try:
+                self._measure(step, v)
+            except Exception:  # the whole batch may do
+                failed = True
+            if opened.any_process(failed):
+                chunking.size = max(s.size for s in opened.samples)
+        assert chunking.size is not None
+        counts = self._agreed(count_of(opened.samples, chunking.size))
+        if max(counts) == 1:
+            return None
+        reason = coupling(opened.objective.module, train=opened.objective.train)
+        if reason is not None:
+            chunking.refuse(reason)
+            return None
+        return counts
+
+    def _agreed(self, counts: list[int]) -> list[int]:
+        """Processes run training_step equally often, for it may talk to the others."""
+        opened = self._opened
+        if opened.objective.average is None:
+            return counts
+        wanted = math.ceil(math.log2(max(counts)))
+        possible = int(math.log2(min(s.size for s in opened.samples)))
+        exponent = 0
+        while _is_too_few(opened, exponent, wanted, possible):
+            exponent += 1
+        return [1 << exponent] * len(counts)
+
+    @property
+    def _largest(self) -> Sample:
+        return max(self._opened.samples, key=lambda s: s.size)
+
+    def _measured_step(self) -> tuple[int, Tensor]:
+        """The bytes that a step of training takes for its batch, and some vector."""
+        opened, evaluation = self._opened, self._evaluation
+        with Footprint() as step:
+            joined = opened.agreed(lambda: summed(evaluation.gradients(None)))
+        # what training does not have: copies of the weights and of the batch
+        copies = [*evaluation.weights, *tensors_in(self._largest.batch)]
+        return step.peak - sum(t.numel() * t.element_size() for t in copies), joined[:-1]
+
+    def _measure(self, step: int, v: Tensor) -> None:
+        """Find the size of parts."""
+        opened, evaluation, largest = self._opened, self._evaluation, self._largest
+
+        def graph(examples: int) -> int:
+            with Footprint() as footprint:
+                part = largest.part(0, examples, draws=False)
+                list(evaluation.of_graphs(lambda graph: graph.product(v), [part]))
+            return int(footprint.peak)
+
+        self._chunking.choose(
+            opened.samples,
+            step=step,
+            graph=graph,
+            weights=v.numel() * v.element_size(),
+            device=v.device,
+        )
+
+    def _parts(self) -> list[list[Sample]]:
+        self._chunking.draws |= self._evaluation.drew
+        assert self._counts is not None
+        return [
+            sample.parts(count, draws=self._chunking.draws)
+            for sample, count in zip(self._opened.samples, self._counts, strict=True)
+        ]
+
+    def _of_graphs(self, compute: Callable[[Graph], Tensor]) -> Iterator[Tensor]:
+        # cut before anything is computed
+        parts = [part for parts in self._parts() for part in parts]
+        return self._evaluation.of_graphs(compute, parts)
+
+    def _product(self, v: Tensor) -> Tensor:
+        if self._whole is not None:
+            return self._whole.product(v)
+        if not self._checked:
+            return self._first_product(v)
+        self._count()
+        return self._opened.averaged(
+            self._opened.agreed(lambda: summed(self._of_graphs(lambda graph: graph.product(v))))
+        )
+
+    def _first_product(self, v: Tensor) -> Tensor:
+        """Check that the parts add up to the whole; their losses and gradients are made anyway."""
+        point = self._point
+        assert point is not None
+        reason = None
+        try:
+            hv, parts, scale, half = self._summed(v)
+            if not self._chunking.draws and self._opened.any_process(self._evaluation.drew):
+                self._chunking.draws = True
+                hv, parts, scale, half = self._summed(v)
+        except Exception as error:
+            reason = cannot_be_cut(error)
+        else:
+            reason = difference(parts, _joined(point), scale=scale, half=half)
+            if reason is not None and self._known:  # perhaps the loss is not the known one
+                point.loss, point.gradient = self._opened.gradient()
+                reason = difference(parts, _joined(point), scale=scale, half=half)
+        if reason is None:
+            self._checked = True
+            return hv
+        whole = self._whole = self._opened.by_graph()
+        point.loss, point.gradient = whole.loss, whole.gradient
+        hv = whole.product(v)
+        self._chunking.refuse(reason)
+        return hv
+
+    def _summed(self, v: Tensor) -> tuple[Tensor, Tensor, tuple[float, float], bool]:
+        """Product, gradient joined with loss, the sum of their sizes, and whether in half precision."""
+        self._count()
+        layout = self._opened.layout
+        half = None
+
+        def all_of(graph: Graph) -> Tensor:
+            nonlocal half
+            half = computes_in_half(graph.gradient) if half is None else half
+            joined = graph.joined()
+            sizes = [math.sqrt(layout.dot(joined[:-1], joined[:-1])), abs(float(joined[-1]))]
+            return torch.cat([graph.product(v), joined, joined.new_tensor(sizes)])
+
+        total = self._opened.averaged(self._opened.agreed(lambda: summed(self._of_graphs(all_of))))
+        hv, parts, sizes = total.split([layout.size, layout.size + 1, 2])
+        return hv, parts, (float(sizes[0]), float(sizes[1])), bool(half)
+
+    def _quotients(self, v: Tensor) -> list[float]:
+        self._count()
+        dot = self._opened.layout.dot
+        return [
+            sum(self._evaluation.of_graphs(lambda graph: dot(v, graph.product(v)), parts))
+            for parts in self._parts()
+        ]
+
+    def _count(self) -> None:
+        self._opened.counts.products += 1
+        self._opened.counts.gradients += 1
+
+
+def _is_too_few(opened: Opened, exponent: int, wanted: int, possible: int) -> bool:
+    """Whether 2^exponent parts are too few for a process, and possible for all."""
+    too_few = opened.any_process(exponent < wanted)
+    return too_few and not opened.any_process(exponent >= possible)
+
+
+def _joined(point: Linearization) -> Tensor:
+    return torch.cat([point.gradient, point.gradient.new_tensor([point.loss])])

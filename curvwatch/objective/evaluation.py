@@ -1,0 +1,100 @@
+"""What is evaluated, and what each way to evaluate it at other weights has in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from curvwatch.errors import CurvwatchError
+from curvwatch.objective.flat_layout import Layout
+from curvwatch.objective.isolation.containers import clone_batch
+from curvwatch.objective.isolation.isolate import Loan
+from curvwatch.objective.isolation.random_state import RandomState
+from curvwatch.objective.loss_checks import scalar_loss
+from curvwatch.objective.samples import Sample
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is evaluated.
+
+    Attributes:
+        module: on loan.
+        loss_fn: from a sample's batch to a scalar loss.
+        samples: the batches.
+        params: the weights that are moved.
+        layout: of a flat displacement of them.
+        train: force train or eval mode; None keeps the module's own.
+        weights: from `id(weight)` to the value that it has in this reading, where that is not the
+            present one.
+        random: the random state of samples that have none of their own.
+    """
+
+    module: nn.Module
+    loss_fn: Callable[[Any], Any]
+    samples: Sequence[Sample]
+    params: Sequence[Tensor]
+    layout: Layout
+    train: bool | None
+    weights: Mapping[int, Tensor]
+    random: RandomState
+
+
+class Evaluation(Protocol):
+    """The losses and gradients of the samples, each times its weight, at displaced weights.
+
+    Attributes:
+        is_averaged: whether gradients are averaged over processes already.
+    """
+
+    is_averaged: bool
+
+    def losses(self, displacement: Tensor | None) -> Iterator[Tensor]:
+        """The loss of each sample, shape ()."""
+
+    def gradients(self, displacement: Tensor | None) -> Iterator[Tensor]:
+        """Gradient and loss, joined in one vector of shape (size + 1,), of each sample."""
+
+    def of_losses(
+        self,
+        compute: Callable[[Sample, Tensor, list[Tensor]], T],
+        samples: Iterable[Sample],
+        *,
+        loss_fn: Callable[[Any], Any] | None = None,
+        displacement: Tensor | None = None,
+    ) -> Iterator[T]:
+        """What `compute` makes of each sample, its loss with its graph, and the weights of that."""
+
+
+def place(loan: Loan, setting: Setting, sample: Sample, substitutes: Mapping[int, Tensor]) -> None:
+    """Put weights, and what else the loss of `sample` depends on, into the lent module."""
+    loan.place(
+        substitutes,
+        memory=sample.memory,
+        train=setting.train,
+        random=sample.random or setting.random,
+    )
+
+
+def weighted_loss(
+    setting: Setting, sample: Sample, *, loss_fn: Callable[[Any], Any] | None = None
+) -> Tensor:
+    """The loss of `sample` times its weight, shape (); by another `loss_fn` where one is given."""
+    with torch.inference_mode(False), torch.enable_grad():
+        loss = scalar_loss((loss_fn or setting.loss_fn)(clone_batch(sample.batch)))
+    return loss.to(device=setting.layout.device, dtype=setting.layout.dtype) * sample.weight
+
+
+def refuse_detached(loss: Tensor) -> None:
+    """Raise a CurvwatchError where `loss` has no gradient."""
+    if not loss.requires_grad:
+        raise CurvwatchError(
+            "the loss does not depend on any parameter that is trained: it was detached, "
+            "computed under torch.no_grad, or uses other parameters than the optimizer's"
+        )

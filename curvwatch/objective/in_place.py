@@ -1,0 +1,104 @@
+"""The loss at other weights: the real ones are moved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from curvwatch.objective.evaluation import Setting, place, refuse_detached, weighted_loss
+from curvwatch.objective.isolation.isolate import Loan
+from curvwatch.objective.samples import Sample
+from curvwatch.objective.sharding import local
+
+T = TypeVar("T")
+
+
+class Shifted:
+    """Real weights are moved, and gradients taken by `.backward()`: the only way that FSDP2 sees.
+
+    Made by `shifted`, which puts weights and gradients back.
+    """
+
+    is_averaged = True
+
+    def __init__(self, setting: Setting, loan: Loan) -> None:
+        self._setting = setting
+        self._loan = loan
+        params = setting.params
+        self._base = [setting.weights.get(id(p), local(p.detach())).clone() for p in params]
+
+    def losses(self, displacement: Tensor | None) -> Iterator[Tensor]:
+        """The loss of each sample, shape ()."""
+        self._move(displacement)
+        for sample in self._setting.samples:
+            yield self._loss(sample).detach()
+            _reshard(self._setting.module)
+
+    def gradients(self, displacement: Tensor | None) -> Iterator[Tensor]:
+        """Gradient and loss, joined in one vector of shape (size + 1,), of each sample."""
+        self._move(displacement)
+        for sample in self._setting.samples:
+            for weight in self._loan.weights:
+                weight.grad = None
+            loss = self._loss(sample)
+            loss.backward()
+            _reshard(self._setting.module)
+            grads = [p.grad for p in self._setting.params]
+            yield self._setting.layout.flatten(grads, and_scalar=loss)
+
+    def of_losses(
+        self,
+        compute: Callable[[Sample, Tensor, list[Tensor]], T],
+        samples: Iterable[Sample],
+        *,
+        loss_fn: Callable[[Any], Any] | None = None,
+        displacement: Tensor | None = None,
+    ) -> Iterator[T]:
+        """What `compute` makes of each sample, its loss with its graph, and the weights of that."""
+        self._move(displacement)
+        for sample in samples:
+            yield compute(sample, self._loss(sample, loss_fn), list(self._setting.params))
+            _reshard(self._setting.module)
+
+    def _loss(self, sample: Sample, loss_fn: Callable[[Any], Any] | None = None) -> Tensor:
+        place(self._loan, self._setting, sample, {id(w): w for w in self._loan.weights})
+        loss = weighted_loss(self._setting, sample, loss_fn=loss_fn)
+        refuse_detached(loss)
+        return loss
+
+    @torch.no_grad()
+    def _move(self, displacement: Tensor | None) -> None:
+        parts: list[Any] = [0.0] * len(self._base)
+        if displacement is not None:
+            parts = self._setting.layout.split(displacement)
+        for p, base, part in zip(self._setting.params, self._base, parts, strict=True):
+            local(p).copy_(base + part)
+
+
+@contextmanager
+def shifted(setting: Setting, loan: Loan) -> Iterator[Shifted]:
+    """Lend the real weights for shifts; they and their gradients are put back bit for bit."""
+    kept = [(w, local(w.detach()).clone(), w.grad) for w in loan.weights]
+    try:
+        with torch.no_grad():
+            for w in loan.weights:
+                if id(w) in setting.weights:
+                    local(w).copy_(setting.weights[id(w)])
+        yield Shifted(setting, loan)
+    finally:
+        with torch.no_grad():
+            for w, value, gradient in kept:
+                local(w).copy_(value)
+                w.grad = gradient
+
+
+def _reshard(module: nn.Module) -> None:
+    """Free the gathered weights: after a forward pass alone FSDP2 keeps some, and would use them."""
+    part: Any
+    for part in module.modules():
+        if callable(getattr(part, "reshard", None)) and callable(getattr(part, "unshard", None)):
+            part.reshard()

@@ -1,0 +1,1 @@
+"""Use of a module that leaves no trace on it."""

@@ -1,0 +1,219 @@
+"""A module on loan: whatever is done to it meanwhile leaves no trace.
+
+A reading calls the user's code, which counts, caches, queues and updates statistics. So for the time
+of a reading every object that the module is made of gets another `__dict__`, filled with copies; on
+return the original one is put back, the very same object with the very same tensors. Parameters are
+replaced by the leaves that are differentiated, so hooks on the real ones do not fire.
+"""
+
+from __future__ import annotations
+
+import copy
+from array import array
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from io import IOBase
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from curvwatch.errors import CurvwatchError
+from curvwatch.objective.isolation.containers import map_containers
+from curvwatch.objective.isolation.object_graph import (
+    SKIPPED_ATTRIBUTES,
+    Walk,
+    has_memory,
+    is_weight,
+    shared_state,
+)
+from curvwatch.objective.isolation.object_state import give_state, state_of
+from curvwatch.objective.isolation.quiet import quiet_services
+from curvwatch.objective.isolation.random_state import Generator, RandomState
+from curvwatch.objective.isolation.second_order_kernels import twice_differentiable
+
+_ARRAYS = (Tensor, np.ndarray, bytearray, array)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a module remembers beside its weights: buffers, attributes, containers, flags.
+
+    `states` pairs each object that the module is made of with its `__dict__`; weights in it are the
+    real ones.
+    """
+
+    states: tuple[tuple[Any, dict[str, Any]], ...]
+    generators: tuple[Generator, ...]
+    weights: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, module: nn.Module) -> Memory:
+        """The memory of `module` by reference: it changes as the module does.
+
+        Raises:
+            CurvwatchError: a submodule is scripted; its state lives outside Python.
+        """
+        walk = Walk(module)
+        return cls(
+            states=tuple((owner, state_of(owner)) for owner in walk.owners),
+            generators=tuple(walk.generators),
+            weights=tuple(walk.weights),
+        )
+
+    def copied(self, substitutes: Mapping[int, Tensor] | None = None) -> Memory:
+        """A copy that does not change; weights named by `id` in `substitutes` are replaced."""
+        copies: dict[int, Any] = {}
+        # an owner that is a container itself keeps its identity: its state is what is replaced
+        containers = {id(owner): owner for owner, _ in self.states}
+        substitutes = substitutes or {}
+
+        def leaf(value: Any) -> Any:
+            if isinstance(value, Tensor) and is_weight(value):
+                return substitutes.get(id(value), value)
+            if isinstance(value, _ARRAYS):
+                if id(value) not in copies:
+                    copies[id(value)] = _copy_of(value)
+                return copies[id(value)]
+            return _Still(value) if _is_iterator(value) else value
+
+        return replace(
+            self,
+            states=tuple(
+                (owner, _copied_state(shared_state(owner) | state, leaf, containers))
+                for owner, state in self.states
+            ),
+        )
+
+    def random_state(self) -> RandomState:
+        """The present random state of everything that the module may draw from."""
+        return RandomState.take({w.device for w in self.weights}, self.generators)
+
+
+class Loan:
+    """A module while it is on loan; made by `lend`."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+
+    @property
+    def weights(self) -> tuple[Tensor, ...]:
+        """The module's real weights."""
+        return self._memory.weights
+
+    def place(
+        self,
+        substitutes: Mapping[int, Tensor],
+        *,
+        memory: Memory | None = None,
+        train: bool | None = None,
+        random: RandomState | None = None,
+    ) -> None:
+        """Set the module to a copy of `memory` (default: the one at the start of the loan).
+
+        Args:
+            substitutes: from `id(weight)` to the tensor that stands in for it; a weight that is not
+                named here is replaced by a copy, for `training_step` may write to it (a moving
+                average of the weights).
+            memory: buffers and attributes to start from.
+            train: force train or eval mode on all submodules; None keeps each one's own.
+            random: random state to start from.
+        """
+        memory = memory or self._memory
+        others = {id(w): w.detach().clone() for w in memory.weights if id(w) not in substitutes}
+        for owner, state in memory.copied({**others, **substitutes}).states:
+            if isinstance(owner, nn.Module):
+                _suspend_backward_hooks(state)
+                _suspend_observers(state)
+                if train is not None:
+                    state["training"] = train
+            give_state(owner, state)
+        if random is not None:
+            random.set(memory.generators)
+
+
+@contextmanager
+def lend(module: nn.Module) -> Iterator[Loan]:
+    """Lend `module` out and take it back as it was, bit for bit, also after an exception.
+
+    Random generators (torch, CUDA devices of the weights, Python, NumPy, those on the module) are put
+    back too. Kernels without a second derivative are avoided meanwhile.
+
+    Raises:
+        CurvwatchError: a submodule is scripted.
+    """
+    memory = Memory.of(module)
+    random = memory.random_state()
+    with twice_differentiable(), quiet_services():
+        try:
+            yield Loan(memory)
+        finally:
+            for owner, original in memory.states:
+                give_state(owner, original)
+            random.set(memory.generators)
+
+
+def _copy_of(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    try:
+        return copy.copy(value)
+    except Exception:  # a subclass that must be made in its own way
+        return value
+
+
+def _is_iterator(value: Any) -> bool:
+    known = isinstance(value, (IOBase, _Still)) or has_memory(value)
+    return isinstance(value, Iterator) and not known
+
+
+class _Still:
+    """Stands in for an iterator, which cannot be wound back after a reading."""
+
+    def __init__(self, iterator: Any) -> None:
+        self._iterator = iterator
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._iterator, name)
+
+    def __iter__(self) -> _Still:
+        return self
+
+    def __next__(self) -> Any:
+        raise CurvwatchError(
+            f"training_step takes from a {type(self._iterator).__name__} that the module keeps: a "
+            "reading cannot wind it back. Give CurvatureMonitor(loss_fn=lambda module, batch: ...) "
+            "a loss that does not"
+        )
+
+
+def _copied_state(
+    state: Mapping[str, Any], leaf: Callable[[Any], Any], containers: dict[int, Any]
+) -> dict[str, Any]:
+    return {
+        name: value if name in SKIPPED_ATTRIBUTES else map_containers(value, leaf, containers)
+        for name, value in state.items()
+    }
+
+
+def _suspend_backward_hooks(state: dict[str, Any]) -> None:
+    # they watch the backward passes of training, and a reading is none
+    for name in ("_backward_hooks", "_backward_pre_hooks"):
+        if name in state:
+            state[name] = OrderedDict()
+
+
+def _suspend_observers(state: dict[str, Any]) -> None:
+    # W&B's watch counts forward passes and logs the weights in some
+    for name in ("_forward_hooks", "_forward_pre_hooks"):
+        hooks = state.get(name, {})
+        for key, hook in list(hooks.items()):
+            if _is_of(hook, "wandb"):
+                del hooks[key]
+
+
+def _is_of(function: Any, package: str) -> bool:
+    module: str = getattr(function, "__module__", None) or ""
+    return module.partition(".")[0] == package

@@ -1,0 +1,371 @@
+"""A loss as a function of the parameters, on fixed batches, with its derivatives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from curvwatch.errors import CurvwatchError
+from curvwatch.objective.chunk_size import Chunking
+from curvwatch.objective.chunked import Parts
+from curvwatch.objective.evaluation import Evaluation, Setting
+from curvwatch.objective.flat_layout import Layout, summed
+from curvwatch.objective.functional import Aliased, Graph
+from curvwatch.objective.in_place import shifted
+from curvwatch.objective.isolation.containers import batch_size
+from curvwatch.objective.isolation.isolate import Memory, lend
+from curvwatch.objective.layers import parameter_names
+from curvwatch.objective.linearization import Linearization
+from curvwatch.objective.memory import release_free_memory
+from curvwatch.objective.samples import Sample
+
+# how Hessian-vector products are made
+Products = Literal["exact", "difference"]
+
+
+@dataclass
+class Counts:
+    """What a reading cost, in passes over all of its batches."""
+
+    forwards: int = 0
+    gradients: int = 0
+    products: int = 0
+
+
+class Objective:
+    """f(w) = sum of weight x loss over `samples`, as a function of `params`.
+
+    Args:
+        module: whose weights the loss depends on; it is lent out during a reading and given back bit
+            for bit (see `curvwatch.objective.isolation.isolate`).
+        loss_fn: from a sample's batch to a scalar loss; it uses `module`.
+        samples: the batches.
+        params: the weights to differentiate by, default all of `module` with requires_grad.
+        train: True and False force train and eval mode, None keeps the module's own.
+        hvp: "exact": by automatic differentiation; "difference": by central differences of gradients,
+            for losses without a second derivative in torch, and always for weights that are spread
+            over processes. A difference sees kinks that the exact product does not.
+        chunking: for Hessian-vector products each batch is taken in parts of at most so many examples,
+            so that they take the memory of one part; for a loss that is a mean over examples, and where
+            the parts do not add up to the whole batch it stays whole, and `chunking.refused` says why.
+            A `Chunking()` finds the size itself. None: batches are whole.
+        average: averages a tensor over processes; None for one process.
+        processes: how many there are, each with batches of its own.
+
+    Raises:
+        CurvwatchError: no samples, or no parameter that could be differentiated.
+        ValueError: `hvp` is an unknown word.
+
+    Example:
+        >>> layer = nn.Linear(1, 1, bias=False).double()
+        >>> x = torch.tensor([[2.0]], dtype=torch.float64)
+        >>> objective = Objective(layer, lambda x: (layer(x) ** 2).sum() / 2, [Sample(x)])
+        >>> with objective.open() as f:
+        ...     f.linearize().product(torch.ones(1, dtype=torch.float64))
+        tensor([4.], dtype=torch.float64)
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        loss_fn: Callable[[Any], Any],
+        samples: Sequence[Sample],
+        *,
+        params: Sequence[Tensor] | None = None,
+        train: bool | None = None,
+        hvp: Products = "exact",
+        chunking: int | Chunking | None = None,
+        average: Callable[[Tensor], Tensor] | None = None,
+        processes: int = 1,
+    ) -> None:
+        check_products(hvp)
+        if not samples:
+            raise CurvwatchError("the objective has no batch: give at least one")
+        if params is None:
+            params = [p for p in module.parameters() if p.requires_grad]
+        self.module = module
+        self.loss_fn = loss_fn
+        self.samples = tuple(samples)
+        self.params = tuple(params)
+        self.layout = Layout.of(self.params)
+        # now: once the module is on loan, others are in their places
+        self.names = parameter_names(module, self.params)
+        self.train = train
+        self.hvp: Products = "difference" if self.layout.sharded else hvp
+        self.chunking = Chunking(chunking) if isinstance(chunking, int) else chunking
+        self.average = average
+        self.processes = processes
+        self.counts = Counts()
+
+    @classmethod
+    def of_batches(
+        cls,
+        module: nn.Module,
+        loss_fn: Callable[[Any], Any],
+        batches: Sequence[Any],
+        **options: Any,
+    ) -> Objective:
+        """The mean loss over `batches`, each weighted by its number of examples."""
+        sizes = [batch_size(b) for b in batches]
+        total = sum(sizes)
+        samples = [Sample(b, weight=n / total) for b, n in zip(batches, sizes, strict=True)]
+        return cls(module, loss_fn, samples, **options)
+
+    @contextmanager
+    def open(self, weights: Mapping[int, Tensor] | None = None) -> Iterator[Opened]:
+        """Borrow the module for a reading.
+
+        Args:
+            weights: from `id(parameter)` to the value it has in this reading; parameters that are not
+                named have their present value.
+        """
+        if self.layout.device.type == "cpu":
+            release_free_memory()
+        with lend(self.module) as loan:
+            setting = Setting(
+                self.module,
+                self.loss_fn,
+                self.samples,
+                self.params,
+                self.layout,
+                self.train,
+                dict(weights or {}),
+                # each evaluation without a random state of its own starts from the same one
+                Memory.of(self.module).random_state(),
+            )
+            if self.layout.sharded:
+                with shifted(setting, loan) as evaluation:
+                    yield Opened(self, setting, evaluation)
+            else:
+                yield Opened(self, setting, Aliased(setting, loan))
+
+
+class Opened:
+    """An objective whose module is on loan; made by `Objective.open`.
+
+    Attributes:
+        objective: that was opened.
+        evaluation: of it, now.
+        samples: its batches.
+        layout: of flat vectors.
+        counts: what was spent so far.
+        known_loss: f(w), once it was computed with its gradient.
+        known_gradient: that gradient, shape (size,).
+    """
+
+    def __init__(self, objective: Objective, setting: Setting, evaluation: Evaluation) -> None:
+        self.objective = objective
+        self._setting = setting
+        self.samples = setting.samples
+        self.evaluation = evaluation
+        self.layout = objective.layout
+        self.counts = objective.counts
+        self.known_loss: float | None = None
+        self.known_gradient: Tensor | None = None
+        self._point: Linearization | None = None
+        self._parts: Parts | None = None
+
+    @property
+    def batches(self) -> int:
+        """How many batches f is a mean of, those of other processes included."""
+        return len(self.samples) * self.objective.processes
+
+    @property
+    def pieces(self) -> Sequence[Sample]:
+        """The batches; in parts, once a product has shown that these add up."""
+        return self.samples if self._parts is None else self._parts.pieces
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether products take a batch in parts, if these add up; known once it is linearized."""
+        return self._parts is not None
+
+    @property
+    def weights(self) -> Tensor:
+        """w, shape (size,)."""
+        setting = self._setting
+        return self.layout.flatten([setting.weights.get(id(p), p) for p in setting.params])
+
+    def loss(self, displacement: Tensor | None = None) -> float:
+        """f(w + displacement), forward passes alone."""
+
+        def total() -> Tensor:
+            return torch.stack(list(self.evaluation.losses(displacement))).sum()
+
+        self.counts.forwards += 1
+        return float(self.averaged(self.agreed(total)))
+
+    def gradient(self, displacement: Tensor | None = None) -> tuple[float, Tensor]:
+        """f(w + displacement) and its gradient of shape (size,)."""
+
+        def total() -> Tensor:
+            return summed(self.evaluation.gradients(displacement))
+
+        self.counts.gradients += 1
+        result = self._shared(self.agreed(total))
+        if displacement is None:
+            self.known_loss, self.known_gradient = result
+        return result
+
+    def linearize(self, *, known: tuple[float, Tensor] | None = None) -> Linearization:
+        """f, its gradient and its Hessian-vector products at w; built once, however often asked for.
+
+        Args:
+            known: loss and gradient, where the caller has them: saves a gradient where products are
+                made in parts. The first product corrects `loss` and `gradient` where they are others.
+
+        Raises:
+            CurvwatchError: the loss has no second derivative that can be trusted (a function marked
+                `once_differentiable` is in the graph), or it is no scalar.
+        """
+        if self._point is None:
+            by_graph = self.objective.hvp == "exact" and isinstance(self.evaluation, Aliased)
+            if not by_graph:
+                self._point = self._by_differences()
+            else:
+                chunking = self.objective.chunking
+                parts = Parts(self, chunking) if chunking is not None else None
+                in_parts = parts is not None and parts.needed
+                self._parts = parts if in_parts else None
+                self._point = parts.linearize(known) if parts and in_parts else self.by_graph()
+        return self._point
+
+    def by_graph(self) -> Linearization:
+        """The linearization with whole batches."""
+        evaluation = self.evaluation
+        assert isinstance(evaluation, Aliased)
+        kept: list[Graph] = []
+
+        def seen(graph: Graph) -> Tensor:
+            if len(self.samples) == 1:
+                kept.append(graph)
+            return graph.joined()
+
+        def total() -> Tensor:
+            return summed(evaluation.of_graphs(seen))
+
+        self.counts.gradients += 1
+        loss, gradient = self._shared(self.agreed(total))
+        self.known_loss, self.known_gradient = loss, gradient
+
+        def product(v: Tensor) -> Tensor:
+            self.counts.products += 1
+            if kept:
+                return self.averaged(self.agreed(lambda: kept[0].product(v)))
+            self.counts.gradients += 1
+
+            def total() -> Tensor:
+                return summed(evaluation.of_graphs(lambda graph: graph.product(v)))
+
+            return self.averaged(self.agreed(total))
+
+        def quotients(v: Tensor) -> list[float]:
+            self.counts.products += 1
+            self.counts.gradients += 1
+            return list(evaluation.of_graphs(lambda graph: self.layout.dot(v, graph.product(v))))
+
+        return Linearization(
+            self.layout, loss, gradient, product, lambda v: self.stderr(lambda: quotients(v))
+        )
+
+    def _by_differences(self) -> Linearization:
+        loss, gradient = self.gradient()
+        distance = self._difference_distance()
+
+        def product_at(v: Tensor, distance: float) -> Tensor:
+            self.counts.products += 1
+            norm = math.sqrt(self.layout.dot(v, v))
+            if norm == 0.0:
+                return torch.zeros_like(v)
+            shift = v * (distance / norm)
+            up, down = self.gradient(shift)[1], self.gradient(-shift)[1]
+            return (up - down) * (norm / (2 * distance))
+
+        def quotients(v: Tensor) -> list[float]:
+            self.counts.products += 1
+            self.counts.gradients += 2
+            up, down = (
+                [self.layout.dot(v, g[:-1]) for g in self.evaluation.gradients(sign * distance * v)]
+                for sign in (1.0, -1.0)
+            )
+            return [(a - b) / (2 * distance) for a, b in zip(up, down, strict=True)]
+
+        return Linearization(
+            self.layout,
+            loss,
+            gradient,
+            lambda v: product_at(v, distance),
+            lambda v: self.stderr(lambda: quotients(v)),
+            coarser=lambda v: product_at(v, 2 * distance),
+        )
+
+    def _difference_distance(self) -> float:
+        """How far gradients are taken from w: 2 sqrt(eps) (1 + |w|) (Andrei 2009, section 3)."""
+        eps = max(torch.finfo(dtype).eps for dtype in self.layout.dtypes)
+        weights = self.weights
+        return 2 * math.sqrt(eps) * (1 + math.sqrt(self.layout.dot(weights, weights)))
+
+    def stderr(self, quotients: Callable[[], list[float]]) -> float:
+        """Standard error of the mean of `quotients`, one a batch, each times the batch's weight."""
+        count = self.batches
+        if count == 1:
+            return math.nan
+        each = self.agreed(
+            lambda: torch.tensor(quotients(), dtype=self.layout.dtype, device=self.layout.device)
+        )
+        mean = self.averaged(each.sum())
+        weights = each.new_tensor([s.weight for s in self.samples])
+        spread = float(self.averaged((each - weights * mean).square().sum()))
+        spread /= self.objective.processes
+        return math.sqrt(spread * count / (count - 1))
+
+    def _zero(self, *shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=self.layout.dtype, device=self.layout.device)
+
+    def _shared(self, result: Tensor) -> tuple[float, Tensor]:
+        """Loss and gradient, joined in `result`, averaged over processes."""
+        if self.evaluation.is_averaged:
+            return float(self.averaged(result[-1])), result[:-1]
+        result = self.averaged(result)
+        return float(result[-1]), result[:-1]
+
+    def any_process(self, flag: bool) -> bool:
+        """Whether `flag` holds on a process."""
+        average = self.objective.average
+        return flag if average is None else float(average(self._zero() + flag)) > 0
+
+    def agreed(self, compute: Callable[[], Tensor]) -> Tensor:
+        """Run `compute`; when it fails on one process it fails on all, so none waits for ever."""
+        if self.objective.average is None:
+            return compute()
+        failure: Exception | None = None
+        result = None
+        try:
+            result = compute()
+        except Exception as error:
+            failure = error
+        failed = float(self.objective.average(self._zero() + (failure is not None)))
+        if failure is not None:
+            raise failure
+        if failed or result is None:
+            raise CurvwatchError("the reading failed on another process, see its log")
+        return result
+
+    def averaged(self, value: Tensor) -> Tensor:
+        """`value`, averaged over processes."""
+        average = self.objective.average
+        return value if average is None else average(value)
+
+
+def check_products(hvp: object) -> None:
+    """Raise a ValueError unless `hvp` is a way to make Hessian-vector products."""
+    if hvp not in get_args(Products):
+        raise ValueError(
+            f"hvp={hvp!r}: 'exact', or 'difference' for central differences of gradients, is needed"
+        )

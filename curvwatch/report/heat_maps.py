@@ -1,0 +1,141 @@
+"""Which heat maps there are of runs: densities over time, and layers that are too many for lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from curvwatch.charts import density_title, layer_densities, whole_densities
+from curvwatch.charts.heat_maps import DensityAxes, HeatMap, aligned, density_map, layer_map, taken
+from curvwatch.report.logs.logged_run import Curve, LoggedDensity, LoggedRun
+from curvwatch.report.panels import Panel, lines_of, section_of
+
+# rows of a heat map; columns, fewer where there are many heat maps; cells of all together, a byte each
+ROWS, COLUMNS, FEWEST_COLUMNS, MOST_CELLS = 96, 60, 20, 250_000
+# where densities of layers stand, after the section of the layers
+DENSITIES = "Densities of the layers"
+# those of more layers than this are left out
+_LAYERS = 12
+_HOW_DENSITY = (
+    "The stronger the colour, the more eigenvalues are there, in powers of ten: outliers stand apart "
+    "from the bulk around 0."
+)
+
+
+class Heat(NamedTuple):
+    """One heat map of one run.
+
+    Attributes:
+        title: what is shown.
+        how: one line that says how to read it.
+        section: of the catalogue, or `DENSITIES`.
+        run: index of the run.
+        source: whose steps, times and epochs the readings have.
+        map: the cells.
+    """
+
+    title: str
+    how: str
+    section: str
+    run: int
+    source: Curve | LoggedDensity
+    map: HeatMap
+
+
+def heats_of(
+    runs: Sequence[LoggedRun],
+    panels: Sequence[Panel],
+    *,
+    rows: int = ROWS,
+    columns: int = COLUMNS,
+    most_cells: int = MOST_CELLS,
+) -> tuple[list[Heat], int]:
+    """Heat maps of `runs`, and how many are left out because there are too many.
+
+    Args:
+        runs: with any names.
+        panels: those of layers that are shown as heat maps.
+        rows: of a density, and the most of layers.
+        columns: the most of each.
+        most_cells: of all together.
+    """
+    wanted = [
+        *_densities(runs, rows),
+        *(
+            _layers(i, run, panel, rows)
+            for panel in panels
+            for i, run in enumerate(runs)
+            if lines_of(run, panel)
+        ),
+        *_layer_densities(runs, rows),
+    ]
+    shown = wanted[: max(1, most_cells // (rows * FEWEST_COLUMNS))]
+    columns = max(FEWEST_COLUMNS, min(columns, most_cells // (rows * max(1, len(shown)))))
+    return [make(columns) for make in shown], len(wanted) - len(shown)
+
+
+_Make = Callable[[int], Heat]
+
+
+def _densities(runs: Sequence[LoggedRun], rows: int) -> list[_Make]:
+    """Those of whole networks, on axes of their own: at other scales nothing could be seen."""
+
+    def make(i: int, name: str) -> _Make:
+        density = runs[i].densities[name]
+        return lambda columns: Heat(
+            density_title(name),
+            _HOW_DENSITY,
+            "Spectrum",
+            i,
+            density,
+            density_map(density.histograms, rows=rows, columns=columns),
+        )
+
+    return [make(i, name) for i, run in enumerate(runs) for name in whole_densities(run.densities)]
+
+
+def _layer_densities(runs: Sequence[LoggedRun], rows: int) -> list[_Make]:
+    """Those of some layers, on the same axes for all of a run."""
+
+    def make(i: int, name: str, axes: DensityAxes, told: str) -> _Make:
+        density = runs[i].densities[name]
+        return lambda columns: Heat(
+            density_title(name),
+            _HOW_DENSITY + told,
+            DENSITIES,
+            i,
+            density,
+            density_map(density.histograms, rows=rows, columns=columns, axes=axes),
+        )
+
+    made = []
+    for i, run in enumerate(runs):
+        names = layer_densities(run.densities)
+        shown = [names[j] for j in taken(len(names), _LAYERS)] if names else []
+        told = f" {len(shown)} of {len(names)} layers are shown." if len(shown) < len(names) else ""
+        if shown:
+            axes = DensityAxes.of([h for name in shown for h in run.densities[name].histograms])
+            made += [make(i, name, axes, told) for name in shown]
+    return made
+
+
+def _layers(i: int, run: LoggedRun, panel: Panel, rows: int) -> _Make:
+    """One metric of all layers of a run."""
+
+    def make(columns: int) -> Heat:
+        lines = lines_of(run, panel)
+        steps, values = aligned({line.label: (line.curve.steps, line.curve.values) for line in lines})
+        heat = layer_map(values, rows=rows, columns=columns)
+        times, epochs = np.full(len(steps), np.nan), np.full(len(steps), np.nan)
+        for line in lines:
+            where = np.searchsorted(steps, line.curve.steps)
+            times[where], epochs[where] = line.curve.times, line.curve.epochs
+        source = Curve(steps, np.full(len(steps), np.nan), times, epochs)
+        shown, count = len(heat.names), len(values)
+        told = f" {shown} of {count} layers have a row." if shown < count else ""
+        how = f"{panel.how} A row for each layer, the first at the top.{told}"
+        return Heat(panel.title, how, section_of(panel), i, source, heat)
+
+    return make

@@ -1,0 +1,1 @@
+"""Runs, read back from the logs of TensorBoard, W&B, CSV files and saved histories."""

@@ -1,0 +1,123 @@
+"""What a reader takes from the log of a run, and how it becomes curves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from html import unescape
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from curvwatch.charts.histogram import Histogram
+from curvwatch.report.logs.logged_run import Curve, LoggedAlert, LoggedDensity
+
+CURVWATCH = (
+    "curvature/",
+    "step/",
+    "gauss_newton/",
+    "fisher/",
+    "gradient/noise_",
+    "gradient/signal",
+)
+
+
+class Log(NamedTuple):
+    """The contents of one log, as those of `LoggedRun`; `name`: the run's own, where it has one."""
+
+    curves: Mapping[str, Curve]
+    alerts: tuple[LoggedAlert, ...] = ()
+    hyperparameters: Mapping[str, Any] = {}
+    problems: tuple[str, ...] = ()
+    name: str = ""
+    densities: Mapping[str, LoggedDensity] = {}
+    doubtful: Mapping[str, Collection[int]] = {}
+
+
+def has_curvwatch(curves: Iterable[str]) -> bool:
+    """Whether a metric of curvwatch is among the names of `curves`."""
+    return any(name.startswith(CURVWATCH) for name in curves)
+
+
+def make_curve(
+    steps: Sequence[int] | np.ndarray,
+    values: Sequence[float] | np.ndarray,
+    *,
+    times: np.ndarray | None = None,
+    epochs: Curve | None = None,
+) -> Curve:
+    """Values in the order in which they were written, as a curve; of one step the last one counts.
+
+    Args:
+        steps: (n,) of each value.
+        values: (n,).
+        times: (n,) seconds; None: the log has none.
+        epochs: what the log says of epochs; a value gets the one that was logged last.
+    """
+    at, found = np.asarray(steps, dtype=np.int64), np.asarray(values, dtype=np.float64)
+    times = np.full(len(at), np.nan) if times is None else np.asarray(times, dtype=np.float64)
+    if (at[1:] <= at[:-1]).any():
+        kept = _in_order(at)
+        at, found, times = at[kept], found[kept], times[kept]
+    return Curve(at, found, times, _epochs_at(at, epochs))
+
+
+def make_density(
+    readings: Sequence[tuple[int, float, Histogram]], *, epochs: Curve | None = None
+) -> LoggedDensity:
+    """Readings in the order in which they were written, as a curve of histograms.
+
+    Args:
+        readings: steps, seconds and histograms, at least one; of one step the last one counts.
+        epochs: as for `make_curve`.
+    """
+    at = np.asarray([step for step, _, _ in readings], dtype=np.int64)
+    kept = _in_order(at)
+    times = np.asarray([time for _, time, _ in readings], dtype=np.float64)[kept]
+    histograms = tuple(readings[i][2] for i in kept)
+    return LoggedDensity(at[kept], histograms, times, _epochs_at(at[kept], epochs))
+
+
+def made_histogram(edges: Sequence[float], weights: Sequence[float]) -> Histogram | None:
+    """What a log says of a histogram; None: it is none that could be drawn."""
+    at, mass = np.asarray(edges, dtype=np.float64), np.asarray(weights, dtype=np.float64)
+    if not len(at) == len(mass) + 1 >= 2:
+        return None
+    finite = bool(np.isfinite(at).all() and np.isfinite(mass).all())
+    return Histogram(at, mass) if finite and (np.diff(at) > 0).all() and (mass >= 0).all() else None
+
+
+def _in_order(steps: np.ndarray) -> np.ndarray:
+    """(m,) positions in the order of `steps`, of one that comes again the last."""
+    order: np.ndarray = np.argsort(steps, kind="stable")
+    return order[np.append(np.diff(steps[order]) != 0, True)] if len(steps) else order
+
+
+def make_alerts(alerts: Iterable[LoggedAlert]) -> tuple[LoggedAlert, ...]:
+    """In the order of their steps, each once: a resumed run may log one again."""
+    return tuple(sorted(dict.fromkeys(alerts), key=lambda alert: alert.step))
+
+
+def logged_alert(rule: str, text: str, step: int) -> LoggedAlert:
+    """An alert, without the "step 12: " in front of its text, which goes before `step`."""
+    told = re.match(r"step (\d+): ", text)
+    return LoggedAlert(int(told[1]) if told else step, rule, text[told.end() :] if told else text)
+
+
+def alerts_of_table(text: str) -> Iterator[LoggedAlert]:
+    """The alerts of a Markdown table with the columns step, rule, metric, value and meaning."""
+    for line in text.splitlines():
+        cells = [_unescaped(cell.strip()) for cell in line.strip()[1:-1].split(" | ")]
+        if len(cells) == 5 and cells[0].isdecimal():
+            yield LoggedAlert(int(cells[0]), cells[1], cells[4])
+
+
+def _unescaped(text: str) -> str:
+    return unescape(re.sub(r"\\(.)", r"\1", text))
+
+
+def _epochs_at(steps: np.ndarray, epochs: Curve | None) -> np.ndarray:
+    if epochs is None or not len(epochs.steps):
+        return np.full(len(steps), np.nan)
+    last = np.searchsorted(epochs.steps, steps, side="right") - 1
+    return epochs.values[np.maximum(last, 0)]

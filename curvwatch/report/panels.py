@@ -1,0 +1,166 @@
+"""Which charts there are of a run, and how each is read; in the terminal and in the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from curvwatch.charts import (
+    CHARTS,
+    FIRST,
+    SECTIONS,
+    Chart,
+    errors_of,
+    half_widths,
+    has_place,
+    match,
+    names_of,
+)
+from curvwatch.report.logs.logged_run import Curve, LoggedRun
+from curvwatch.report.text import natural
+
+# what one chart shows: its title is the headline
+Panel = Chart
+
+# a chart with a line for each of more layers than this cannot be read: a heat map can
+MOST_LAYERS = 12
+
+
+class Line(NamedTuple):
+    """One line of a chart.
+
+    Attributes:
+        name: of the metric, with its suffix.
+        curve: its values.
+        which: of the chart's metrics it is.
+        label: what tells it from the other lines of the run, such as a layer; often "".
+        depth: from 0 for the first to 1 for the last of several layers or numbers; None: there is one.
+    """
+
+    name: str
+    curve: Curve
+    which: int = 0
+    label: str = ""
+    depth: float | None = None
+
+
+def lines_of(run: LoggedRun, panel: Panel) -> list[Line]:
+    """What `panel` shows of `run`: those of its metrics that have any values; layers in their order."""
+    lines: list[Line] = []
+    for which, metric in enumerate(panel.metrics):
+        named = panel.lines[which] if panel.lines else "edge" if is_edge(metric) else ""
+        found = [n for n in names_of(metric, run.curves) if np.isfinite(run.curves[n].values).any()]
+        if panel.is_of_layers:
+            found = _by_depth(run, found)
+        several = has_place(metric) and len(found) > 1
+        for i, name in enumerate(found):
+            agreed = match(metric, name)
+            parts = (agreed.place, agreed.suffix.lstrip("-/"), named) if agreed else ()
+            label = " ".join(part for part in parts if part)
+            depth = i / (len(found) - 1) if several else None
+            lines.append(Line(name, run.curves[name], which, label, depth))
+    return lines
+
+
+def errors_around(run: LoggedRun, name: str) -> np.ndarray | None:
+    """(n,) how far each value of `name` may be off; nan where that is not known; None: it never is."""
+    curve = run.curves[name]
+    errors = errors_of(name)
+    others = {}
+    for other in {of for error in errors for of in (error.metric, error.per) if of in run.curves}:
+        at, values = run.curves[other].steps, run.curves[other].values
+        where = np.searchsorted(at, curve.steps).clip(max=len(at) - 1)
+        others[other] = np.where(at[where] == curve.steps, values[where], np.nan)
+    widths = half_widths(curve.values, errors, others)
+    return widths if np.isfinite(widths).any() else None
+
+
+def panels_of(runs: Sequence[LoggedRun], metrics: Sequence[str] = ()) -> list[Panel]:
+    """Those that any of `runs` has values for, `metrics` first, those of each section together.
+
+    Runs without metrics of curvwatch show some of their own.
+    """
+    known = [_headed(chart) for chart in _in_order() if _has(runs, chart)]
+    had = sorted({name for run in runs for name in run.curves})
+    wanted = list(metrics) or ([] if known else had[: len(FIRST)])
+    named = [Panel(name, "As logged.", (name,)) for name in wanted if name in had]
+    shown = [panel for panel in named if (panel.metrics not in [k.metrics for k in known])]
+    return [*shown, *known]
+
+
+def section_of(panel: Panel) -> str:
+    """The section of `panel`; "" of those that come first."""
+    return _SECTION_OF.get(panel.metrics, "")
+
+
+def is_crowded(runs: Sequence[LoggedRun], panel: Panel) -> bool:
+    """Whether `panel` has a line for each of too many layers."""
+    return panel.is_of_layers and any(len(lines_of(run, panel)) > MOST_LAYERS for run in runs)
+
+
+def _in_order() -> list[Chart]:
+    first = [CHARTS[title] for title in FIRST]
+    return [*first, *(c for c in CHARTS.values() if not c.boards_only and c.title not in FIRST)]
+
+
+_SECTION_OF = {
+    chart.metrics: section
+    for section, charts in SECTIONS.items()
+    for chart in charts
+    if chart.title not in FIRST
+}
+
+
+def _has(runs: Sequence[LoggedRun], chart: Chart) -> bool:
+    needed = Panel("", "", chart.needs or chart.metrics)
+    return any(lines_of(run, needed) for run in runs)
+
+
+def _headed(chart: Chart) -> Panel:
+    return chart._replace(title=chart.headline or chart.title)
+
+
+def _by_depth(run: LoggedRun, names: Sequence[str]) -> list[str]:
+    """Metrics of layers in the order of the layers: as they were logged, else by their numbers."""
+    if run.kind == "history":
+        return list(names)
+    first = {name: float(run.curves[name].times[0]) for name in names}
+    # a row of W&B or of a table has one time, and no order
+    return sorted(names, key=lambda n: (0.0 if np.isnan(first[n]) else first[n], natural(n)))
+
+
+def is_logarithmic(panel: Panel, values: np.ndarray) -> bool:
+    """Whether all of the finite `values` are shown in powers of ten.
+
+    They are where the panel asks for it, or a run that went astray would press all others flat.
+    """
+    if not len(values) or values.min() <= 0 or (panel.level is not None and panel.level <= 0):
+        return False
+    return panel.log or bool(values.max() > 100 * np.median(values))
+
+
+def is_edge(metric: str) -> bool:
+    """Whether its line is one that others are read against."""
+    return metric.startswith(("curvature/effective_edge", "curvature/edge"))
+
+
+def thinned(values: np.ndarray, most: int) -> np.ndarray:
+    """Positions, in order, of at most `most` of the (n,) values.
+
+    The smallest and the largest of each stretch are kept, the first and the last, and one that is
+    missing in a stretch that has any: peaks and gaps stay.
+    """
+    count = len(values)
+    if count <= most:
+        return np.arange(count)
+    finite = np.isfinite(values)
+    kept = {0, count - 1}
+    for stretch in np.array_split(np.arange(count), max(1, (most - 2) // 3)):
+        known = stretch[finite[stretch]]
+        if len(known):
+            kept |= {int(known[values[known].argmin()]), int(known[values[known].argmax()])}
+        if len(known) < len(stretch):
+            kept.add(int(stretch[~finite[stretch]][0]))
+    return np.array(sorted(kept))

@@ -1,0 +1,1 @@
+"""What becomes of a reading: history, loggers, alerts and advice."""

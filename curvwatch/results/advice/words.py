@@ -1,0 +1,108 @@
+"""Advice in words."""
+
+from __future__ import annotations
+
+from curvwatch.results.advice.evidence import RISES, Evidence
+
+RAISE, _LOWER = 1.5, 0.8
+# times the learning rate of the run, from which on the advice is a long way off
+_FAR = 3.0
+
+
+def sentences(found: Evidence, share: float = 1.0) -> tuple[str, ...]:
+    """What `found` says, for a group whose learning rate is `share` of the largest."""
+    factor = found.rate / found.current
+    if found.low >= RAISE * found.current:
+        verdict = "it could be raised"
+    elif factor < _LOWER:
+        verdict = "lower it"
+    elif factor < RAISE:
+        verdict = "keep it"
+    elif found.low > 0:
+        verdict = "it may be raised, though the low end is not sure of it"
+    else:
+        verdict = "keep it, for how much more it bears is not known"
+    rate, low, high, current = (
+        share * value for value in (found.rate, found.low, found.high, found.current)
+    )
+    head = (
+        f"Learning rate {rate:.3g} ({low:.3g} to {high:.3g}), {factor:.2g} times the {current:.3g} of "
+        f"this run: {verdict}."
+    )
+    ramp = "No warmup is needed: earlier readings support it, too."
+    if found.warmup is not None:
+        least, start, until = found.warmup
+        begin = f"Warm up from {share * least:.3g} to it"
+        if start > 0:
+            begin = f"Hold {share * least:.3g} until step {start}, then warm up to it"
+        ramp = f"{begin} until step {until}: before, the landscape was too sharp for it."
+    return (head, ramp, _why(found, share), *_remarks(found))
+
+
+def _why(found: Evidence, share: float) -> str:
+    """The evidence in a sentence."""
+    numbers = found.numbers
+    since = f"from step {numbers['settled_from']:.0f} on"
+    chi, rates = numbers["stability_ratio"], _settled_rates(found, share)
+    if found.rate < numbers["by_landscape"]:
+        return (
+            f"Steps bound it: {since} their stability ratio has a median of "
+            f"{numbers['step_stability_ratio']:.2g} at {rates}, and at 1 they no longer lower even "
+            f"the loss of their own batch; the landscape, without the noise of batches, would allow "
+            f"{share * numbers['by_landscape']:.3g}."
+        )
+    if found.held and found.doubted:
+        return (
+            f"The landscape has the run at its edge ({since} the stability ratio has a median of "
+            f"{chi:.2g}), but its steps do not (theirs is {numbers['step_stability_ratio']:.2g}): its "
+            "learning rate is supported, and more may well be. A larger probe, or later readings of "
+            "an adaptive optimizer, may tell."
+        )
+    if found.held:
+        return (
+            f"The run sits at its edge by itself ({since} the stability ratio has a median of "
+            f"{chi:.2g}) and its loss falls, so its learning rate is supported; what a larger one "
+            "does was not seen."
+        )
+    return (
+        f"The landscape bounds it: {since} the stability ratio has a median of {chi:.2g} at {rates}, "
+        f"and grows in proportion ({len(found.used)} readings, error {numbers['error']:.1%})."
+    )
+
+
+def _settled_rates(found: Evidence, share: float) -> str:
+    """The learning rates that the settled readings were made with."""
+    late = found.used.steps >= found.numbers["settled_from"]
+    rates = share * found.used.rates[late]
+    low, high = f"{rates.min():.3g}", f"{rates.max():.3g}"
+    return f"learning rate {low}" if low == high else f"learning rates of {low} to {high}"
+
+
+def _remarks(found: Evidence) -> list[str]:
+    """What else to know."""
+    numbers, used = found.numbers, found.used
+    told = []
+    if numbers["rises"] < RISES:
+        told.append(
+            f"The landscape sharpened still, the rate at its edge falling to {numbers['rises']:.2g} of "
+            "itself in the last quarter: the low end allows for as much again."
+        )
+    if not found.low:
+        told.append("The low end is 0: what it rests on scatters by as much as it is.")
+    if not found.with_steps:
+        told.append("Steps were not read, so what the noise of small batches lets through is not seen.")
+    if not found.with_stderr:
+        told.append("The probe is one batch: how far it is from the whole loss is not known.")
+    for count, text in (
+        (used.refuted, "over the edge while no step overshot"),
+        (used.doubtful, "not to be trusted"),
+        (used.lowered, "made after the learning rate was halved"),
+    ):
+        if count:
+            told.append(f"{count} {'reading is' if count == 1 else 'readings are'} left out: {text}.")
+    if found.rate > _FAR * found.current:
+        told.append(
+            "It is far from where it was measured, and sharpness follows the learning rate: run with "
+            "it, and ask again."
+        )
+    return told

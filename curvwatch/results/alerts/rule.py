@@ -1,0 +1,202 @@
+"""Rules over readings: data, and what they compare."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any, get_args
+
+import numpy as np
+
+from curvwatch.results.alerts.actions import Action, check_actions
+from curvwatch.results.alerts.alert import Level
+
+# the running median is that of so many readings before; below the least there is none
+MEDIAN_OF, MEDIAN_LEAST = 50, 10
+# a line needs so many readings
+_LINE_LEAST = 3
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Fires when a metric is over a threshold, and goes on until it is clear.
+
+    What is compared is the median of the last `for_readings` values. One of `above`, `below` and
+    `times_median` is needed.
+
+    Attributes:
+        name: of the rule.
+        metric: which metric, without suffix: of curvwatch, or one that the module logs by `self.log`,
+            such as "train_loss". With several optimizers each has a state of its own.
+        above: fires over this threshold.
+        for_readings: how many readings the median is taken of; values that are missing do not count.
+        meaning: what it means, for people.
+        below: fires under this threshold.
+        times_median: fires over so many times the running median of the 50 readings before (at least
+            10); for metrics that are positive.
+        within_steps: fires as soon as a line through the last readings (3, or `for_readings` where
+            that is more) crosses `above` or `below` within so many steps.
+        clear: fires on until the value is back at this threshold, on the safe side of the other:
+            hysteresis for values that hover; None: the same threshold.
+        cooldown: optimizer steps from an alert to the next of this rule, at least.
+        level: "info", "warning" or "critical".
+        action: what an alert of this rule does beside `on_alert`: see `CurvatureMonitor`.
+        also: rules that must hold at the same time, see `Rule.all`.
+
+    Raises:
+        ValueError: a threshold is missing, or out of range.
+
+    Example:
+        >>> Rule("sharp", "curvature/sharpness", above=500.0, clear=400.0, for_readings=2)
+        Rule(name='sharp', metric='curvature/sharpness', above=500.0, for_readings=2, clear=400.0)
+    """
+
+    name: str
+    metric: str
+    above: float | None = None
+    for_readings: int = 1
+    meaning: str = ""
+    below: float | None = None
+    times_median: float | None = None
+    within_steps: int | None = None
+    clear: float | None = None
+    cooldown: int = 0
+    level: Level = "warning"
+    action: Action | Sequence[Action] | None = None
+    also: tuple[Rule, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_whole("for_readings", self.for_readings, 1, "at least one reading is needed")
+        _check_whole("cooldown", self.cooldown, 0, "a number of steps, 0 or more, is needed")
+        if self.within_steps is not None:
+            _check_whole("within_steps", self.within_steps, 1, "a number of steps is needed")
+        given = {n: getattr(self, n) for n in ("above", "below", "times_median")}
+        given = {n: value for n, value in given.items() if value is not None}
+        for name, value in (*given.items(), ("clear", 0.0 if self.clear is None else self.clear)):
+            if isinstance(value, (bool, str)) or not math.isfinite(value):
+                raise ValueError(f"{name}={value!r}: a finite number is needed as a threshold")
+        if len(given) != 1:
+            raise ValueError(
+                f"the rule {self.name!r} has {' and '.join(given) or 'no threshold'}: one of above, "
+                "below and times_median is needed"
+            )
+        if self.times_median is not None and (self.times_median <= 0 or self.within_steps):
+            raise ValueError(
+                f"times_median={self.times_median!r}: a positive number is needed, without within_steps"
+            )
+        if self.clear is not None and self.is_over(self.clear, self.threshold):
+            raise ValueError(
+                f"clear={self.clear!r} is on the wrong side of {self.threshold!r}: the rule would be "
+                "clear while it fires"
+            )
+        if self.level not in get_args(Level):
+            raise ValueError(f"level={self.level!r}: one of {', '.join(get_args(Level))} is needed")
+        check_actions(self.action, name="action")
+
+    @classmethod
+    def all(cls, name: str, *rules: Rule, **options: Any) -> Rule:
+        """A rule that fires while all of `rules` hold.
+
+        Args:
+            name: of the joined rule; the names of its parts do not matter.
+            rules: two or more.
+            options: `meaning`, `cooldown`, `level` and `action` of the joined rule.
+
+        Example:
+            >>> steep = Rule("", "curvature/stability_ratio", above=1.0)
+            >>> worse = Rule("", "train_loss", times_median=2.0)
+            >>> Rule.all("spike", steep, worse, meaning="the loss rises at the edge").name
+            'spike'
+        """
+        if len(rules) < 2:
+            raise ValueError(f"Rule.all({name!r}) joins {len(rules)} rules: two or more are needed")
+        parts = [part for rule in rules for part in rule.parts]
+        plain = {"meaning": "", "cooldown": 0, "level": "warning", "action": None}
+        return replace(parts[0], name=name, also=tuple(parts[1:]), **{**plain, **options})
+
+    def __repr__(self) -> str:
+        told = {n: getattr(self, n) for n, f in self.__dataclass_fields__.items() if _told(self, n, f)}
+        return f"Rule({', '.join(f'{n}={value!r}' for n, value in told.items())})"
+
+    @property
+    def parts(self) -> tuple[Rule, ...]:
+        """What must hold at the same time: this rule by itself, and those of `also`."""
+        return (replace(self, also=()), *self.also)
+
+    def suffix(self, metric: str) -> str | None:
+        """The suffix of an optimizer in `metric`; None where this rule does not watch it."""
+        if metric == self.metric:
+            return ""
+        return metric[len(self.metric) :] if metric.startswith(self.metric + "-") else None
+
+    def watches(self, metric: str) -> bool:
+        """Whether `metric` is this rule's or one of its parts', with or without a suffix."""
+        return any(part.suffix(metric) is not None for part in self.parts)
+
+    @property
+    def threshold(self) -> float:
+        """Whichever was given."""
+        given = (self.above, self.below, self.times_median)
+        return next(value for value in given if value is not None)
+
+    @property
+    def memory(self) -> int:
+        """How many readings it looks at."""
+        before = MEDIAN_OF if self.times_median is not None else 0
+        line = _LINE_LEAST if self.within_steps else 1
+        return before + max(self.for_readings, line)
+
+    def is_over(self, value: float, threshold: float) -> bool:
+        """Whether `value` is on the bad side of `threshold`."""
+        return value < threshold if self.below is not None else value > threshold
+
+    def compared(self, readings: Sequence[tuple[int, float]]) -> float | None:
+        """What is compared with the threshold; None: there are too few readings.
+
+        Args:
+            readings: steps and values, the newest last.
+        """
+        values = [value for _, value in readings]
+        if len(values) < self.for_readings:
+            return None
+        middle = median(values[-self.for_readings :])
+        if self.times_median is not None:
+            return _over_median(middle, values[: -self.for_readings])
+        if self.within_steps:
+            return self._expected(readings, middle)
+        return middle
+
+    def newest(self, readings: Sequence[tuple[int, float]]) -> float | None:
+        """What would be compared if the newest value were the only one."""
+        return replace(self, for_readings=1, within_steps=None).compared(readings)
+
+    def _expected(self, readings: Sequence[tuple[int, float]], middle: float) -> float | None:
+        assert self.within_steps is not None
+        if self.is_over(middle, self.threshold):
+            return middle
+        used = readings[-max(_LINE_LEAST, self.for_readings) :]
+        if len(used) < _LINE_LEAST or not all(math.isfinite(value) for _, value in used):
+            return None
+        steps, values = np.array(used, dtype=float).T
+        slope, level = np.polyfit(steps - steps[-1], values, 1)
+        return float(level + slope * self.within_steps)
+
+
+def _over_median(value: float, before: Sequence[float]) -> float | None:
+    if len(before) < MEDIAN_LEAST:
+        return None
+    usual = median(before[-MEDIAN_OF:])
+    return value / usual if usual > 0 and math.isfinite(usual) else None
+
+
+def _check_whole(name: str, value: Any, least: int, needed: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{name}={value!r}: a whole number is needed")
+    if value < least:
+        raise ValueError(f"{name}={value!r}: {needed}")
+
+
+def _told(rule: Rule, name: str, field: Any) -> bool:
+    return name in ("name", "metric") or getattr(rule, name) != field.default

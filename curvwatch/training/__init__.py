@@ -1,0 +1,1 @@
+"""One reading, from whether it is due to where it is recorded."""

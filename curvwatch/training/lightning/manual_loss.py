@@ -1,0 +1,244 @@
+"""The loss of one optimizer of a module that optimizes by hand, told by what it sends backward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from curvwatch.errors import CurvwatchError
+from curvwatch.objective.isolation.containers import clone_batch
+from curvwatch.objective.isolation.isolate import Loan, lend
+from curvwatch.training.lightning.backward_recorder import GIVE_ONE, Hearing, StepReached
+from curvwatch.training.lightning.training_step import StepLoss, steps_taken
+from curvwatch.training.run import TrainingBatch
+from curvwatch.training.steps import FinishedStep
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+
+# an optimizer that is trained now and then has its turn within so many batches
+_FARTHEST_TURN = 20
+# a step is made of no more batches than this
+_LARGEST_GROUP = 100
+
+
+class StepBatch(TrainingBatch):
+    """A batch of a step that was made: its loss was sent backward at its own `batch_idx`."""
+
+
+@dataclass
+class Knowledge:
+    """What a run has shown of how one optimizer is trained.
+
+    Attributes:
+        batches: of how many batches a step is made; None: not looked at yet.
+        backward: whether `training_step` looks at gradients between backward and step.
+        ahead: from the `batch_idx` of a batch to how many batches later the optimizer has its turn.
+        hopeless: it had no turn within reach.
+    """
+
+    batches: int | None = None
+    backward: bool = False
+    ahead: dict[int, int] = field(default_factory=dict)
+    hopeless: bool = False
+
+
+class ToldLoss(StepLoss):
+    """The sum of the losses that are sent backward until the optimizer's first step in a batch.
+
+    `training_step` is run again; passes backward, steps and schedulers are heard and not made. The
+    weights of the other optimizers go with the batch as they did in training: as they were at its
+    beginning until that optimizer's step is reached, from there on as they were at this one's.
+
+    Args:
+        trainer: in the midst of `fit`.
+        module: whose `training_step` is run.
+        optimizers: all that are read.
+        index: which of them.
+        name: of it, for messages.
+        knowledge: of it, kept for the run.
+        batch_idx: of the present batch.
+        finished: the steps that were made in the present batch, by optimizer index.
+    """
+
+    def __init__(
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        *,
+        optimizers: Sequence[Optimizer],
+        index: int,
+        name: str,
+        knowledge: Knowledge,
+        batch_idx: int,
+        finished: Mapping[int, FinishedStep],
+    ) -> None:
+        super().__init__(trainer, module)
+        self._optimizer = optimizers[index]
+        self._name = name
+        self._known = knowledge
+        self._made_step = index in finished
+        self._batch_idx = batch_idx
+        self._own = [p for group in self._optimizer.param_groups for p in group["params"]]
+        self._moved = _moved(optimizers, index, finished)
+
+    def __call__(self, item: TrainingBatch) -> Tensor:
+        """The loss; of a batch of the probe times the number of batches that make a step.
+
+        Raises:
+            CurvwatchError: it cannot be told; the message says why.
+        """
+        if isinstance(item, StepBatch):
+            loss = self._told(item)
+            if loss is None:
+                raise self._not_told()
+            return loss
+        for ahead, at in self._turns(item):
+            loss = self._told(at)
+            if loss is not None:
+                self._known.ahead[item.batch_idx] = ahead
+                if self._known.batches is None:
+                    self._known.batches = self._batches_of_a_step(at)
+                return loss * self._known.batches
+        self._known.hopeless = True
+        raise self._not_told()
+
+    def _turns(self, item: TrainingBatch) -> Iterator[tuple[int, TrainingBatch]]:
+        """Where the optimizer may have its turn: how many batches ahead, and the batch there."""
+        first = self._known.ahead.get(item.batch_idx, 0)
+        yield first, _later(item, first)
+        if self._made_step:
+            yield self._batch_idx - item.batch_idx, item._replace(batch_idx=self._batch_idx)
+        if not self._known.hopeless:
+            yield from ((ahead, _later(item, ahead)) for ahead in range(_FARTHEST_TURN))
+
+    def _told(self, item: TrainingBatch) -> Tensor | None:
+        """The loss that is sent backward when `training_step` is called with `item`."""
+        hearing = None
+        try:
+            with self._second_loan() as loan:
+                loan.place({id(w): w for w in loan.weights})
+                hearing = self._hearing(until_step=True)
+                with suppress(StepReached):
+                    self._listen(item, hearing)
+            return hearing.loss
+        except CurvwatchError:
+            raise
+        except Exception as error:
+            if hearing is None or not hearing.any:
+                raise
+            if self._known.backward:
+                raise CurvwatchError(
+                    f"training_step cannot be run again to tell the loss of {self._name} "
+                    f"({type(error).__name__}: {error}): {GIVE_ONE}"
+                ) from error
+        # perhaps it looks at gradients
+        self._known.backward = True
+        return self._told(item)
+
+    def _batches_of_a_step(self, item: TrainingBatch) -> int:
+        """How many batches send losses backward between two steps; 1 where that does not show."""
+        counts, count = [], 0
+        with suppress(Exception), self._second_loan() as loan:
+            loan.place({id(w): w.detach().clone().requires_grad_() for w in loan.weights})
+            for ahead in range(_LARGEST_GROUP):
+                hearing = self._hearing(until_step=False)
+                self._listen(_later(item, ahead), hearing)
+                count = (0 if hearing.cleared else count) + (hearing.loss is not None)
+                if hearing.reached:
+                    counts.append(count)
+                    count = 0
+                if len(counts) == 2:
+                    break
+        return max(1, counts[-1]) if counts else 1
+
+    @contextmanager
+    def _second_loan(self) -> Iterator[Loan]:
+        """Lend the module, which is on loan, for one run: another may follow from the same state."""
+        with lend(self._module) as loan:
+            flags = [(w, w.requires_grad, w.grad) for w in loan.weights]
+            try:
+                yield loan
+            finally:
+                for weight, flag, gradient in flags:
+                    weight.requires_grad_(flag)
+                    weight.grad = gradient
+
+    def _hearing(self, *, until_step: bool) -> Hearing:
+        for start in self._moved.values():
+            for weight, before, _ in start:
+                self._lent.places.put(weight, before)
+        if self._known.backward:
+            self._require_gradients()
+        return Hearing(
+            self._optimizer,
+            self._lent,
+            until_step=until_step,
+            backward=self._known.backward,
+            stepped=self._follow,
+        )
+
+    def _listen(self, item: TrainingBatch, hearing: Hearing) -> None:
+        progress = steps_taken(self._trainer, self._module)
+
+        def step(optimizer: Optimizer, closure: Any, counted: bool) -> Any:
+            output = hearing.step(optimizer, closure, counted)
+            progress.completed += counted  # put back with the silence
+            return output
+
+        item = item._replace(batch=clone_batch(item.batch))
+        with (
+            self._silent(item, on_step=step, on_clear=hearing.clear),
+            hearing.listening(self._trainer, self._module),
+        ):
+            self._training_step(item)
+
+    def _follow(self, optimizer: Optimizer) -> None:
+        """Another optimizer has made its step."""
+        if id(optimizer) in self._moved:
+            for weight, _, after in self._moved[id(optimizer)]:
+                self._lent.places.put(weight, after)
+            self._lent.refresh(optimizer)
+
+    def _require_gradients(self) -> None:
+        for optimizer in self._trainer.optimizers:
+            for group in optimizer.param_groups:
+                for weight in group["params"]:
+                    present = self._lent.places.now(weight)
+                    if present is not None and present.is_leaf:
+                        present.requires_grad_(weight.requires_grad)
+
+    def _not_told(self) -> CurvwatchError:
+        return CurvwatchError(
+            f"the loss of {self._name} cannot be told: training_step sent none backward for its "
+            f"weights before its step: {GIVE_ONE}"
+        )
+
+
+def _later(item: TrainingBatch, ahead: int) -> TrainingBatch:
+    step = item.global_step
+    return item._replace(
+        batch_idx=item.batch_idx + ahead, global_step=None if step is None else step + ahead
+    )
+
+
+def _moved(
+    optimizers: Sequence[Optimizer], index: int, finished: Mapping[int, FinishedStep]
+) -> dict[int, list[tuple[Tensor, Tensor, Tensor]]]:
+    """By the `id` of each optimizer that was faster: its weights, before its step and at this one's."""
+    if index not in finished:
+        return {}
+    now = finished[index].before
+    own = {id(p) for group in optimizers[index].param_groups for p in group["params"]}
+    moved: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {}
+    for other, step in finished.items():
+        weights = [p for group in optimizers[other].param_groups for p in group["params"]]
+        pairs = [(p, step.before[id(p)], now[id(p)]) for p in weights if id(p) not in own]
+        if any(not before.equal(after) for _, before, after in pairs):
+            moved[id(optimizers[other])] = pairs
+    return moved

@@ -1,0 +1,290 @@
+"""A Trainer's fit as the monitor needs to see it."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from curvwatch.errors import CurvwatchError
+from curvwatch.objective import Products
+from curvwatch.objective.isolation.containers import clone_batch
+from curvwatch.objective.samples import Sample
+from curvwatch.objective.trainer_processes import averager
+from curvwatch.training.lightning.backward_recorder import GIVE_ONE
+from curvwatch.training.lightning.before_step import BeforeStep
+from curvwatch.training.lightning.dataloader_iter import Fetch, Fetched, FetchRecorder
+from curvwatch.training.lightning.manual_loss import Knowledge, StepBatch, ToldLoss
+from curvwatch.training.lightning.suffixes import monitor_suffixes
+from curvwatch.training.lightning.training_step import LossFn, StepLoss
+from curvwatch.training.run import Run, TrainingBatch
+from curvwatch.training.steps import FinishedStep
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+
+log = logging.getLogger("curvwatch")
+
+# strategies, by a part of their names, and why not
+_REFUSED = {
+    "DeepSpeed": "takes its steps in an engine of its own, where neither weights nor gradients can be "
+    "seen, so nothing is measured; DDP, and ModelParallelStrategy with fully_shard, can be",
+    "FSDP": "flattens weights so that their gradients cannot be had outside of training, so nothing is "
+    "measured; ModelParallelStrategy with torch's fully_shard in configure_model can be",
+    "XLA": "compiles the step, which a reading cannot take apart, so nothing is measured; DDP, and "
+    "ModelParallelStrategy with fully_shard, can be",
+}
+
+
+class FitRun(Run):
+    """One call of `trainer.fit`.
+
+    Args:
+        trainer: in the midst of `fit`.
+        module: the LightningModule.
+        loss_fns: for each optimizer a loss to use instead of `training_step`, or None.
+        hvp: how Hessian-vector products are made.
+        chunk_size: the most examples of a part of a batch; None: found out.
+
+    Raises:
+        CurvwatchError: this run cannot be measured; the message says why and what would help.
+    """
+
+    def __init__(
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        *,
+        loss_fns: LossFn | Sequence[LossFn] | None,
+        hvp: Products = "exact",
+        chunk_size: int | None = None,
+    ) -> None:
+        self.trainer = trainer
+        self.module: pl.LightningModule
+        average = averager(trainer)
+        super().__init__(
+            module,
+            # a module without optimizers has a stand-in that holds no weights
+            trainer.optimizers,
+            average=average,
+            processes=1 if average is None else trainer.world_size,
+            rank=trainer.global_rank,
+            hvp=hvp,
+            chunk_size=chunk_size,
+        )
+        self.suffixes = monitor_suffixes(trainer, self.optimizers)
+        self.finished: Mapping[int, FinishedStep] = {}
+        self._shown: dict[str, Tensor] = {}
+        self._loss_fns = self._one_each(loss_fns)
+        self._knowledge = [Knowledge() for _ in self.optimizers]
+        self._batch_idx = 0
+        parameters = inspect.signature(module.training_step).parameters
+        fetches = "dataloader_iter" in parameters
+        self._fetches = FetchRecorder(trainer, module) if fetches else None
+        self._refuse_unread_losses()
+
+    @property
+    def step(self) -> int:
+        """The optimizer step that is being made: the x-axis of `self.log` (private, 2.2 to 2.6)."""
+        return int(self.trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+    def begins_step(self, batch_idx: int) -> bool:
+        """Whether this batch is the first, with accumulation, of an optimizer step."""
+        # so Lightning clears gradients, also where it has the batch_idx before (dataloader_iter)
+        return batch_idx % self.trainer.accumulate_grad_batches == 0
+
+    def item(self, batch: Any, batch_idx: int) -> TrainingBatch:
+        """What `training_step` is about to be called with."""
+        self._batch_idx = batch_idx
+        if self._fetches:
+            batch = self._fetches.expect()
+        return TrainingBatch(batch, batch_idx, self.trainer.global_step)
+
+    def begin_fetches(self) -> None:
+        """Where `training_step` fetches its batches, record those of an item that was kept."""
+        if self._fetches:
+            self._fetches.begin()
+
+    def end_fetches(self) -> None:
+        """The step is over."""
+        if self._fetches:
+            self._fetches.end()
+
+    @property
+    def batch_weight(self) -> float:
+        """What a batch's loss is multiplied by before it is sent backward."""
+        return 1.0 / self.trainer.accumulate_grad_batches
+
+    def weighed(self, samples: Sequence[Sample]) -> list[Sample]:
+        """Each with the factor of its loss: Lightning divides also where the last group is short."""
+        if self.module.automatic_optimization:
+            return [replace(s, weight=self.batch_weight) for s in samples]
+        if self._tells:  # what is sent backward adds up
+            return [replace(s, batch=StepBatch(*s.batch)) for s in samples]
+        return super().weighed(samples)
+
+    @property
+    def made_step(self) -> bool:
+        """Whether this batch was the last, with accumulation, of a step (private, 2.2 to 2.6)."""
+        if not self.module.automatic_optimization:
+            return True
+        loop = self.trainer.fit_loop
+        # without backward the optimizer steps by old gradients (StochasticWeightAveraging's last epoch)
+        return not loop._should_accumulate() and not loop._skip_backward
+
+    @property
+    def clips_by_value(self) -> bool:
+        """Whether the Trainer clips gradients by value."""
+        # the algorithm is an enumeration of strings
+        clips = bool(self.trainer.gradient_clip_val)
+        return clips and self.trainer.gradient_clip_algorithm == "value"
+
+    @property
+    def schedulers(self) -> Sequence[Any]:
+        """The Trainer's."""
+        return [config.scheduler for config in self.trainer.lr_scheduler_configs]
+
+    @property
+    def loggers(self) -> Sequence[Any]:
+        """The Trainer's."""
+        return self.trainer.loggers
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is global rank 0."""
+        return self.trainer.is_global_zero
+
+    def loss_of(self, index: int) -> Callable[[Any], Any]:
+        """`training_step` run again, or the user's loss function."""
+        if not self._tells:
+            return StepLoss(self.trainer, self.module, loss_fn=self._loss_fns[index])
+        return ToldLoss(
+            self.trainer,
+            self.module,
+            optimizers=self.optimizers,
+            index=index,
+            name=self.suffixes[index][1:] or type(self.optimizers[index]).__name__,
+            knowledge=self._knowledge[index],
+            batch_idx=self._batch_idx,
+            finished=self.finished,
+        )
+
+    @property
+    def half(self) -> bool:
+        """Whether training computes in half precision."""
+        return "16" in str(self.trainer.precision)
+
+    def call_before_step(self, call: Callable[[Any, int], None]) -> BeforeStep:
+        """Call `call(batch, batch_idx)` right before each training step, until it is removed."""
+        return BeforeStep(self.trainer.strategy, call)
+
+    def fed(self, batch: Any) -> Any:
+        """`batch` as it reaches `training_step`: converted, through the hooks, on the device."""
+        if self._fetches:
+            return Fetched([Fetch(clone_batch(batch), 0, 0, None)])
+        batch = self.trainer.precision_plugin.convert_input(clone_batch(batch))
+        # private: what the training loop calls there (read in 2.2 to 2.6)
+        batch = self.module._on_before_batch_transfer(batch, dataloader_idx=0)
+        return self.trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+
+    def publish(self, values: Mapping[str, float]) -> None:
+        """Show `values` to callbacks that monitor them, and the stability ratio to the user."""
+        shown = self.trainer.callback_metrics
+        # a missing value is no reason to stop: EarlyStopping takes nan for one
+        shown.update({k: torch.tensor(v) for k, v in values.items() if not math.isnan(v)})
+        for suffix in self.suffixes:
+            # the step's where the optimizer has no edge
+            for name in ("curvature/stability_ratio", "step/stability_ratio"):
+                ratio = shown.get(name + suffix)
+                if ratio is not None and not ratio.isnan():
+                    self.trainer.progress_bar_metrics[f"stability_ratio{suffix}"] = float(ratio)
+                    break
+
+    def logged(self, names: Sequence[str]) -> dict[str, float]:
+        """Those that `self.log` wrote since the last call; a look at each makes the host wait."""
+        shown = self.trainer.callback_metrics
+        news = {n: shown[n] for n in names if n in shown and shown[n] is not self._shown.get(n)}
+        self._shown.update(news)
+        # the same on every process, also where only one logs
+        values = self.agreed_all([float(news[n]) if n in news else math.nan for n in names])
+        return dict(zip(names, values, strict=True))
+
+    def batch_loss(self, outputs: Any) -> Tensor | None:
+        """The loss in `outputs` of `on_train_batch_end`, as it was sent backward; None if unknown."""
+        if isinstance(outputs, Mapping):
+            outputs = outputs.get("loss")
+        return outputs.detach() if isinstance(outputs, Tensor) and outputs.numel() == 1 else None
+
+    def training_loss(self, outputs: Any, *, read_now: bool) -> Tensor | None:
+        """The loss in `outputs`, averaged over processes.
+
+        On an accelerator a look at it makes the host wait, and several processes have to talk, so
+        there it is None except in steps with a reading; those are the same on every process.
+        """
+        loss = self.batch_loss(outputs)
+        if loss is None:
+            return None
+        if self._average is None:
+            return loss if read_now or loss.device.type == "cpu" else None
+        return self._average(loss.float()) if read_now else None
+
+    def retells(self, index: int) -> bool:
+        """Whether what is measured is the loss in `outputs`."""
+        return self.module.automatic_optimization and self._loss_fns[index] is None
+
+    def stop(self, reason: str) -> None:
+        """End the run after this batch, on every process: all have the same readings."""
+        if self.trainer.is_global_zero:
+            log.warning("the run is asked to stop: %s", reason)
+        self.trainer.should_stop = True
+
+    def save(self, name: str) -> str:
+        """A checkpoint of the Trainer's, where its others are; every process takes part."""
+        checkpoint = self.trainer.checkpoint_callback
+        folder = getattr(checkpoint, "dirpath", None) or self.trainer.log_dir
+        folder = Path(self.trainer.strategy.broadcast(folder or self.trainer.default_root_dir))
+        path = str(folder / f"{name}.ckpt")
+        self.trainer.save_checkpoint(path)
+        return path
+
+    def _one_each(self, loss_fns: LossFn | Sequence[LossFn] | None) -> list[LossFn | None]:
+        count = len(self.optimizers)
+        if loss_fns is None or callable(loss_fns):
+            return [loss_fns] * count
+        if len(loss_fns) != count:
+            raise CurvwatchError(
+                f"loss_fn has {len(loss_fns)} functions and the run {count} optimizers: give one "
+                "for each, in the order of configure_optimizers"
+            )
+        return list(loss_fns)
+
+    def _refuse(self) -> None:
+        strategy = type(self.trainer.strategy).__name__
+        for word, why in _REFUSED.items():
+            if word in strategy:
+                raise CurvwatchError(f"{strategy} {why}")
+        super()._refuse()
+
+    def _refuse_unread_losses(self) -> None:
+        if self._tells and self.sharded:
+            raise CurvwatchError(
+                f"{type(self.module).__name__} optimizes by hand (automatic_optimization=False), and "
+                f"its weights are sharded, so the losses of its steps cannot be told: {GIVE_ONE}"
+            )
+        if self._fetches and self._loss_fns != [None] * len(self._loss_fns):
+            raise CurvwatchError(
+                "training_step(dataloader_iter) may fetch any number of batches, so a loss_fn(module, "
+                "batch) does not know its batch: leave it out, or write training_step(batch)"
+            )
+
+    @property
+    def _tells(self) -> bool:
+        """Whether losses are told by what `training_step` sends backward."""
+        return not self.module.automatic_optimization and None in self._loss_fns

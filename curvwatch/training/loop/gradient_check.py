@@ -1,0 +1,86 @@
+"""The gradient that made a step against that of its loss.
+
+In a loop nobody tells when a gradient is clipped: it is seen as the optimizer sees it, and what was
+done to it is found by taking the gradient of the loss once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from curvwatch.measures import Measure
+from curvwatch.objective.flat_layout import Layout
+from curvwatch.stability.unsupported import BY_VALUE
+from curvwatch.training.loop.texts import NOT_REPEATABLE
+from curvwatch.training.plan import Due
+from curvwatch.training.reader import Readings
+from curvwatch.training.run import Run
+from curvwatch.training.steps import FinishedStep
+
+# other kernels for attention, in bfloat16, stay under this
+_REPEATABLE = 0.05
+# a factor this near to 1 is rounding
+_UNSCALED = 1e-3
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A gradient that made a step against that of the loss.
+
+    Attributes:
+        factor: by which it was scaled; None where it is of another direction.
+        by_value: whether it is that of the loss, clipped by value.
+        across: where it is neither, its part across that of the loss, relative to its length.
+    """
+
+    factor: float | None
+    by_value: bool = False
+    across: float | None = None
+
+    @classmethod
+    def of_step(
+        cls, run: Run, due: Due, index: int, step: FinishedStep, made: Mapping[int, Tensor]
+    ) -> Comparison:
+        """Compare `made`, by `id(parameter)`, with the gradient of the loss of optimizer `index`."""
+        params = step.settings.params
+        objective = run.objective(index, params, run.weighed(due.samples), train=None)
+        with objective.open(due.weights(step)) as opened:
+            _, g = opened.gradient()
+        return cls.of(objective.layout, g, objective.layout.flatten([made.get(id(p)) for p in params]))
+
+    @classmethod
+    def of(cls, layout: Layout, g: Tensor, made: Tensor) -> Comparison:
+        """Compare `made` with `g`, that of the loss; both of shape (size,)."""
+        across, along = layout.compared(g, made)
+        if across <= _REPEATABLE and along > 0.0:
+            return cls(1.0 if abs(along - 1.0) <= _UNSCALED else along)
+        limit = float(made.abs().max())
+        clipped, scale = layout.compared(g.clamp(-limit, limit), made)
+        if clipped <= _REPEATABLE and abs(scale - 1.0) <= _REPEATABLE:
+            return cls(None, by_value=True)
+        return cls(None, across=across)
+
+    def corrected(self, step: FinishedStep) -> FinishedStep:
+        """`step` with the law of stability that holds for such gradients."""
+        law = step.settings.law
+        if law.edge is None or self.factor == 1.0:
+            return step
+        if self.factor is not None:
+            shift = tuple(c / self.factor for c in law.shift)
+            law = replace(law, edge=law.edge / self.factor, shift=shift)
+        elif self.by_value:
+            law = replace(law, edge=None, reason=BY_VALUE)
+        return replace(step, settings=replace(step.settings, law=law))
+
+    def doubt(self, readings: Readings, measures: Sequence[Measure], suffix: str) -> None:
+        """Mark the values of the step as another loss's, where the gradient is."""
+        if self.across is None:
+            return
+        text = NOT_REPEATABLE.format(self.across)
+        readings.notes.append(text)
+        readings.doubts.append((f"the step{suffix}", text))
+        names = [name for m in measures if m.stage == "step" for name in m.metrics]
+        readings.doubtful |= {name + suffix for name in names}

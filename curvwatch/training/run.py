@@ -1,0 +1,236 @@
+"""A training run as readings need to see it, whoever drives the loop."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from curvwatch.charts.metric_names import group_suffixes, optimizer_suffixes
+from curvwatch.errors import CurvwatchError
+from curvwatch.measures import COST_METRICS, Measure
+from curvwatch.objective import Objective, Products
+from curvwatch.objective.chunk_size import Chunking
+from curvwatch.objective.samples import Sample
+from curvwatch.objective.sharding import is_sharded
+from curvwatch.training.learning_rates import LearningRates
+from curvwatch.training.steps import trained
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+class TrainingBatch(NamedTuple):
+    """What `training_step` is called with, and the `global_step` it sees; None: the present one."""
+
+    batch: Any
+    batch_idx: int
+    global_step: int | None = None
+
+
+class Run(ABC):
+    """What a reading uses of a run.
+
+    Args:
+        module: what is trained.
+        optimizers: that train it; those without weights are left out.
+        average: averages a tensor over processes; None for one process.
+        processes: how many there are.
+        rank: which of them this is.
+        hvp: how Hessian-vector products are made, see `Objective`.
+        chunk_size: the most examples of a part of a batch, see `Chunking`; None: found out.
+
+    Raises:
+        CurvwatchError: there is nothing to measure, or an optimizer cannot be watched.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizers: Sequence[Optimizer],
+        *,
+        average: Callable[[Tensor], Tensor] | None = None,
+        processes: int = 1,
+        rank: int = 0,
+        hvp: Products = "exact",
+        chunk_size: int | None = None,
+    ) -> None:
+        self.module = module
+        self.optimizers = _with_weights(optimizers)
+        self.suffixes = optimizer_suffixes(self.optimizers)
+        self.sharded = any(is_sharded(p) for o in self.optimizers for p in trained(o))
+        # of a sharded model a batch's loss is already the mean over processes
+        self.processes = 1 if self.sharded else processes
+        self._rank = rank
+        self._average = average
+        self._hvp: Products = hvp
+        self._chunk_size = chunk_size
+        self._chunkings: dict[tuple[int, bool | None], Chunking] = {}
+        self.rates = LearningRates(self.optimizers, self.schedulers)
+        self._metrics: dict[tuple[str, int], tuple[str, ...]] = {}
+        self._refuse()
+
+    @property
+    @abstractmethod
+    def step(self) -> int:
+        """The optimizer step that is being made."""
+
+    @property
+    @abstractmethod
+    def loggers(self) -> Sequence[Any]:
+        """Where readings go."""
+
+    @property
+    @abstractmethod
+    def leads(self) -> bool:
+        """Whether this process speaks for all."""
+
+    @property
+    def schedulers(self) -> Sequence[Any]:
+        """Of the learning rates."""
+        return ()
+
+    @abstractmethod
+    def loss_of(self, index: int) -> Callable[[Any], Any]:
+        """The loss of optimizer `index` as a function of a `TrainingBatch`."""
+
+    def retells(self, index: int) -> bool:
+        """Whether the loss that is measured for optimizer `index` is the one that training tells."""
+        return False
+
+    @abstractmethod
+    def publish(self, values: Mapping[str, float]) -> None:
+        """Show `values` to others than loggers."""
+
+    def logged(self, names: Sequence[str]) -> dict[str, float]:
+        """The user's own metrics `names` that are new since the last call, averaged over processes."""
+        return {}
+
+    @abstractmethod
+    def stop(self, reason: str) -> None:
+        """End the run after this step."""
+
+    @abstractmethod
+    def save(self, name: str) -> str:
+        """Save a checkpoint under `name`, on every process; its path."""
+
+    def scale_rates(self, factor: float) -> str:
+        """Multiply all learning rates from now on; what changed, in words."""
+        return self.rates.scale(factor)
+
+    def warm_up(self, steps: int, start: float) -> str:
+        """Let all learning rates rise from `start` times theirs; what changed, in words."""
+        return self.rates.warm_up(steps, start)
+
+    def weighed(self, samples: Sequence[Sample]) -> list[Sample]:
+        """The batches of one step, each with the factor of its loss; by default their mean."""
+        return [replace(s, weight=1.0 / len(samples)) for s in samples]
+
+    def objective(
+        self,
+        index: int,
+        params: Sequence[Tensor],
+        samples: Sequence[Sample],
+        *,
+        train: bool | None,
+    ) -> Objective:
+        """The loss of optimizer `index` on `samples`, as a function of `params`."""
+        return Objective(
+            self.module,
+            self.loss_of(index),
+            samples,
+            params=params,
+            train=train,
+            hvp=self._hvp,
+            chunking=self._chunkings.setdefault((index, train), Chunking(self._chunk_size)),
+            average=self._average,
+            processes=self.processes,
+        )
+
+    @property
+    def whole_batches(self) -> list[str]:
+        """Why batches that are too large for a reading are not taken in parts."""
+        return [c.refused for c in self._chunkings.values() if c.refused is not None]
+
+    def metric_names(self, measures: Sequence[Measure], *, batches: int) -> list[str]:
+        """All metrics that `measures` will log in this run, with `batches` in each process's probe."""
+        several = batches * self.processes > 1
+        names = [
+            name + suffix
+            for index, suffix in enumerate(self.suffixes)
+            for m in measures
+            for name in self.metrics_of(m, index) + (m.sampling_metrics if several else ())
+        ]
+        if any(m.stage == "landscape" for m in measures):
+            names += [
+                f"curvature/edge{suffix}{group}"
+                for optimizer, suffix in zip(self.optimizers, self.suffixes, strict=True)
+                for group in group_suffixes(optimizer)
+            ]
+            names += COST_METRICS
+        return names
+
+    def metrics_of(self, measure: Measure, index: int) -> tuple[str, ...]:
+        """The metrics of `measure` for optimizer `index`, without suffix: the same in the whole run."""
+        key = measure.name, index
+        if key not in self._metrics:
+            self._metrics[key] = measure.metrics_of(self.module, trained(self.optimizers[index]))
+        return self._metrics[key]
+
+    def generator(self) -> torch.Generator:
+        """Of random vectors: the same at the same step of every run; each shard has its own."""
+        shard = self._rank if self.sharded else 0
+        return torch.Generator().manual_seed(self.step + (shard << 40))
+
+    def is_of(self, optimizers: Sequence[Optimizer]) -> bool:
+        """Whether `optimizers` are the ones of this run."""
+        return list(map(id, _with_weights(optimizers))) == list(map(id, self.optimizers))
+
+    @property
+    def gradients_are_clear(self) -> bool:
+        """Whether no weight has a gradient: a step that went on over several batches is over."""
+        return all(p.grad is None for o in self.optimizers for p in trained(o))
+
+    @property
+    def half(self) -> bool:
+        """Whether training computes in half precision."""
+        return any(p.dtype in _HALF for o in self.optimizers for p in trained(o))
+
+    def agreed(self, value: float) -> float:
+        """The average of `value` over the processes, so that all act alike."""
+        return self.agreed_all([value])[0]
+
+    def agreed_all(self, values: Sequence[float]) -> list[float]:
+        """The average of each of `values` over the processes."""
+        if self._average is None:
+            return list(values)
+        device = self.optimizers[0].param_groups[0]["params"][0].device
+        averages: list[float] = self._average(
+            torch.tensor(values, dtype=torch.float32, device=device)
+        ).tolist()
+        return averages
+
+    def ready_everywhere(self, ready: Sequence[bool]) -> list[bool]:
+        """For each of `ready` whether it holds on all processes: else one would wait for ever."""
+        return [share == 1.0 for share in self.agreed_all([float(r) for r in ready])]
+
+    def _refuse(self) -> None:
+        if not self.optimizers or not any(trained(o) for o in self.optimizers):
+            raise CurvwatchError(
+                "the optimizers hold no parameter with requires_grad=True: there is nothing to measure"
+            )
+        for optimizer in self.optimizers:
+            if not hasattr(optimizer, "register_step_pre_hook"):
+                raise CurvwatchError(
+                    f"{type(optimizer).__name__} is no torch.optim.Optimizer, so its steps cannot be "
+                    "watched: return the optimizer that it wraps from configure_optimizers, or make it "
+                    "a subclass"
+                )
+
+
+def _with_weights(optimizers: Sequence[Optimizer]) -> list[Optimizer]:
+    return [o for o in optimizers if any(g["params"] for g in o.param_groups)]

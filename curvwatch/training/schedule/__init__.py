@@ -1,0 +1,1 @@
+"""When readings are due, and what they may cost."""
