@@ -9,13 +9,13 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from curvwatch.standby import StandbyMonitor
+    from curvwatch.monitor import StandbyMonitor
 
 
 def callbacks() -> list[StandbyMonitor]:
     """A monitor with the default arguments where `CURVWATCH=1`; else nothing, and nothing imported."""
     if os.environ.get("CURVWATCH") != "1":
         return []
-    from curvwatch.standby import StandbyMonitor
+    from curvwatch.monitor import StandbyMonitor
 
     return [StandbyMonitor()]

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from curvwatch.faults import Faults, OnError
+from curvwatch.errors import Faults, OnError
 from curvwatch.measures import Measure, check_cadence, compared_by, feeding, make_measures
 from curvwatch.measures.presets import preset_options
 from curvwatch.objective import Products, check_products
@@ -31,6 +31,7 @@ from curvwatch.training.steps import FinishedStep, StepWatch
 if TYPE_CHECKING:
     import lightning.pytorch as pl
     from torch import Tensor
+
 
 Mode = Literal["train", "eval"]
 
@@ -475,3 +476,16 @@ class CurvatureMonitor(CallbackBase):
 def _check_word(argument: str, value: object, known: Sequence[str]) -> None:
     if value not in known:
         raise ValueError(f"{argument}={value!r}: one of {', '.join(map(repr, known))} is needed")
+
+
+class StandbyMonitor(CurvatureMonitor):
+    """A CurvatureMonitor with the default arguments that steps aside where there is another one."""
+
+    def __init__(self) -> None:
+        super().__init__(name="CURVWATCH")
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Leave `trainer` if it has another monitor, its own or the module's."""
+        if any(isinstance(c, CurvatureMonitor) for c in trainer.callbacks if c is not self):
+            # another list: the Trainer is in a loop over this one
+            trainer.callbacks = [c for c in trainer.callbacks if c is not self]

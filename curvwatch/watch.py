@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from curvwatch.checks import Mode, check_budget, check_word
-from curvwatch.faults import Faults, OnError
+from curvwatch.errors import Faults, OnError
 from curvwatch.measures import Measure, check_cadence, compared_by, feeding, make_measures
 from curvwatch.measures.presets import preset_options
 from curvwatch.objective import Products, check_products
@@ -22,12 +22,10 @@ from curvwatch.results.alerts import Action, Alert, PresetName, Rule, check_rule
 from curvwatch.results.alerts.actions import check_actions
 from curvwatch.results.history import History
 from curvwatch.results.loggers.plain import as_loggers
-from curvwatch.training.loop.checks import check_loss_fns, check_optimizers
 from curvwatch.training.loop.forward_state import Beginnings
-from curvwatch.training.loop.gradient_check import Comparison
-from curvwatch.training.loop.run import LoopRun, LossFn
+from curvwatch.training.loop.gradient_check import PROBE_LOST, SHARDED, WRONG_ORDER, Comparison
+from curvwatch.training.loop.run import LoopRun, LossFn, check_loss_fns, check_optimizers
 from curvwatch.training.loop.step_gradients import StepGradients
-from curvwatch.training.loop.texts import PROBE_LOST, SHARDED, WRONG_ORDER
 from curvwatch.training.loop.wrappers import called_module
 from curvwatch.training.plan import Due
 from curvwatch.training.probe import Probe, ProbeKind

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from curvwatch.measures import Sharpness, StepGeometry
-from curvwatch.training.schedule.budget import EARLY_STEPS, WARM_UP_SECONDS, WARM_UP_STEPS
-from curvwatch.training.schedule.cadence import finer
+from curvwatch.training.schedule.budget import EARLY_STEPS, WARM_UP_SECONDS, WARM_UP_STEPS, finer
 from curvwatch.training.schedule.schedule import Schedule
 from tests.simulated import Process, simulated
 

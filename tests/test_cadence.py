@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from curvwatch.training.schedule.cadence import finer, kept, on_grid, per_step, spread
+from curvwatch.training.schedule.budget import finer, kept, on_grid, per_step, spread
 from tests.simulated import simulated
 
 

@@ -14,17 +14,20 @@ from curvwatch.charts.chart import (
     placed,
     regex,
 )
-from curvwatch.charts.densities import (
+from curvwatch.charts.errors import ERRORS, Error, errors_of, half_widths
+from curvwatch.charts.layers import COST, LAYERS
+from curvwatch.charts.spectrum import (
     DENSITY,
     LAYER_DENSITY,
+    MATRICES,
+    OTHER_MATRICES,
+    SPECTRUM,
+    SUBSPACE,
     density_title,
     is_density,
     layer_densities,
     whole_densities,
 )
-from curvwatch.charts.errors import ERRORS, Error, errors_of, half_widths
-from curvwatch.charts.layers import COST, LAYERS
-from curvwatch.charts.spectrum import MATRICES, OTHER_MATRICES, SPECTRUM, SUBSPACE
 from curvwatch.charts.stability import BATCHES, STABILITY, STATIONARY
 from curvwatch.charts.steps import GRADIENTS, STEPS
 from curvwatch.charts.story import FIRST, SHORT_STORY, STORY, Story

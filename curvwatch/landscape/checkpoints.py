@@ -2,19 +2,119 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from curvwatch.errors import CurvwatchError, CurvwatchWarning
-from curvwatch.landscape.checks import check_weights
 from curvwatch.landscape.surface import Group, Surface, checked
+from curvwatch.objective.flat_layout import Layout
+
+
+def check_count(name: str, value: object, *, least: int) -> None:
+    """Raise a ValueError unless `value` is a whole number of `least` or more."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}={value!r}: a whole number of {least} or more is needed")
+
+
+def check_positive(name: str, value: object) -> None:
+    """Raise a ValueError unless `value` is a positive number, or None."""
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise ValueError(f"{name}={value!r}: a positive number is needed")
+
+
+def check_has_values(module: nn.Module) -> None:
+    """Raise a CurvwatchError unless all parameters and buffers of `module` have values."""
+    for name, t in chain(module.named_parameters(), module.named_buffers()):
+        check_values(name, t, f"the {type(module).__name__}")
+
+
+def check_values(name: str, t: Tensor, where: str) -> None:
+    """Raise a CurvwatchError unless `t` has values."""
+    if is_lazy(t):
+        raise CurvwatchError(
+            f"{name} of {where} has no values yet: it is of a lazy layer, so call the module on a "
+            "batch first"
+        )
+    if t.is_meta:
+        raise CurvwatchError(f"{name} of {where} is on the meta device, which keeps no values")
+
+
+def check_weights(name: str, t: Tensor, where: str) -> None:
+    """Raise a CurvwatchError unless `t` is made of dense, real floating-point numbers."""
+    check_values(name, t, where)
+    if not t.is_floating_point() or t.layout is not torch.strided:
+        raise CurvwatchError(
+            f"{name} of {where} is {t.dtype}, {t.layout}: dense, real floating-point numbers are needed"
+        )
+
+
+def state_of(checkpoint: Checkpoint, module: nn.Module) -> dict[str, Tensor]:
+    """The tensors in `checkpoint` that `module` has.
+
+    Args:
+        checkpoint: the path of a checkpoint, a state_dict, a module, or a flat vector of all of
+            `module`'s weights that require a gradient.
+        module: whose names and shapes are meant.
+
+    Raises:
+        CurvwatchError: the file cannot be read, a weight that is trained is missing, or one has another
+            shape.
+    """
+    trained = {n: p for n, p in module.named_parameters() if p.requires_grad}
+    if isinstance(checkpoint, Tensor):
+        layout = Layout.of(list(trained.values()))
+        if tuple(checkpoint.shape) != (layout.size,):
+            raise CurvwatchError(
+                f"weights of shape {tuple(checkpoint.shape)}: a flat vector of the {layout.size} "
+                "weights that require a gradient is needed"
+            )
+        return dict(zip(trained, layout.split(checkpoint.detach()), strict=True))
+    content = checkpoint
+    if isinstance(checkpoint, nn.Module):
+        content = checkpoint.state_dict()
+    elif isinstance(checkpoint, (str, os.PathLike)):
+        content = load(Path(checkpoint))
+    state = content.get("state_dict", content) if isinstance(content, Mapping) else None
+    if not isinstance(state, Mapping):
+        raise CurvwatchError(
+            f"checkpoint={type(checkpoint).__name__}: a path, a state_dict, a module, or a flat tensor "
+            "is needed"
+        )
+    known = tensors_of(module)
+    missing = [name for name in trained if name not in state]
+    if missing:
+        raise CurvwatchError(
+            f"the checkpoint lacks {', '.join(missing[:3])} of the module; it has "
+            f"{', '.join(list(map(str, state))[:3]) or 'nothing'}"
+        )
+    found = {n: t for n, t in state.items() if n in known and isinstance(t, Tensor)}
+    for name, t in found.items():
+        check_values(name, t, "the checkpoint")
+        if t.shape != known[name].shape:
+            raise CurvwatchError(
+                f"{name} has the shape {tuple(t.shape)} in the checkpoint and "
+                f"{tuple(known[name].shape)} in the module: it is of another network"
+            )
+    return {n: t.detach() for n, t in found.items()}
+
+
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers in `module.state_dict()`, themselves, by each of their names."""
+    # a module may have extra state of any kind there
+    return {n: t for n, t in module.state_dict(keep_vars=True).items() if isinstance(t, Tensor)}
+
 
 # a file of Lightning or of a state_dict, a state_dict, a module, or a flat tensor
 Checkpoint: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | nn.Module | Tensor

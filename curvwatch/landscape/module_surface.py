@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from curvwatch.checks import Mode, check_word
 from curvwatch.errors import CurvwatchError
 from curvwatch.landscape.batch_norm import Recalibrated, normalisations
-from curvwatch.landscape.checks import check_has_values
+from curvwatch.landscape.checkpoints import check_has_values
 from curvwatch.landscape.module_loss import StepLoss, feed_of, is_lightning, silent
 from curvwatch.landscape.surface import Group, Surface, checked, groups_of
 from curvwatch.objective import Counts, Objective, Opened

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
+from importlib.util import find_spec
 from math import prod
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +15,47 @@ from torch import Tensor
 from curvwatch.errors import CurvwatchError
 from curvwatch.objective import Counts
 from curvwatch.operators.base import FunctionOperator, SymmetricOperator
+
+T = TypeVar("T")
+
+
+def shown(items: Sequence[T], label: str, *, progress: bool) -> Iterator[T]:
+    """`items` one by one, with a progress bar on a terminal where tqdm is installed."""
+    bar: Iterable[T] = items
+    # lightning brings it, but may not for ever
+    if progress and find_spec("tqdm") is not None:
+        from tqdm import tqdm
+
+        bar = tqdm(items, desc=label, leave=False, disable=None)
+    yield from bar
+
+
+class Spending:
+    """What a surface spends in the block.
+
+    Args:
+        surface: which counts.
+
+    Attributes:
+        cost: in passes over all batches, when the block has ended.
+    """
+
+    def __init__(self, surface: Surface) -> None:
+        self._surface = surface
+        self.cost = Counts()
+
+    def __enter__(self) -> Spending:
+        self._before = replace(self._surface.counts)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        now, before = astuple(self._surface.counts), astuple(self._before)
+        self.cost = Counts(*(n - b for n, b in zip(now, before, strict=True)))
+
+
+def total(*costs: Counts) -> Counts:
+    """The sum of them."""
+    return Counts(*map(sum, zip(*map(astuple, costs), strict=True)))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from curvwatch.measures.matrices import (
 )
 from curvwatch.objective.outputs.output_graph import OutputGraphs
 from curvwatch.operators import FunctionOperator, hessian, random_signs
-from curvwatch.operators.fisher import FisherKind, fisher
+from curvwatch.operators.gauss_newton import FisherKind, fisher
 
 _SEEDS = 1 << 62
 

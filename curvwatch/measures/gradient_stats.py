@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from curvwatch.measures.base import Reading, Step, StepMeasure
 from curvwatch.objective.flat_layout import Layout, local_dot
 from curvwatch.objective.layers import By, check_by, layers_of, parameter_names
-from curvwatch.objective.sharding import summed
+from curvwatch.objective.processes import summed
 
 _OF_EACH = ("gradient_norm", "clipped_gradient_norm", "gradient_near_zero", "update_to_weight")
 

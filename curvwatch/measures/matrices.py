@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -12,8 +12,9 @@ from torch import Tensor
 
 from curvwatch.measures.base import Landscape
 from curvwatch.objective.flat_layout import Layout
-from curvwatch.objective.outputs.output_graph import GivenOutputs
-from curvwatch.operators import Scaled, SymmetricOperator, unit
+from curvwatch.objective.linearization import Linearization
+from curvwatch.objective.outputs.output_graph import GivenOutputs, OutputGraphs
+from curvwatch.operators import Scaled, SymmetricOperator, fisher, gauss_newton, hessian, unit
 from curvwatch.solvers import Eigenpairs, deflated_lanczos, lanczos
 from curvwatch.stability import StabilityLaw
 
@@ -144,3 +145,64 @@ def expanded(layout: Layout, of_each: Any) -> Tensor:
             for x, n in zip(of_each, layout.sizes, strict=True)
         ]
     )
+
+
+Matrix = Literal["hessian", "preconditioned", "gauss_newton", "fisher"]
+
+
+def check_matrix(of: object) -> None:
+    """Raise a ValueError unless `of` is the word for a matrix."""
+    if of not in get_args(Matrix):
+        raise ValueError(f"of={of!r}: one of {', '.join(get_args(Matrix))} is needed")
+
+
+def missing(of: Matrix, at: Landscape) -> str | None:
+    """Why there is no such matrix at this step; None where there is."""
+    if of == "preconditioned" and at.law.edge is None:
+        return at.law.reason or f"{at.law.optimizer} has no law of stability"
+    return None
+
+
+def matrix_of(
+    of: Matrix, at: Landscape, point: Linearization, given: GivenOutputs | None = None
+) -> SymmetricOperator:
+    """The Hessian H; P^-1/2 (H + C) P^-1/2 of the optimizer; Gauss-Newton; the true Fisher matrix.
+
+    Args:
+        of: which.
+        at: where.
+        point: the linearization there.
+        given: what the user says the outputs are.
+
+    Raises:
+        CurvwatchError: the outputs are not clear.
+    """
+    return _MATRICES[of](at, point, given)
+
+
+def _hessian(at: Landscape, point: Linearization, given: GivenOutputs | None) -> SymmetricOperator:
+    return hessian(point)
+
+
+def _preconditioned(
+    at: Landscape, point: Linearization, given: GivenOutputs | None
+) -> SymmetricOperator:
+    return preconditioned(hessian(point), at.law, at.objective.layout)
+
+
+def _gauss_newton(at: Landscape, point: Linearization, given: GivenOutputs | None) -> SymmetricOperator:
+    return gauss_newton(at.objective, OutputGraphs(at.objective, given))
+
+
+def _fisher(at: Landscape, point: Linearization, given: GivenOutputs | None) -> SymmetricOperator:
+    return fisher(at.objective, OutputGraphs(at.objective, given, known=True), "type1")
+
+
+_MATRICES: dict[
+    Matrix, Callable[[Landscape, Linearization, GivenOutputs | None], SymmetricOperator]
+] = {
+    "hessian": _hessian,
+    "preconditioned": _preconditioned,
+    "gauss_newton": _gauss_newton,
+    "fisher": _fisher,
+}

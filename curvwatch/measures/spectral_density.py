@@ -10,8 +10,16 @@ import torch
 
 from curvwatch.charts.histogram import Histogram
 from curvwatch.measures.base import Landscape, LandscapeMeasure, Reading
-from curvwatch.measures.chosen import Matrix, check_matrix, matrix_of, missing
-from curvwatch.measures.matrices import check_options, given_outputs, leading, solver_doubt
+from curvwatch.measures.matrices import (
+    Matrix,
+    check_matrix,
+    check_options,
+    given_outputs,
+    leading,
+    matrix_of,
+    missing,
+    solver_doubt,
+)
 from curvwatch.operators import Scaled, SymmetricOperator
 from curvwatch.solvers import (
     FEWEST_VALUES,

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from curvwatch.errors import CurvwatchError
-from curvwatch.objective.sharding import holders, is_sharded, local
-from curvwatch.objective.sharding import summed as summed_over_processes
+from curvwatch.objective.processes import holders, is_sharded, local
+from curvwatch.objective.processes import summed as summed_over_processes
 
 # the float64 copies of an inner product: on a CPU they stay in the cache, and are never new pages
 # (8 to 25 times faster than at a million), on a GPU a kernel has enough to do

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from curvwatch.errors import CurvwatchError
-from curvwatch.objective.draws import DrawsOfWhole
 from curvwatch.objective.evaluation import Setting, place, refuse_detached, weighted_loss
 from curvwatch.objective.isolation.isolate import Loan
 from curvwatch.objective.loss_checks import named_where_missing, refuse_once_differentiable
-from curvwatch.objective.samples import Sample
+from curvwatch.objective.samples import DrawsOfWhole, Sample
 
 T = TypeVar("T")
 

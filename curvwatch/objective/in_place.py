@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from curvwatch.objective.evaluation import Setting, place, refuse_detached, weighted_loss
 from curvwatch.objective.isolation.isolate import Loan
+from curvwatch.objective.processes import local
 from curvwatch.objective.samples import Sample
-from curvwatch.objective.sharding import local
 
 T = TypeVar("T")
 

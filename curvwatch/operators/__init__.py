@@ -1,11 +1,8 @@
 """Symmetric linear operators, known by their products with a vector."""
 
 from curvwatch.operators.base import FunctionOperator, SymmetricOperator, random_signs, unit
-from curvwatch.operators.blocks import Block
-from curvwatch.operators.fisher import FisherKind, fisher
-from curvwatch.operators.gauss_newton import gauss_newton
-from curvwatch.operators.hessian import hessian
-from curvwatch.operators.scaled import Scaled
+from curvwatch.operators.gauss_newton import FisherKind, fisher, gauss_newton
+from curvwatch.operators.hessian import Block, Scaled, hessian
 
 __all__ = [
     "Block",

@@ -8,13 +8,10 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from curvwatch.stability.adadelta import ADADELTA
 from curvwatch.stability.adafactor import ADAFACTOR
-from curvwatch.stability.adam import ADAM, ADAMAX, ADAMW
+from curvwatch.stability.adam import ADAM, ADAMAX, ADAMW, NADAM, RADAM
 from curvwatch.stability.law import Law
-from curvwatch.stability.nadam import NADAM
-from curvwatch.stability.radam import RADAM
-from curvwatch.stability.rms import ADAGRAD, RMSPROP
+from curvwatch.stability.rms import ADADELTA, ADAGRAD, RMSPROP
 from curvwatch.stability.sgd import SGD
 
 LAWS: dict[type, Law] = {

@@ -11,8 +11,8 @@ from torch import Tensor
 from curvwatch.measures import Measure
 from curvwatch.objective.isolation.containers import clone_batch
 from curvwatch.objective.isolation.isolate import Memory
+from curvwatch.objective.processes import local
 from curvwatch.objective.samples import Sample
-from curvwatch.objective.sharding import local
 from curvwatch.training.run import Run, TrainingBatch
 from curvwatch.training.steps import FinishedStep
 

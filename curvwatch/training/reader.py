@@ -14,8 +14,7 @@ from torch import Tensor
 
 from curvwatch.charts.histogram import Histogram
 from curvwatch.charts.metric_names import group_suffixes
-from curvwatch.errors import CurvwatchError
-from curvwatch.faults import Faults
+from curvwatch.errors import CurvwatchError, Faults
 from curvwatch.measures import (
     COST_METRICS,
     Landscape,

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from curvwatch.faults import Faults
+from curvwatch.errors import Faults
 from curvwatch.results.alerts import Action, Alert, AlertEngine, Rule
 from curvwatch.results.alerts.actions import act, check_actions, named
 from curvwatch.results.history import History

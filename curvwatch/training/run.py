@@ -16,8 +16,8 @@ from curvwatch.errors import CurvwatchError
 from curvwatch.measures import COST_METRICS, Measure
 from curvwatch.objective import Objective, Products
 from curvwatch.objective.chunk_size import Chunking
+from curvwatch.objective.processes import is_sharded
 from curvwatch.objective.samples import Sample
-from curvwatch.objective.sharding import is_sharded
 from curvwatch.training.learning_rates import LearningRates
 from curvwatch.training.steps import trained
 

@@ -13,9 +13,9 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import _default_to_fused_or_foreach
 from torch.utils.hooks import RemovableHandle
 
-from curvwatch.faults import Faults
+from curvwatch.errors import Faults
 from curvwatch.objective.flat_layout import local_dot
-from curvwatch.objective.sharding import is_sharded, local, summed
+from curvwatch.objective.processes import is_sharded, local, summed
 from curvwatch.stability import StabilityLaw, stability_law
 
 if TYPE_CHECKING:

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from curvwatch import CurvwatchError
-from curvwatch.measures.compared import COMPARED, Compared
-from curvwatch.measures.rules import clipped
-from curvwatch.training.would_be import WouldBe
+from curvwatch.measures.compared import COMPARED, Compared, clipped
+from curvwatch.training.shadow_optimizers import WouldBe
 
 SHAPES = [(3, 4), (4,), (2, 3)]
 STEPS = 6

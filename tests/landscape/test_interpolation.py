@@ -13,8 +13,7 @@ from torch.nn import functional as F
 
 from curvwatch import CurvwatchError, CurvwatchWarning
 from curvwatch.landscape import Interpolation, Path, interpolate, plot_interpolations, surface_of
-from curvwatch.landscape.paths.gauss_length import gauss_length
-from curvwatch.landscape.paths.outputs_at import outputs_at
+from curvwatch.landscape.paths.gauss_length import gauss_length, outputs_at
 from tests.landscape.hills import cnn, f64, images, surface, surface_of_net
 from tests.lightning.trace import assert_same, picture, world
 from tests.modules import mlp

@@ -21,7 +21,7 @@ from curvwatch.landscape import (
     surface_of,
 )
 from curvwatch.landscape.paths.curves import Curve
-from curvwatch.landscape.paths.subsets import of_batches
+from curvwatch.landscape.paths.fitting import of_batches
 from tests.landscape.hills import f64, images, surface, surface_of_net
 from tests.lightning.trace import assert_same, picture, world
 

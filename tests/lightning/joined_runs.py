@@ -20,7 +20,7 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 
 from curvwatch import CurvatureMonitor, Sharpness, StepGeometry
-from curvwatch.objective.sharding import local
+from curvwatch.objective.processes import local
 from tests.modules import CLASSES, FEATURES, Classifier, examples, fit
 
 STEPS, ROWS = 4, 8

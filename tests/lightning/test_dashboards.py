@@ -18,8 +18,7 @@ from curvwatch.charts.run_figures import drawn_story, plot_story
 from curvwatch.measures import COST_METRICS
 from curvwatch.results import loggers as sinks
 from curvwatch.results.loggers.hyperparameters import hyperparameters
-from curvwatch.results.loggers.margins import margins
-from curvwatch.results.loggers.tensorboard import alert_table, layout
+from curvwatch.results.loggers.tensorboard import alert_table, layout, margins
 from curvwatch.results.loggers.tensorboard_hparams import FIRST
 from tests.modules import Classifier, ListLogger, adam, fit, sgd, told
 

@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from curvwatch import Watch
 from curvwatch.measures import MEASURES, Measure
-from curvwatch.objective.sharding import local
+from curvwatch.objective.processes import local
 
 FEATURES, CLASSES = 6, 3
 STEPS, ROWS = 2, 8

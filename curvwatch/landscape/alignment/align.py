@@ -12,9 +12,13 @@ from curvwatch.landscape.alignment.equivalence import difference
 from curvwatch.landscape.alignment.matching import Places, matched, permuted
 from curvwatch.landscape.alignment.result import Aligned
 from curvwatch.landscape.alignment.units import Spec, chain_of, units_of
-from curvwatch.landscape.checkpoints import Checkpoint
-from curvwatch.landscape.checks import check_has_values, check_weights
-from curvwatch.landscape.states import state_of, tensors_of
+from curvwatch.landscape.checkpoints import (
+    Checkpoint,
+    check_has_values,
+    check_weights,
+    state_of,
+    tensors_of,
+)
 
 
 def align(

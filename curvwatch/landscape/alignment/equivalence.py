@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from curvwatch.errors import CurvwatchError
-from curvwatch.landscape.states import tensors_of
+from curvwatch.landscape.checkpoints import tensors_of
 from curvwatch.objective.isolation.containers import map_containers
 from curvwatch.objective.isolation.isolate import Memory, lend
 

@@ -17,14 +17,11 @@ from curvwatch.checks import Mode
 from curvwatch.errors import CurvwatchError
 from curvwatch.landscape import archive
 from curvwatch.landscape.alignment.result import Aligned
-from curvwatch.landscape.checkpoints import Checkpoint, vector_of, weights_of
-from curvwatch.landscape.checks import check_count
+from curvwatch.landscape.checkpoints import Checkpoint, check_count, vector_of, weights_of
 from curvwatch.landscape.module_surface import ModuleSurface, Subject, surface_of
 from curvwatch.landscape.paths.curves import Curve, distance, segment_lengths
-from curvwatch.landscape.paths.gauss_length import GaussLength, gauss_length
-from curvwatch.landscape.paths.outputs_at import outputs_at
-from curvwatch.landscape.progress import shown
-from curvwatch.landscape.surface import Surface
+from curvwatch.landscape.paths.gauss_length import GaussLength, gauss_length, outputs_at
+from curvwatch.landscape.surface import Surface, shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

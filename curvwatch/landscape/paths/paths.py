@@ -15,17 +15,14 @@ from torch import Tensor
 from curvwatch.checks import Mode, check_word
 from curvwatch.errors import CurvwatchError
 from curvwatch.landscape.alignment.result import Aligned
-from curvwatch.landscape.checkpoints import Checkpoint, weights_of
-from curvwatch.landscape.checks import check_count, check_positive
+from curvwatch.landscape.checkpoints import Checkpoint, check_count, check_positive, weights_of
 from curvwatch.landscape.module_surface import Subject, surface_of
 from curvwatch.landscape.paths.band import relaxed
 from curvwatch.landscape.paths.curves import Curve, between
-from curvwatch.landscape.paths.fitting import DEFAULT_RATES, fitted
+from curvwatch.landscape.paths.fitting import DEFAULT_RATES, Drawn, fitted
 from curvwatch.landscape.paths.profile import profile
 from curvwatch.landscape.paths.results import Kind, Path
-from curvwatch.landscape.paths.subsets import Drawn
-from curvwatch.landscape.progress import shown
-from curvwatch.landscape.surface import Surface
+from curvwatch.landscape.surface import Surface, shown
 
 # what `path` takes for each kind, and its defaults
 _TRAINED = {

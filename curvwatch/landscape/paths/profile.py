@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from curvwatch.landscape.progress import shown
+from curvwatch.landscape.surface import shown
 
 # a further point keeps this part of its interval away from those that are there
 _APART = 0.05

@@ -11,8 +11,7 @@ from torch import Tensor
 from curvwatch.checks import check_word
 from curvwatch.errors import CurvwatchError
 from curvwatch.landscape.slices.directions import Directions, check_directions, held_fixed
-from curvwatch.landscape.spending import Spending
-from curvwatch.landscape.surface import Surface, checked
+from curvwatch.landscape.surface import Spending, Surface, checked
 from curvwatch.operators.base import SymmetricOperator
 from curvwatch.solvers import lanczos
 

@@ -16,19 +16,17 @@ from torch import Tensor
 from curvwatch.checks import check_word
 from curvwatch.landscape.checkpoints import Checkpoint
 from curvwatch.landscape.module_surface import Subject, surface_of
-from curvwatch.landscape.progress import shown
 from curvwatch.landscape.slices.checkpoint_directions import plane_directions, principal_directions
 from curvwatch.landscape.slices.directions import (
     Directions,
+    Normalize,
     given_directions,
     gradient_direction,
     random_directions,
 )
 from curvwatch.landscape.slices.eigen_directions import Ends, eigenvectors
-from curvwatch.landscape.slices.normalize import Normalize
 from curvwatch.landscape.slices.results import Slice1D, Slice2D
-from curvwatch.landscape.spending import Spending, total
-from curvwatch.landscape.surface import Surface
+from curvwatch.landscape.surface import Spending, Surface, shown, total
 
 Word = Literal["random", "hessian", "gradient"]
 Along: TypeAlias = Word | Directions | Tensor | Sequence[Tensor]

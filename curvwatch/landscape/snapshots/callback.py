@@ -11,9 +11,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from curvwatch.checks import check_word
-from curvwatch.errors import CurvwatchError
-from curvwatch.faults import Faults, OnError
-from curvwatch.landscape.checks import check_count
+from curvwatch.errors import CurvwatchError, Faults, OnError
+from curvwatch.landscape.checkpoints import check_count
 from curvwatch.landscape.snapshots.files import HALVES, files_in, run_of, taken_of
 from curvwatch.landscape.snapshots.grid import Grid, is_due, least_missed
 from curvwatch.training.lightning.callback import CallbackBase

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from curvwatch.errors import CurvwatchError
 from curvwatch.landscape.checkpoints import load
-from curvwatch.objective.sharding import is_sharded
+from curvwatch.objective.processes import is_sharded
 
 _FORMAT = "curvwatch_snapshot"
 _VERSION = 1

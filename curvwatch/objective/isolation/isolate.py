@@ -9,12 +9,15 @@ replaced by the leaves that are differentiated, so hooks on the real ones do not
 from __future__ import annotations
 
 import copy
+import sys
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import wraps
 from io import IOBase
+from threading import get_ident
 from typing import Any
 
 import numpy as np
@@ -30,9 +33,43 @@ from curvwatch.objective.isolation.object_graph import (
     shared_state,
 )
 from curvwatch.objective.isolation.object_state import give_state, state_of
-from curvwatch.objective.isolation.quiet import quiet_services
 from curvwatch.objective.isolation.random_state import Generator, RandomState
 from curvwatch.objective.isolation.second_order_kernels import twice_differentiable
+
+# by module: the class and the method that everything it logs passes through (torch 2.4 to 2.13, wandb
+# 0.16 to 0.31)
+_LOGS = {
+    "torch.utils.tensorboard.writer": ("FileWriter", "add_event"),
+    "wandb.sdk.wandb_run": ("Run", "_log"),
+}
+
+
+@contextmanager
+def quiet_services() -> Iterator[None]:
+    """Let SummaryWriters and W&B runs drop what this thread logs meanwhile."""
+    with ExitStack() as stack:
+        for module, (name, method) in _LOGS.items():
+            owner = getattr(sys.modules.get(module), name, None)  # who has not imported it cannot log
+            if callable(getattr(owner, method, None)):
+                stack.enter_context(_dropped(owner, method))
+        yield
+
+
+@contextmanager
+def _dropped(owner: Any, method: str) -> Iterator[None]:
+    original = getattr(owner, method)
+    thread = get_ident()
+
+    @wraps(original)
+    def drop(*args: Any, **kwargs: Any) -> Any:
+        return None if get_ident() == thread else original(*args, **kwargs)
+
+    setattr(owner, method, drop)
+    try:
+        yield
+    finally:
+        setattr(owner, method, original)
+
 
 _ARRAYS = (Tensor, np.ndarray, bytearray, array)
 

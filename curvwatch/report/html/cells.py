@@ -9,7 +9,7 @@ import numpy as np
 
 from curvwatch.charts.heat_maps import column_edges
 from curvwatch.report.heat_maps import Heat
-from curvwatch.report.html.numbers import positions, rounded
+from curvwatch.report.html.payload import positions, rounded
 from curvwatch.report.text import number, printable
 
 # a letter a cell: its colour, one of 64; a blank where there is nothing

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from curvwatch.report.html.numbers import positions, rounded
-from curvwatch.report.logs.logged_run import LoggedRun
+from curvwatch.report.logs.logged_run import Curve, LoggedDensity, LoggedRun
 from curvwatch.report.panels import (
     Line,
     Panel,
@@ -20,6 +19,20 @@ from curvwatch.report.panels import (
     thinned,
 )
 from curvwatch.report.text import printable
+
+DIGITS = 4
+
+
+def positions(curve: Curve | LoggedDensity, x: str) -> np.ndarray:
+    """(n,) float64, where readings lie on the axis; nan where the log does not tell."""
+    return {"step": curve.steps.astype(float), "time": curve.times, "epoch": curve.epochs}[x]
+
+
+def rounded(value: float, digits: int = DIGITS) -> float:
+    """A number with few digits, a whole one where it is."""
+    short = float(f"{value:.{digits}g}")
+    return int(short) if short.is_integer() and abs(short) < 1e15 else short
+
 
 # together some 320 kB; a curve has this share of them, but not less than would make a shape
 MOST_POINTS, FEWEST = 32_000, 40

@@ -5,17 +5,36 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from math import nan
 from pathlib import Path
 
 from curvwatch.errors import CurvwatchError
 from curvwatch.report.logs.csv import read_csv
 from curvwatch.report.logs.find import Found, find_runs, short_names, unique
-from curvwatch.report.logs.history_file import read_history
-from curvwatch.report.logs.log import Log, has_curvwatch
-from curvwatch.report.logs.logged_run import LoggedRun
+from curvwatch.report.logs.log import Log, has_curvwatch, make_alerts, make_curve, make_density
+from curvwatch.report.logs.logged_run import LoggedAlert, LoggedRun
 from curvwatch.report.logs.tensorboard import read_tensorboard
 from curvwatch.report.logs.wandb import read_wandb
 from curvwatch.report.text import printable
+from curvwatch.results.history import History
+
+
+def read_history(files: Sequence[Path]) -> Log:
+    """One run; the file has no times.
+
+    Raises:
+        CurvwatchError: it is none, is damaged, or a newer curvwatch wrote it.
+    """
+    (file,) = files
+    history = History.load(file)
+    curves = {name: make_curve(*history[name]) for name in history}
+    alerts = [LoggedAlert(alert.step, alert.rule, alert.text) for alert in history.alerts]
+    densities = {
+        name: make_density([(int(step), nan, histogram) for step, histogram in zip(*of, strict=True)])
+        for name, of in history.densities.items()
+    }
+    return Log(curves, make_alerts(alerts), densities=densities, doubtful=history.doubtful)
+
 
 READERS: dict[str, Callable[[Sequence[Path]], Log]] = {
     "tensorboard": read_tensorboard,

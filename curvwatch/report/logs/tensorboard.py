@@ -11,8 +11,8 @@ import numpy as np
 from curvwatch.charts import is_density
 from curvwatch.charts.histogram import Histogram
 from curvwatch.errors import CurvwatchError
-from curvwatch.report.logs.event_records import find_records
-from curvwatch.report.logs.hparams import flat, read_hparams
+from curvwatch.report.logs.csv import flat, read_hparams
+from curvwatch.report.logs.event_records import Scalars, alike_scalars, find_records, single_scalars
 from curvwatch.report.logs.log import (
     Log,
     alerts_of_table,
@@ -23,7 +23,6 @@ from curvwatch.report.logs.log import (
     make_density,
 )
 from curvwatch.report.logs.logged_run import LoggedAlert
-from curvwatch.report.logs.scalars import Scalars, alike_scalars, single_scalars
 
 # the table of all alerts, or one alert of the rule whose name is between them
 _ALERTS, _TEXT = "curvwatch/alerts", "/text_summary"

@@ -17,7 +17,7 @@ import numpy as np
 from curvwatch.charts import is_density
 from curvwatch.charts.histogram import Histogram
 from curvwatch.errors import CurvwatchError
-from curvwatch.report.logs.hparams import flat
+from curvwatch.report.logs.csv import flat
 from curvwatch.report.logs.log import (
     Log,
     logged_alert,

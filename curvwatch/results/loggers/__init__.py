@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from curvwatch.charts.histogram import Histogram
-from curvwatch.faults import Faults
+from curvwatch.errors import Faults
 from curvwatch.results.alerts import Alert
 from curvwatch.results.history import History
 from curvwatch.results.loggers import tensorboard, wandb
-from curvwatch.results.loggers.margins import margins
+from curvwatch.results.loggers.tensorboard import margins
 from curvwatch.results.loggers.tensorboard_hparams import add_to_hparams
 
 log = logging.getLogger("curvwatch")

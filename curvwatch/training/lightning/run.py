@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,23 +13,99 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from curvwatch.errors import CurvwatchError
 from curvwatch.objective import Products
 from curvwatch.objective.isolation.containers import clone_batch
+from curvwatch.objective.processes import averager
 from curvwatch.objective.samples import Sample
-from curvwatch.objective.trainer_processes import averager
 from curvwatch.training.lightning.backward_recorder import GIVE_ONE
-from curvwatch.training.lightning.before_step import BeforeStep
 from curvwatch.training.lightning.dataloader_iter import Fetch, Fetched, FetchRecorder
 from curvwatch.training.lightning.manual_loss import Knowledge, StepBatch, ToldLoss
-from curvwatch.training.lightning.suffixes import monitor_suffixes
 from curvwatch.training.lightning.training_step import LossFn, StepLoss
 from curvwatch.training.run import Run, TrainingBatch
 from curvwatch.training.steps import FinishedStep
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
+
+
+_HOOK = "on_train_batch_start"
+
+
+class BeforeStep:
+    """Calls `call(batch, batch_idx)` after every hook of callbacks and of the module.
+
+    The module's `on_train_batch_start` runs after the callbacks', and may mix the batch or draw random
+    numbers. The strategy's is the last before the step (read in 2.2 to 2.6), so it is wrapped.
+
+    Args:
+        strategy: the Trainer's.
+        call: what to call.
+    """
+
+    def __init__(self, strategy: Any, call: Callable[[Any, int], None]) -> None:
+        self._strategy = strategy
+        self._wrapped = getattr(strategy, _HOOK)
+        self._call: Callable[[Any, int], None] | None = call
+        setattr(strategy, _HOOK, self)
+
+    def __call__(self, batch: Any, batch_idx: int) -> Any:
+        """The strategy's own hook, and the call."""
+        result = self._wrapped(batch, batch_idx)
+        if self._call is not None:
+            self._call(batch, batch_idx)
+        return result
+
+    def remove(self) -> None:
+        """Take the wrapper off; one below that of another monitor goes with that one."""
+        self._call = None
+        outermost = vars(self._strategy).get(_HOOK)
+        while isinstance(outermost, BeforeStep) and outermost._call is None:
+            outermost = outermost._wrapped
+        if isinstance(outermost, BeforeStep):
+            setattr(self._strategy, _HOOK, outermost)
+        else:  # the strategy's own method
+            vars(self._strategy).pop(_HOOK, None)
+
+
+def monitor_suffixes(trainer: pl.Trainer, optimizers: Sequence[Optimizer]) -> list[str]:
+    """Nothing for a single optimizer, else what follows "lr" in LearningRateMonitor's names.
+
+    It numbers optimizers of one class, those of schedulers first, and takes a scheduler's own name.
+    (Read in 2.2 to 2.6.) Where two of its names are equal, ours get numbers.
+    """
+    if len(optimizers) == 1:
+        return [""]
+    counts: Counter[type] = Counter()
+    names: dict[int, str] = {}
+
+    def see(optimizer: Any, name: str | None) -> None:
+        kind = type(optimizer)
+        counts[kind] += name is None
+        number = f"-{counts[kind] - 1}" if counts[kind] > 1 else ""
+        # of several schedulers of one optimizer the first
+        names.setdefault(id(optimizer), f"{name or kind.__name__}{number}")
+
+    for config in trainer.lr_scheduler_configs:
+        see(config.scheduler.optimizer, config.name)
+    for optimizer in trainer.optimizers:
+        if id(optimizer) not in names:
+            see(optimizer, None)
+    return _distinct([f"-{names[id(optimizer)]}" for optimizer in optimizers])
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    result: list[str] = []
+    for name in names:
+        number, distinct = 0, name
+        while distinct in result:
+            number += 1
+            distinct = f"{name}-{number}"
+        result.append(distinct)
+    return result
+
 
 log = logging.getLogger("curvwatch")
 

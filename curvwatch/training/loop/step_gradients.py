@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from curvwatch.faults import Faults
-from curvwatch.objective.sharding import local
+from curvwatch.errors import Faults
+from curvwatch.objective.processes import local
 from curvwatch.training.steps import trained
 
 

@@ -9,7 +9,57 @@ from math import exp
 from statistics import median, median_low
 from typing import Any
 
-from curvwatch.training.schedule.cadence import kept, spread
+
+def on_grid(at_least: float) -> int:
+    """The smallest of 1, 2, 5, 10, 20, 50, ... that is `at_least` or more."""
+    decade = 1
+    while True:
+        for factor in (1, 2, 5):
+            if factor * decade >= at_least:
+                return factor * decade
+        decade *= 10
+
+
+def finer(n: int) -> int:
+    """The largest of the grid that is less than its `n`; 1 for 1."""
+    return on_grid(n / 2.5)
+
+
+def per_step(costs: Mapping[str, float], cadences: Mapping[str, int]) -> float:
+    """What readings take of each step.
+
+    Args:
+        costs: seconds of one reading of each kind.
+        cadences: n for each, for a reading every n steps.
+    """
+    return sum(cost / cadences[kind] for kind, cost in costs.items())
+
+
+def spread(costs: Mapping[str, float], seconds: float) -> dict[str, int]:
+    """The finest cadences on the grid that take at most `seconds` of each step, all together.
+
+    Each kind may have an equal part, and what others leave of theirs.
+
+    Args:
+        costs: seconds of one reading of each kind.
+        seconds: more than 0.
+    """
+    cadences = {kind: on_grid(cost * len(costs) / seconds) for kind, cost in costs.items()}
+    for kind, cost in costs.items():
+        left = seconds - per_step(costs, cadences) + cost / cadences[kind]
+        cadences[kind] = min(cadences[kind], on_grid(cost / left))
+    return cadences
+
+
+def kept(
+    costs: Mapping[str, float], cadences: Mapping[str, int], seconds: float, *, tolerance: float
+) -> bool:
+    """Whether `cadences` take at most `seconds` and the tolerated part more, and none can be finer."""
+    used = per_step(costs, cadences)
+    closer = (used + c / finer(cadences[k]) - c / cadences[k] for k, c in costs.items())
+    stuck = all(u > seconds or cadences[k] == 1 for u, k in zip(closer, costs, strict=True))
+    return used <= seconds * (1 + tolerance) and stuck
+
 
 # the share holds from the later of the two on; what it will allow until then may be spent before
 WARM_UP_STEPS, WARM_UP_SECONDS = 1000, 30.0
