@@ -18,7 +18,7 @@ from benchmarks.report import Check, markdown_table
 from benchmarks.trainers import fit
 from benchmarks.workloads import WORKLOADS, Batch, Task, Workload
 from curvwatch import CurvatureMonitor, Objective
-from curvwatch.objective.samples import Sample
+from curvwatch.objective.samples import RecordedBatch
 
 TITLE = "GPU"
 STEPS, EVERY = 40, 10
@@ -153,7 +153,7 @@ def _products(task: Task, batch: Batch) -> dict[str, Any]:
     weights = [p for p in task.parameters() if p.requires_grad]
     with (
         sdpa_kernel(SDPBackend.MATH),
-        Objective(task, task.training_step, [Sample(batch)]).open() as f,
+        Objective(task, task.training_step, [RecordedBatch(batch)]).open() as f,
     ):
         point = f.linearize()
         v = torch.nn.functional.normalize(torch.randn_like(point.gradient), dim=0)

@@ -21,7 +21,7 @@ from benchmarks.trainers import fit
 from benchmarks.workloads import GPT, Batch, Task, random_tokens
 from curvwatch import CurvatureMonitor, Objective, Sharpness, StepGeometry, stability_law
 from curvwatch.measures import Landscape
-from curvwatch.objective.samples import Sample
+from curvwatch.objective.samples import RecordedBatch
 
 TITLE = "Scale"
 GIB = 2**30
@@ -154,7 +154,7 @@ def _read(*, width: int, sequences: int) -> dict[str, Any]:
         task.training_step(batch).backward()
         optimizer.step()
     seconds, products = _sharpness(task, batch, optimizer, memory)
-    with Objective(task, task.training_step, [Sample(batch)]).open() as f:
+    with Objective(task, task.training_step, [RecordedBatch(batch)]).open() as f:
         point = f.linearize()
         v = torch.nn.functional.normalize(torch.randn_like(point.gradient), dim=0)
         product = seconds_of(lambda: point.product(v), times=5)
@@ -180,7 +180,7 @@ def _sharpness(
     begin = time.process_time()
     with (
         counting() as counts,
-        Objective(task, task.training_step, [Sample(batch)]).open() as opened,
+        Objective(task, task.training_step, [RecordedBatch(batch)]).open() as opened,
     ):
         Sharpness().read(Landscape(opened, [0.1] * len(weights), law, memory, generator))
     return time.process_time() - begin, counts.products

@@ -24,7 +24,7 @@ from benchmarks.timing import gradient_seconds
 from benchmarks.workloads import OPTIMIZER_LABELS, WORKLOADS, Batch, Task
 from curvwatch import Objective, Sharpness, StabilityLaw, stability_law
 from curvwatch.measures import Landscape
-from curvwatch.objective.samples import Sample
+from curvwatch.objective.samples import RecordedBatch
 from curvwatch.operators import Scaled, SymmetricOperator, hessian, unit
 from curvwatch.solvers import lanczos
 
@@ -202,7 +202,7 @@ class _Monitor:
         rates: list[float],
         step: int,
     ) -> dict[str, float]:
-        objective = Objective(task, task.training_step, [Sample(probe)])
+        objective = Objective(task, task.training_step, [RecordedBatch(probe)])
         generator = torch.Generator().manual_seed(step)
         with objective.open() as opened:
             values = self._measure.read(Landscape(opened, rates, law, self._memory, generator)).values
@@ -229,7 +229,7 @@ class _Reference:
 
     def read(self, task: Task, probe: Batch, law: StabilityLaw, *, thorough: bool) -> dict[str, float]:
         values = {}
-        with Objective(task, task.training_step, [Sample(probe)]).open() as opened:
+        with Objective(task, task.training_step, [RecordedBatch(probe)]).open() as opened:
             H = hessian(opened.linearize())
             values["plain"] = self._largest(H, "plain", thorough)
             if not law.is_identity:

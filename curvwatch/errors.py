@@ -19,7 +19,7 @@ class CurvwatchWarning(UserWarning):
 OnError = Literal["warn", "raise"]
 
 
-class Faults:
+class ErrorPolicy:
     """Turns exceptions into warnings, one for each cause.
 
     Args:
@@ -35,7 +35,7 @@ class Faults:
         self._told.clear()
 
     @contextmanager
-    def caught(self, doing: str) -> Iterator[None]:
+    def guard(self, doing: str) -> Iterator[None]:
         """Catch what goes wrong while `doing`."""
         try:
             yield
@@ -45,9 +45,9 @@ class Faults:
             kind = type(error).__name__
             reason = str(error) if isinstance(error, CurvwatchError) else f"{kind}: {error}"
             # the same error in another place is one cause, and so is another number in its text
-            self.tell(f"{doing} failed: {reason}", causes=(f"{kind}: {error}", f"{doing}: {kind}"))
+            self.warn_once(f"{doing} failed: {reason}", causes=(f"{kind}: {error}", f"{doing}: {kind}"))
 
-    def tell(self, text: str, *, causes: Sequence[str] = ()) -> None:
+    def warn_once(self, text: str, *, causes: Sequence[str] = ()) -> None:
         """Warn of `text`, unless it or one of its `causes` was told before."""
         known = not self._told.isdisjoint((text, *causes))
         self._told.update((text, *causes))

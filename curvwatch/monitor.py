@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from curvwatch.errors import Faults, OnError
+from curvwatch.errors import ErrorPolicy, OnError
 from curvwatch.measures import Measure, check_cadence, compared_by, feeding, make_measures
 from curvwatch.measures.presets import preset_options
 from curvwatch.objective import Products, check_products
@@ -18,14 +18,14 @@ from curvwatch.results.alerts import Action, Alert, PresetName, Rule, check_rule
 from curvwatch.results.alerts.actions import check_actions
 from curvwatch.results.history import History
 from curvwatch.training.lightning.callback import CallbackBase
-from curvwatch.training.lightning.run import FitRun
+from curvwatch.training.lightning.run import LightningRun
 from curvwatch.training.lightning.training_step import LossFn, check_loss_fns
-from curvwatch.training.plan import Due
+from curvwatch.training.plan import ReadingPlan
 from curvwatch.training.probe import Probe, ProbeKind
 from curvwatch.training.reader import Reader, Readings
 from curvwatch.training.recorder import Recorder
 from curvwatch.training.schedule.schedule import Schedule
-from curvwatch.training.shadow_optimizers import Following
+from curvwatch.training.shadow_optimizers import ShadowOptimizers
 from curvwatch.training.steps import FinishedStep, StepWatch
 
 if TYPE_CHECKING:
@@ -121,8 +121,8 @@ class CurvatureMonitor(CallbackBase):
         self._rules = rules_of(alerts, None if rules is None else self._own_rules)
         self._watch_finite = alerts != "off"
         self._actions = check_actions(on_alert)
-        self._faults = Faults(on_error)
-        self._run: FitRun | None = None
+        self._faults = ErrorPolicy(on_error)
+        self._run: LightningRun | None = None
         self._backwards = 0
         self._resumed = False
         self._probe_lost = False
@@ -169,7 +169,7 @@ class CurvatureMonitor(CallbackBase):
             actions=self._actions,
         )
         self._reader = Reader(self._faults, train=self._train)
-        self._following = Following(compared_by(self.measures), faults=self._faults)
+        self._following = ShadowOptimizers(compared_by(self.measures), faults=self._faults)
         self._schedule = Schedule(self.measures, every_n_steps=self.every_n_steps, budget=self.budget)
         self._last_step = -1
         self._rates: dict[str, Any] = {}  # state of what alerts did to the learning rates
@@ -204,17 +204,17 @@ class CurvatureMonitor(CallbackBase):
         """Look at the run; where it cannot be measured, say why and stand aside."""
         self._leave()
         self._faults.forget()
-        with self._faults.caught("setting up for this run"):
+        with self._faults.guard("setting up for this run"):
             run = self._new_run(trainer, pl_module)
             if not self._resumed and run.step <= self._last_step:
                 self._reset()  # another run, from its beginning
             if self._rates:
                 run.rates.load_state_dict(self._rates)
             self._resumed = False
-            self._probe.start(pl_module, run.fed, device=pl_module.device)
+            self._probe.start(pl_module, run.prepare_batch, device=pl_module.device)
             self._recorder.start(run, run.metric_names(self.measures, batches=self._probe.batches))
             self._watch = self._new_watch(run)
-            self._pending = Due()
+            self._pending = ReadingPlan()
             self._owed: list[Measure] = []
             self._probe_loss = math.nan
             self._before_step = run.call_before_step(self._get_ready)
@@ -234,8 +234,8 @@ class CurvatureMonitor(CallbackBase):
     ) -> None:
         """Look at the gradient before it is clipped."""
         if self._run is not None:
-            with self._schedule.clock.reading(), self._faults.caught("looking at the gradient"):
-                self._watch.see_gradient(optimizer)
+            with self._schedule.clock.reading(), self._faults.guard("looking at the gradient"):
+                self._watch.record_gradient(optimizer)
 
     def on_train_batch_end(
         self,
@@ -258,12 +258,12 @@ class CurvatureMonitor(CallbackBase):
                 due.forget_newest()
             else:
                 self._see_loss(run, due, run.batch_loss(outputs), batch_idx)
-            if due and run.made_step:
+            if due and run.is_last_batch_of_step:
                 finished = self._watch.disarm()
                 landscape, finished = self._agreed(run, due, finished)
                 run.finished = finished
                 for part in self._schedule.parts(due.landscape) if landscape else ():
-                    with self._faults.caught("the reading of the landscape"):
+                    with self._faults.guard("the reading of the landscape"):
                         with self._schedule.timed(run, part) as seconds:
                             samples, trained = self._probe.samples(), self._probe_loss
                             self._reader.landscape(
@@ -276,32 +276,32 @@ class CurvatureMonitor(CallbackBase):
                                 is_step=run.batch_weight == 1.0,
                             )
                         readings.cost(*seconds)
-                with self._faults.caught("the reading of the step"):
+                with self._faults.guard("the reading of the step"):
                     if due.step and finished:
                         with self._schedule.timed(run, due.step):
                             self._reader.step(run, due, finished, readings)
                 run.finished = {}
                 if finished or run.module.automatic_optimization:
-                    self._pending = Due()
-            if lossless and run.begins_step(batch_idx):
+                    self._pending = ReadingPlan()
+            if lossless and run.is_first_batch_of_step(batch_idx):
                 self._probe.discard_newest()
-            with self._faults.caught("looking at the training loss"):
+            with self._faults.guard("looking at the training loss"):
                 loss = run.training_loss(outputs, read_now=bool(due))
                 if loss is not None:
-                    readings.look_at("training loss", loss)
+                    readings.check_finite("training loss", loss)
             alerts = self._recorder.record(run, run.step, readings)
         # what an alert does to the run is not of the readings' time
-        if run.made_step:
+        if run.is_last_batch_of_step:
             run.rates.advance()
         self._recorder.act(run, alerts)
         self._rates = run.rates.state_dict()
-        self._schedule.hurry(feeding(self.measures, self._recorder.wanted))
+        self._schedule.prioritize(feeding(self.measures, self._recorder.wanted))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the hooks off the optimizers."""
         shortage = self._probe.shortage
         if shortage and self._run is not None and any(m.stage == "landscape" for m in self.measures):
-            self._faults.tell(shortage)
+            self._faults.warn_once(shortage)
         if self._run is not None:
             self._recorder.finish()
         self._leave()
@@ -321,7 +321,7 @@ class CurvatureMonitor(CallbackBase):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to go on as one run in one piece: tensors and plain Python."""
-        with self._faults.caught("saving the state of the monitor"):
+        with self._faults.guard("saving the state of the monitor"):
             return {
                 "last_step": self._last_step,
                 **self._recorder.state_dict(),
@@ -336,7 +336,7 @@ class CurvatureMonitor(CallbackBase):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from `state_dict()`."""
         self._reset()
-        with self._faults.caught("loading the state of the monitor"):
+        with self._faults.guard("loading the state of the monitor"):
             self._resumed = True
             self._last_step = state_dict["last_step"]
             self._recorder.load_state_dict(state_dict)
@@ -352,19 +352,19 @@ class CurvatureMonitor(CallbackBase):
 
     # what the hooks do
 
-    def _tell_what_is_missing(self, run: FitRun) -> None:
+    def _tell_what_is_missing(self, run: LightningRun) -> None:
         if not run.trainer.loggers:
-            self._faults.tell(
+            self._faults.warn_once(
                 "the Trainer has no logger, so readings are in monitor.history and in "
                 "trainer.callback_metrics only"
             )
         if run.sharded:
-            self._faults.tell(
+            self._faults.warn_once(
                 "the weights are sharded, so Hessian-vector products are made by central differences "
                 "of gradients"
             )
         if self._probe_lost:
-            self._faults.tell(
+            self._faults.warn_once(
                 "the checkpoint holds no probe, for its batches are over 64 MiB or no plain dicts, "
                 "lists and tensors: the landscape is read on a new one, and its curves may jump; "
                 "probe=[...] takes batches of your own"
@@ -376,8 +376,8 @@ class CurvatureMonitor(CallbackBase):
         run = self._run
         if run is None:
             return
-        begins = run.begins_step(batch_idx)
-        if begins and not run.is_of(run.trainer.optimizers):
+        begins = run.is_first_batch_of_step(batch_idx)
+        if begins and not run.has_optimizers(run.trainer.optimizers):
             run = self._follow_new_optimizers(run)
             if run is None:
                 return
@@ -388,7 +388,7 @@ class CurvatureMonitor(CallbackBase):
                 self._pending = self._what_is_due(run, last=self._pending)
             due = self._pending
             ready, due.ready = due.ready, False
-            with self._faults.caught("getting ready for a reading"):
+            with self._faults.guard("getting ready for a reading"):
                 if begins:
                     self._probe_loss = math.nan
                     self._probe.see(item, run.module, needed=bool(due.landscape))
@@ -400,12 +400,12 @@ class CurvatureMonitor(CallbackBase):
                 run.begin_fetches()
                 due.ready = ready
 
-    def _new_run(self, trainer: pl.Trainer, module: pl.LightningModule) -> FitRun:
-        return FitRun(
+    def _new_run(self, trainer: pl.Trainer, module: pl.LightningModule) -> LightningRun:
+        return LightningRun(
             trainer, module, loss_fns=self._loss_fn, hvp=self._hvp, chunk_size=self._chunk_size
         )
 
-    def _new_watch(self, run: FitRun) -> StepWatch:
+    def _new_watch(self, run: LightningRun) -> StepWatch:
         self._following.start(run.optimizers, run.suffixes, self._schedule.clock)
         return StepWatch(
             run.optimizers,
@@ -415,21 +415,21 @@ class CurvatureMonitor(CallbackBase):
             keeps_used=any(m.needs_used for m in self.measures),
         )
 
-    def _follow_new_optimizers(self, run: FitRun) -> FitRun | None:
+    def _follow_new_optimizers(self, run: LightningRun) -> LightningRun | None:
         """The optimizers were replaced in mid-run: go on with the new ones, or stand aside."""
-        with self._faults.caught("setting up for other optimizers"):
+        with self._faults.guard("setting up for other optimizers"):
             other = self._new_run(run.trainer, run.module)
             self._watch.remove()
             self._watch = self._new_watch(other)
-            self._pending, self._run = Due(), other
+            self._pending, self._run = ReadingPlan(), other
             return other
         self._leave()
         return None
 
-    def _what_is_due(self, run: FitRun, *, last: Due) -> Due:
+    def _what_is_due(self, run: LightningRun, *, last: ReadingPlan) -> ReadingPlan:
         """What the cadences ask for: the same on every process, whatever each is ready for."""
         self._watch.disarm()
-        due = Due(self._schedule.due("landscape", run.step))
+        due = ReadingPlan(self._schedule.due("landscape", run.step))
         self._owed = self._schedule.due("step", run.step) or self._owed
         by_hand = not run.module.automatic_optimization
         if (
@@ -441,18 +441,20 @@ class CurvatureMonitor(CallbackBase):
         self._watch.stepped = False
         return due
 
-    def _see_loss(self, run: FitRun, due: Due, loss: Tensor | None, batch_idx: int) -> None:
+    def _see_loss(
+        self, run: LightningRun, due: ReadingPlan, loss: Tensor | None, batch_idx: int
+    ) -> None:
         """Keep the loss of a batch, to compare it with that of the re-run."""
         if self._backwards != 1:  # LBFGS, SAM: it is of another point
             loss = None
         if due.step:
             due.see_loss(loss)
-        probed = self._probe.is_newest and run.begins_step(batch_idx)
+        probed = self._probe.is_newest and run.is_first_batch_of_step(batch_idx)
         if due.landscape and probed and loss is not None:
             self._probe_loss = float(loss) / run.batch_weight
 
     def _agreed(
-        self, run: FitRun, due: Due, finished: dict[int, FinishedStep]
+        self, run: LightningRun, due: ReadingPlan, finished: dict[int, FinishedStep]
     ) -> tuple[bool, dict[int, FinishedStep]]:
         """Whether the landscape can be read, and of which optimizers the step: on all processes."""
         ready = due.ready and not self._watch.failed  # else the weights before the step are lost
@@ -460,7 +462,7 @@ class CurvatureMonitor(CallbackBase):
         here = [landscape, *(ready and i in finished for i in range(len(run.optimizers)))]
         everywhere = run.ready_everywhere(here)
         if here != everywhere:
-            self._faults.tell("there is no reading, for another process was not ready for it")
+            self._faults.warn_once("there is no reading, for another process was not ready for it")
         return everywhere[0], {i: step for i, step in finished.items() if everywhere[i + 1]}
 
     def _leave(self) -> None:
@@ -469,7 +471,7 @@ class CurvatureMonitor(CallbackBase):
             self._run = None
             self._before_step.remove()
             self._watch.remove()
-            self._pending = Due()
+            self._pending = ReadingPlan()
             self._schedule.clock.stop()
 
 

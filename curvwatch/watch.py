@@ -10,30 +10,30 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from curvwatch.checks import Mode, check_budget, check_word
-from curvwatch.errors import Faults, OnError
+from curvwatch.errors import ErrorPolicy, OnError
 from curvwatch.measures import Measure, check_cadence, compared_by, feeding, make_measures
 from curvwatch.measures.presets import preset_options
 from curvwatch.objective import Products, check_products
 from curvwatch.objective.chunk_size import check_chunk_size
 from curvwatch.objective.isolation.containers import clone_batch
-from curvwatch.objective.samples import Sample
+from curvwatch.objective.samples import RecordedBatch
 from curvwatch.results.advice import Advices, advise
 from curvwatch.results.alerts import Action, Alert, PresetName, Rule, check_rules, rules_of
 from curvwatch.results.alerts.actions import check_actions
 from curvwatch.results.history import History
 from curvwatch.results.loggers.plain import as_loggers
-from curvwatch.training.loop.forward_state import Beginnings
-from curvwatch.training.loop.gradient_check import PROBE_LOST, SHARDED, WRONG_ORDER, Comparison
+from curvwatch.training.loop.forward_state import ForwardStateRecorder
+from curvwatch.training.loop.gradient_check import PROBE_LOST, SHARDED, WRONG_ORDER, GradientCheck
 from curvwatch.training.loop.run import LoopRun, LossFn, check_loss_fns, check_optimizers
 from curvwatch.training.loop.step_gradients import StepGradients
 from curvwatch.training.loop.wrappers import called_module
-from curvwatch.training.plan import Due
+from curvwatch.training.plan import ReadingPlan
 from curvwatch.training.probe import Probe, ProbeKind
 from curvwatch.training.reader import Reader, Readings
 from curvwatch.training.recorder import Recorder
-from curvwatch.training.run import TrainingBatch
+from curvwatch.training.run import StepInput
 from curvwatch.training.schedule.schedule import Schedule
-from curvwatch.training.shadow_optimizers import Following
+from curvwatch.training.shadow_optimizers import ShadowOptimizers
 from curvwatch.training.steps import FinishedStep, StepWatch, trained
 
 W = TypeVar("W", bound="Watch")
@@ -130,7 +130,7 @@ class Watch:
         self._model = model
         self._loss_fns = check_loss_fns(loss_fn, len(optimizers))
         self.measures = make_measures(measures)
-        self._faults = Faults(on_error)
+        self._faults = ErrorPolicy(on_error)
         self._probe_source, self._probe_batches = probe, probe_batches
         self._probe = Probe(probe, batches=probe_batches)
         own_rules = check_rules(rules)
@@ -143,14 +143,14 @@ class Watch:
         )
         self._reader = Reader(self._faults, train=False if mode == "eval" else None)
         self._schedule = Schedule(self.measures, every_n_steps=every_n_steps, budget=budget)
-        self._following = Following(compared_by(self.measures), faults=self._faults)
+        self._following = ShadowOptimizers(compared_by(self.measures), faults=self._faults)
         loggers = as_loggers(logger)
-        self._due = Due()
+        self._due = ReadingPlan()
         self._loss_called = False
         self._has_stepped = False
         self._calls_without_step = 0
         self._run: LoopRun | None = None
-        with self._faults.caught("setting up for this run"):
+        with self._faults.guard("setting up for this run"):
             run = LoopRun(
                 model,
                 optimizers,
@@ -163,8 +163,8 @@ class Watch:
             self._start_probe(run)
             self._recorder.start(run, run.metric_names(self.measures, batches=self._probe.batches))
             if run.sharded:
-                self._faults.tell(SHARDED)
-            self._beginnings = Beginnings(run, called_module(model), self._before_the_step)
+                self._faults.warn_once(SHARDED)
+            self._beginnings = ForwardStateRecorder(run, called_module(model), self._before_the_step)
             self._gradients = StepGradients(run.optimizers, faults=self._faults)
             self._following.start(run.optimizers, run.suffixes, self._schedule.clock)
             self._steps = StepWatch(run.optimizers, faults=self._faults, following=self._following)
@@ -230,22 +230,22 @@ class Watch:
             return {}
         readings = Readings()
         with self._schedule.clock.reading():
-            wanted, self._due = self._due, Due()
-            finished, due = self._steps.disarm(), Due()
-            with self._faults.caught("getting ready for a reading"):
+            wanted, self._due = self._due, ReadingPlan()
+            finished, due = self._steps.disarm(), ReadingPlan()
+            with self._faults.guard("getting ready for a reading"):
                 self._tell_of_wrong_order(run)
                 due = self._what_is_due(run, wanted, batches)
             if wanted:
                 self._read(run, *self._agreed(run, due, finished), readings)
-            with self._faults.caught("looking at the training loss"):
+            with self._faults.guard("looking at the training loss"):
                 seen = None if loss is None else run.training_loss(loss, read_now=bool(readings.values))
                 if seen is not None:
-                    readings.look_at("training loss", seen)
+                    readings.check_finite("training loss", seen)
             alerts = self._recorder.record(run, run.step, readings)
             run.step += 1
         run.rates.advance()
         self._recorder.act(run, alerts)
-        self._schedule.hurry(feeding(self.measures, self._recorder.wanted))
+        self._schedule.prioritize(feeding(self.measures, self._recorder.wanted))
         with self._schedule.clock.reading():
             self._get_ready(run)
         return readings.values
@@ -295,7 +295,7 @@ class Watch:
         self._schedule.clock.stop()
         shortage = self._probe.shortage
         if shortage and any(m.stage == "landscape" for m in self.measures):
-            self._faults.tell(shortage)
+            self._faults.warn_once(shortage)
         self._recorder.finish()
 
     def __enter__(self) -> Watch:
@@ -306,7 +306,7 @@ class Watch:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to go on as one run in one piece: tensors and plain Python."""
-        with self._faults.caught("saving the state of the monitor"):
+        with self._faults.guard("saving the state of the monitor"):
             return {
                 "last_step": -1 if self._run is None else self._run.step - 1,
                 **self._recorder.state_dict(),
@@ -333,10 +333,10 @@ class Watch:
         run.step = state["last_step"] + 1
         if state.get("rates"):
             run.rates.load_state_dict(state["rates"])
-        with self._faults.caught("setting up for this run"):
+        with self._faults.guard("setting up for this run"):
             self._start_probe(run)
             if state["probe"] is None and self._probe_source == "first" and run.step:
-                self._faults.tell(PROBE_LOST)
+                self._faults.warn_once(PROBE_LOST)
             self._get_ready(run)
 
     def _start_probe(self, run: LoopRun) -> None:
@@ -345,7 +345,7 @@ class Watch:
 
     def _get_ready(self, run: LoopRun) -> None:
         """Look ahead to the coming step."""
-        self._due = due = Due(
+        self._due = due = ReadingPlan(
             self._schedule.due("landscape", run.step), self._schedule.due("step", run.step)
         )
         self._steps.disarm()
@@ -354,7 +354,7 @@ class Watch:
         if due:
             self._steps.arm()
             self._gradients.arm()
-        with self._faults.caught("getting ready for a reading"):
+        with self._faults.guard("getting ready for a reading"):
             self._beginnings.disarm()
             if due or not self._probe.complete:
                 self._beginnings.arm()
@@ -362,10 +362,10 @@ class Watch:
     def _before_the_step(self, look: Callable[[], None]) -> None:
         """Take a look at what a forward pass begins from, unless the step was made already."""
         if not self._steps.stepped:
-            with self._schedule.clock.reading(), self._faults.caught("getting ready for a reading"):
+            with self._schedule.clock.reading(), self._faults.guard("getting ready for a reading"):
                 look()
 
-    def _what_is_due(self, run: LoopRun, wanted: Due, batches: Sequence[Any]) -> Due:
+    def _what_is_due(self, run: LoopRun, wanted: ReadingPlan, batches: Sequence[Any]) -> ReadingPlan:
         """What can be read of the step, with all that its loss depends on."""
         kept = self._beginnings.disarm()
         if batches:
@@ -373,15 +373,15 @@ class Watch:
         else:
             samples = [s for s in kept.samples if s.batch.batch is not None]
         if not samples:
-            return Due()
+            return ReadingPlan()
         first = samples[0]
         self._probe.see(first.batch, run.module, needed=bool(wanted.landscape), random=first.random)
         landscape = wanted.landscape if self._probe.complete else []
         return replace(kept, landscape=landscape, step=wanted.step, samples=samples)
 
     def _agreed(
-        self, run: LoopRun, due: Due, finished: dict[int, FinishedStep]
-    ) -> tuple[Due, dict[int, FinishedStep]]:
+        self, run: LoopRun, due: ReadingPlan, finished: dict[int, FinishedStep]
+    ) -> tuple[ReadingPlan, dict[int, FinishedStep]]:
         """What all processes are ready to read: one alone would wait for ever."""
         # a fused optimizer may have been told by a GradScaler to skip
         made = [i in finished and i not in self._gradients.skipped for i in range(len(run.optimizers))]
@@ -390,35 +390,35 @@ class Watch:
         return due, {i: finished[i] for i, everywhere in enumerate(made) if everywhere}
 
     def _read(
-        self, run: LoopRun, due: Due, finished: dict[int, FinishedStep], readings: Readings
+        self, run: LoopRun, due: ReadingPlan, finished: dict[int, FinishedStep], readings: Readings
     ) -> None:
         for i, part in enumerate(self._schedule.parts(due.landscape)):
             with self._schedule.timed(run, part) as seconds:
                 if i == 0:
                     finished = self._corrected(run, due, finished, readings)
                 now = replace(due, landscape=part)
-                with self._faults.caught("the reading of the landscape"):
+                with self._faults.guard("the reading of the landscape"):
                     self._reader.landscape(run, now, self._probe.samples(), finished, readings)
             readings.cost(*seconds)
         if due.step and finished:
             with self._schedule.timed(run, due.step):
                 if not due.landscape:
                     finished = self._corrected(run, due, finished, readings)
-                with self._faults.caught("the reading of the step"):
+                with self._faults.guard("the reading of the step"):
                     self._reader.step(run, due, finished, readings)
 
     def _corrected(
-        self, run: LoopRun, due: Due, finished: dict[int, FinishedStep], readings: Readings
+        self, run: LoopRun, due: ReadingPlan, finished: dict[int, FinishedStep], readings: Readings
     ) -> dict[int, FinishedStep]:
         """`finished`, with the laws of stability for what was done to the gradients."""
         corrected = dict(finished)
         for index, step in finished.items():
             made = self._gradients.of_step.get(index)
-            with self._faults.caught("the comparison of gradients"):
+            with self._faults.guard("the comparison of gradients"):
                 if made:
                     step = corrected[index] = replace(step, used=made)
                 if made and (due.landscape or any(m.looks_at_loss for m in due.step)):
-                    seen = Comparison.of_step(run, due, index, step, made)
+                    seen = GradientCheck.of_step(run, due, index, step, made)
                     corrected[index] = seen.corrected(step)
                     seen.doubt(readings, self.measures, run.suffixes[index])
         return corrected
@@ -432,16 +432,16 @@ class Watch:
         gradients = [p.grad for o in run.optimizers for p in trained(o) if p.grad is not None]
         waiting = bool(gradients) and all(bool(g.isfinite().all()) for g in gradients)
         if waiting or self._calls_without_step == _SKIPPED_AT_FIRST:
-            self._faults.tell(WRONG_ORDER)
+            self._faults.warn_once(WRONG_ORDER)
 
 
-def _of_batches(kept: Sequence[Sample], batches: Sequence[Any]) -> list[Sample]:
+def _of_batches(kept: Sequence[RecordedBatch], batches: Sequence[Any]) -> list[RecordedBatch]:
     """`batches`, each with what its forward pass began from.
 
     A loss may call the model several times for each batch.
     """
     return [
-        replace(kept[i * len(kept) // len(batches)], batch=TrainingBatch(batch, i))
+        replace(kept[i * len(kept) // len(batches)], batch=StepInput(batch, i))
         for i, batch in enumerate(batches)
         if kept
     ]

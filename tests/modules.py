@@ -156,10 +156,10 @@ def fit(
 def told() -> Iterator[list[str]]:
     """The texts of all CurvwatchWarnings inside, once it is left; other warnings stay errors."""
     texts: list[str] = []
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True) as guard:
         warnings.simplefilter("always", CurvwatchWarning)
         yield texts
-    texts += [str(w.message) for w in caught]
+    texts += [str(w.message) for w in guard]
 
 
 def is_ours(name: str) -> bool:

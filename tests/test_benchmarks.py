@@ -18,7 +18,7 @@ from benchmarks.counting import CountedLoss, counting
 from benchmarks.report import Check, between
 from benchmarks.workloads import WORKLOADS
 from curvwatch import Objective
-from curvwatch.objective.chunk_size import Chunking
+from curvwatch.objective.chunk_size import ChunkSize
 from curvwatch.objective.memory import peak_of_process
 
 
@@ -97,7 +97,7 @@ def test_the_peak_of_a_process_is_not_its_parents():
 def test_a_batch_is_cut_only_where_its_graph_matters_beside_vectors(monkeypatch, width, whole):
     monkeypatch.setattr("curvwatch.objective.chunk_size.peak_of_process", lambda device: 0)
     net = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh())
-    x, chunking = torch.randn(256, width), Chunking()
+    x, chunking = torch.randn(256, width), ChunkSize()
     objective = Objective.of_batches(net, lambda x: net(x).square().mean(), [x], chunking=chunking)
     with objective.open() as f:
         f.linearize()

@@ -313,7 +313,7 @@ def test_danger_brings_readings_closer_within_the_budget() -> None:
     run.start()
     for t in range(6000):
         dangerous = t in range(4000, 4012) or t >= 5000
-        run.schedule.hurry({"step_geometry"} if dangerous else ())
+        run.schedule.prioritize({"step_geometry"} if dangerous else ())
         run.make_step(t)
     usual = [t for t in run.read["step"] if 3000 <= t < 4000]
     closer = [t for t in run.read["step"] if 4000 <= t < 4012]
@@ -331,6 +331,6 @@ def test_a_fixed_cadence_stays_in_danger() -> None:
     run = Process(step=lambda t: 0.1, landscape=lambda t: 0.1, geometry=lambda t: 0.1, every_n_steps=50)
     run.start()
     for t in range(200):
-        run.schedule.hurry({"sharpness", "step_geometry"})
+        run.schedule.prioritize({"sharpness", "step_geometry"})
         run.make_step(t)
     assert run.read["step"] == run.read["landscape"] == [0, 50, 100, 150]

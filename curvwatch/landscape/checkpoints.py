@@ -60,7 +60,7 @@ def check_weights(name: str, t: Tensor, where: str) -> None:
         )
 
 
-def state_of(checkpoint: Checkpoint, module: nn.Module) -> dict[str, Tensor]:
+def checkpoint_tensors(checkpoint: Checkpoint, module: nn.Module) -> dict[str, Tensor]:
     """The tensors in `checkpoint` that `module` has.
 
     Args:

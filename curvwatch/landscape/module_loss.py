@@ -12,7 +12,7 @@ from torch import nn
 
 from curvwatch.errors import CurvwatchError
 from curvwatch.training.lightning.training_step import silent_loggers
-from curvwatch.training.run import TrainingBatch
+from curvwatch.training.run import StepInput
 
 # a batch takes it from the data to training_step
 _HOOKS = ("_on_before_batch_transfer", "_apply_batch_transfer_handler")
@@ -26,8 +26,8 @@ def is_lightning(module: nn.Module) -> bool:
     )
 
 
-class StepLoss:
-    """From a `TrainingBatch` to the loss of `training_step`; what it logs goes nowhere.
+class ModuleLoss:
+    """From a `StepInput` to the loss of `training_step`; what it logs goes nowhere.
 
     Args:
         module: on loan while this is called.
@@ -52,7 +52,7 @@ class StepLoss:
         self._with_index = len(names) >= 2 or "batch_idx" in names
         self._module = module
 
-    def __call__(self, item: TrainingBatch) -> Any:
+    def __call__(self, item: StepInput) -> Any:
         """The loss, or whatever `training_step` returned instead."""
         arguments = item[:2] if self._with_index else item[:1]
         with silent(self._module):

@@ -19,18 +19,18 @@ from curvwatch.checks import Mode, check_word
 from curvwatch.errors import CurvwatchError
 from curvwatch.landscape.batch_norm import Recalibrated, normalisations
 from curvwatch.landscape.checkpoints import check_has_values
-from curvwatch.landscape.module_loss import StepLoss, feed_of, is_lightning, silent
+from curvwatch.landscape.module_loss import ModuleLoss, feed_of, is_lightning, silent
 from curvwatch.landscape.surface import Group, Surface, checked, groups_of
-from curvwatch.objective import Counts, Objective, Opened
+from curvwatch.objective import Counts, Objective, OpenObjective
 from curvwatch.objective.flat_layout import Layout
 from curvwatch.objective.isolation.containers import batch_size
-from curvwatch.objective.isolation.isolate import Memory, lend
+from curvwatch.objective.isolation.isolate import ModuleState, isolated
 from curvwatch.objective.isolation.random_state import RandomState
-from curvwatch.objective.samples import Sample
+from curvwatch.objective.samples import RecordedBatch
 from curvwatch.operators import hessian
 from curvwatch.operators.base import SymmetricOperator
 from curvwatch.training.probe import generators_of, moved
-from curvwatch.training.run import TrainingBatch
+from curvwatch.training.run import StepInput
 
 # what a surface is made from; one itself stays as it is
 Subject: TypeAlias = Surface | Objective | nn.Module
@@ -74,7 +74,7 @@ class ModuleSurface:
         self.groups: tuple[Group, ...] = groups_of(
             [(name, tuple(shape)) for name, shape in zip(objective.names, layout.shapes, strict=True)]
         )
-        self._opened: Opened | None = None
+        self._opened: OpenObjective | None = None
 
     @property
     def module(self) -> nn.Module:
@@ -221,20 +221,20 @@ def _check_surface(subject: Any) -> None:
 
 
 class _LossOf:
-    """The user's function of module and batch, as one of a `TrainingBatch`."""
+    """The user's function of module and batch, as one of a `StepInput`."""
 
     def __init__(self, module: nn.Module, loss_fn: Callable[[Any, Any], Any]) -> None:
         self._module = module
         self._loss_fn = loss_fn
 
-    def __call__(self, item: TrainingBatch) -> Any:
+    def __call__(self, item: StepInput) -> Any:
         with silent(self._module):
             return self._loss_fn(self._module, item.batch)
 
 
 def _loss_of(
     module: nn.Module, loss_fn: Callable[[Any, Any], Any] | None
-) -> Callable[[TrainingBatch], Any]:
+) -> Callable[[StepInput], Any]:
     if loss_fn is not None:
         if not callable(loss_fn):
             raise ValueError(f"loss_fn={loss_fn!r}: a function of the module and a batch is needed")
@@ -244,7 +244,7 @@ def _loss_of(
             f"{type(module).__name__} is no LightningModule, so its loss is not known: give "
             "loss_fn=lambda module, batch: ..."
         )
-    return StepLoss(module)
+    return ModuleLoss(module)
 
 
 def _samples(
@@ -252,7 +252,7 @@ def _samples(
     batches: Iterable[Any] | None,
     max_batches: int | None,
     seed: int,
-) -> list[Sample]:
+) -> list[RecordedBatch]:
     if batches is None:
         raise ValueError("batches are missing: give a list of batches, or a DataLoader")
     if isinstance(batches, (Tensor, Mapping, str)) or not isinstance(batches, Iterable):
@@ -266,7 +266,7 @@ def _samples(
     feed = feed_of(module, device) or partial(moved, device=device)
     own = generators_of(batches)
     states = [g.get_state() for g in own]
-    with lend(module) as loan:
+    with isolated(module) as loan:
         loan.place({}, random=_random_state(module, seed))
         try:
             fed = [feed(batch) for batch in islice(batches, max_batches)]
@@ -277,12 +277,12 @@ def _samples(
         raise CurvwatchError("there is no batch: give at least one")
     sizes = [batch_size(batch) for batch in fed]
     return [
-        Sample(TrainingBatch(batch, i), weight=n / sum(sizes))
+        RecordedBatch(StepInput(batch, i), weight=n / sum(sizes))
         for i, (batch, n) in enumerate(zip(fed, sizes, strict=True))
     ]
 
 
-def _with_random_numbers(objective: Objective, seed: int) -> tuple[Sample, ...]:
+def _with_random_numbers(objective: Objective, seed: int) -> tuple[RecordedBatch, ...]:
     """The samples, those without a random state with one of their own."""
     return tuple(
         sample
@@ -294,7 +294,7 @@ def _with_random_numbers(objective: Objective, seed: int) -> tuple[Sample, ...]:
 
 def _random_state(module: nn.Module, seed: int) -> RandomState:
     """As after seeding everything with `seed`; the module's own generators as they are."""
-    now = Memory.of(module).random_state()
+    now = ModuleState.of(module).random_state()
     seed %= 2**32  # NumPy takes no more
     name, keys, *rest = cast(Any, np.random.RandomState(seed).get_state(legacy=True))
     return replace(

@@ -30,7 +30,7 @@ def shown(items: Sequence[T], label: str, *, progress: bool) -> Iterator[T]:
     yield from bar
 
 
-class Spending:
+class CountCosts:
     """What a surface spends in the block.
 
     Args:
@@ -44,7 +44,7 @@ class Spending:
         self._surface = surface
         self.cost = Counts()
 
-    def __enter__(self) -> Spending:
+    def __enter__(self) -> CountCosts:
         self._before = replace(self._surface.counts)
         return self
 

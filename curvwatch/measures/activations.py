@@ -17,7 +17,7 @@ from torch.nn.modules.module import (
 from torch.overrides import TorchFunctionMode
 
 from curvwatch.measures.base import Landscape, LandscapeMeasure, Reading
-from curvwatch.objective import Opened
+from curvwatch.objective import OpenObjective
 
 # modules and functions that make exact zeros
 _MODULES = (
@@ -131,7 +131,7 @@ def _known(module: nn.Module) -> list[str]:
     ]
 
 
-def _counts(objective: Opened, names: Sequence[str]) -> tuple[Tensor, list[str]]:
+def _counts(objective: OpenObjective, names: Sequence[str]) -> tuple[Tensor, list[str]]:
     """Non-zero entries and all, of each batch and layer: `names`, and others that are found."""
     counter = _Counter({id(m): n or _WHOLE for n, m in objective.objective.module.named_modules()})
     found: list[str] = []

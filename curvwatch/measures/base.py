@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from curvwatch.charts.histogram import Histogram
-from curvwatch.objective import Opened
+from curvwatch.objective import OpenObjective
 from curvwatch.stability import StabilityLaw
 
 Stage = Literal["landscape", "step"]
@@ -58,7 +58,7 @@ class Landscape:
         update: makes d = w(t+1) - w(t), shape (size,); None where no step was seen.
     """
 
-    objective: Opened
+    objective: OpenObjective
     learning_rates: Sequence[float]
     law: StabilityLaw
     memory: MutableMapping[str, Any]
@@ -83,7 +83,7 @@ class Step:
             is unknown, or no measure needs it.
     """
 
-    objective: Opened
+    objective: OpenObjective
     update: Tensor
     weight_norm: float
     gradient: Tensor | None = None

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from curvwatch.errors import CurvwatchError
 from curvwatch.measures.base import Landscape, LandscapeMeasure, Reading
-from curvwatch.objective import Opened
+from curvwatch.objective import OpenObjective
 from curvwatch.objective.flat_layout import summed
-from curvwatch.objective.functional import Aliased, Graph
-from curvwatch.objective.samples import Sample
+from curvwatch.objective.functional import FunctionalEvaluation, Graph
+from curvwatch.objective.samples import RecordedBatch
 
 # of the mean square of the gradients: a batch under it has no direction
 _FLOOR = 1e-12
@@ -124,7 +124,7 @@ E[g_B g_B'] |
         return Reading(values, tuple(notes))
 
 
-def _stderr(objective: Opened, off: Tensor) -> float:
+def _stderr(objective: OpenObjective, off: Tensor) -> float:
     """From what each batch adds to the deviation of a mean, to first order; nan for one batch."""
     count, processes = objective.batches, objective.objective.processes
     if count == 1:
@@ -133,13 +133,13 @@ def _stderr(objective: Opened, off: Tensor) -> float:
     return math.sqrt(spread * count / (count - 1))
 
 
-def _by_batch(objective: Opened, *, with_whole: bool) -> tuple[Tensor, Tensor]:
+def _by_batch(objective: OpenObjective, *, with_whole: bool) -> tuple[Tensor, Tensor]:
     """Of each batch i |g_i|^2, and u' H_i u or all u' H_j u, u the unit vector along g_i.
 
     Shapes (batches, 1), and (batches, 1) or (batches, batches), in float64.
     """
     evaluation = objective.evaluation
-    if objective.objective.hvp != "exact" or not isinstance(evaluation, Aliased):
+    if objective.objective.hvp != "exact" or not isinstance(evaluation, FunctionalEvaluation):
         raise CurvwatchError(
             "batch sharpness needs the Hessian of each batch by automatic differentiation: not with "
             "hvp='difference', nor with weights that are spread over processes"
@@ -147,13 +147,13 @@ def _by_batch(objective: Opened, *, with_whole: bool) -> tuple[Tensor, Tensor]:
     parts = _parts(objective)
     layout, counts = objective.layout, objective.counts
 
-    def direction(joined: Tensor, sample: Sample) -> tuple[float, Tensor]:
+    def direction(joined: Tensor, sample: RecordedBatch) -> tuple[float, Tensor]:
         gradient = joined[:-1] / sample.weight
         size = layout.dot(gradient, gradient)
         return size, gradient / math.sqrt(size) if size > 0 else gradient
 
     def quotient(v: Tensor, batch: int) -> float:
-        of_parts = evaluation.of_graphs(lambda graph: layout.dot(v, graph.product(v)), parts[batch])
+        of_parts = evaluation.map_graphs(lambda graph: layout.dot(v, graph.product(v)), parts[batch])
         return sum(of_parts) / objective.samples[batch].weight
 
     def along_own(batch: int) -> tuple[float, Tensor, float]:
@@ -164,8 +164,8 @@ def _by_batch(objective: Opened, *, with_whole: bool) -> tuple[Tensor, Tensor]:
             return size, v, layout.dot(v, graph.product(v)) / sample.weight
 
         if len(parts[batch]) == 1:
-            return next(evaluation.of_graphs(of_graph, parts[batch]))
-        joined = summed(evaluation.of_graphs(lambda graph: graph.joined(), parts[batch]))
+            return next(evaluation.map_graphs(of_graph, parts[batch]))
+        joined = summed(evaluation.map_graphs(lambda graph: graph.joined(), parts[batch]))
         size, v = direction(joined, sample)
         return size, v, quotient(v, batch)
 
@@ -184,7 +184,7 @@ def _by_batch(objective: Opened, *, with_whole: bool) -> tuple[Tensor, Tensor]:
     return result[:, :1], result[:, 1:]
 
 
-def _parts(objective: Opened) -> Sequence[Sequence[Sample]]:
+def _parts(objective: OpenObjective) -> Sequence[Sequence[RecordedBatch]]:
     """The batches, each in the parts in which products are made."""
     if objective.objective.chunking is not None:
         point = objective.linearize()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from curvwatch.errors import CurvwatchError
 from curvwatch.measures.base import Landscape, LandscapeMeasure, Reading
-from curvwatch.objective import Opened
+from curvwatch.objective import OpenObjective
 
 
 class GradientNoise(LandscapeMeasure):
@@ -93,7 +93,7 @@ standard errors, by a jackknife over the batches; from 3 batches on |
         return Reading(values, tuple(notes))
 
 
-def _deviations(objective: Opened, mean: Tensor) -> tuple[Tensor, Tensor]:
+def _deviations(objective: OpenObjective, mean: Tensor) -> tuple[Tensor, Tensor]:
     """Of each batch of this process |g - mean|^2 and (g - mean) . mean, shapes (batches,), float64."""
     dot = objective.layout.dot
 
@@ -110,7 +110,7 @@ def _deviations(objective: Opened, mean: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _estimates(
-    objective: Opened, squared: float, off: Tensor, along: Tensor
+    objective: OpenObjective, squared: float, off: Tensor, along: Tensor
 ) -> tuple[float, float, Tensor]:
     """tr(S), |G|^2, and both without each batch of this process, shape (batches, 2).
 
@@ -135,7 +135,7 @@ def _estimates(
     return float(trace), float(signal), torch.stack([left_trace, left_signal], dim=1)
 
 
-def _jackknifed(objective: Opened, left: Tensor) -> float:
+def _jackknifed(objective: OpenObjective, left: Tensor) -> float:
     """Standard error from the values `left` (batches,) without each batch (Tukey 1958)."""
     count, processes = objective.batches, objective.objective.processes
     mean = objective.averaged(left.mean())

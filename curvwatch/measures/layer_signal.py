@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from curvwatch.measures.base import Landscape, LandscapeMeasure, Reading
 from curvwatch.measures.layer_signal_passes import (
-    Directions,
     Layers,
     Signals,
+    WeightDirections,
     by_derivatives,
     by_differences,
     outputs_change,
 )
-from curvwatch.objective import Opened
-from curvwatch.objective.functional import Aliased
+from curvwatch.objective import OpenObjective
+from curvwatch.objective.functional import FunctionalEvaluation
 from curvwatch.objective.layers import called_layers, padding_rows, parameter_names
 
 Direction = Literal["random", "gradient"]
@@ -132,7 +132,9 @@ layers move together, each layer in proportion to its abs(w_l) |
         objective = at.objective
         layers = called_layers(objective.objective.module, objective.objective.names)
         values = dict.fromkeys(self._metrics(layers), math.nan)
-        exact = objective.objective.hvp == "exact" and isinstance(objective.evaluation, Aliased)
+        exact = objective.objective.hvp == "exact" and isinstance(
+            objective.evaluation, FunctionalEvaluation
+        )
         gradient = self._gradient(objective, exact=exact)
         if gradient is not None and not bool(torch.isfinite(gradient).all()):
             return Reading(values, ("the gradient on the probe is not finite",))
@@ -145,7 +147,7 @@ layers move together, each layer in proportion to its abs(w_l) |
             vectors = gradient[None].clone()  # it is the objective's
         for rows in padding_rows(objective.objective.module, objective.objective.names, layout):
             vectors[:, rows] = 0.0  # they are never trained
-        directions = Directions.of(layout, layers, weights, vectors)
+        directions = WeightDirections.of(layout, layers, weights, vectors)
         distance = self.distance or max(torch.finfo(t).eps for t in layout.dtypes) ** (1 / 3)
         if exact:
             signals = by_derivatives(objective, layers, directions)
@@ -166,7 +168,7 @@ layers move together, each layer in proportion to its abs(w_l) |
         ]
         return tuple(name for pair in of_each for name in pair[: 1 + stderr]) + self.metrics
 
-    def _gradient(self, objective: Opened, *, exact: bool) -> Tensor | None:
+    def _gradient(self, objective: OpenObjective, *, exact: bool) -> Tensor | None:
         """Of the loss on the probe; None where it is not needed."""
         if exact:  # made with the graphs that large batches are cut by
             point = objective.linearize()
@@ -180,7 +182,7 @@ layers move together, each layer in proportion to its abs(w_l) |
         return objective.known_gradient
 
     def _fill(
-        self, values: dict[str, float], layers: Layers, directions: Directions, signals: Signals
+        self, values: dict[str, float], layers: Layers, directions: WeightDirections, signals: Signals
     ) -> tuple[str, ...]:
         """Fill in the signals; notes say why one is missing."""
         if not bool(signals.layers.any() or signals.of_layers.any()):
@@ -231,9 +233,9 @@ def _bent(
 
 def _other(
     values: dict[str, float],
-    objective: Opened,
+    objective: OpenObjective,
     layers: Layers,
-    directions: Directions,
+    directions: WeightDirections,
     signals: Signals,
     distance: float,
 ) -> dict[str, str]:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from curvwatch.errors import CurvwatchError
-from curvwatch.objective import Opened
+from curvwatch.objective import OpenObjective
 from curvwatch.objective.evaluation import refuse_detached
 from curvwatch.objective.flat_layout import Layout, local_dot, summed
-from curvwatch.objective.functional import Aliased
+from curvwatch.objective.functional import FunctionalEvaluation
 from curvwatch.objective.layers import CalledLayer, part_of, places_of
 from curvwatch.objective.loss_checks import (
     computes_in_half,
@@ -23,13 +23,13 @@ from curvwatch.objective.loss_checks import (
 )
 from curvwatch.objective.outputs.forward_recorder import ForwardWatch
 from curvwatch.objective.outputs.output_graph import derivatives
-from curvwatch.objective.samples import Sample
+from curvwatch.objective.samples import RecordedBatch
 
 Layers = Mapping[str, CalledLayer]
 
 
 @dataclass(frozen=True)
-class Directions:
+class WeightDirections:
     """Where weights move.
 
     Attributes:
@@ -43,7 +43,7 @@ class Directions:
     places: tuple[list[slice], ...]
 
     @classmethod
-    def of(cls, layout: Layout, layers: Layers, weights: Tensor, vectors: Tensor) -> Directions:
+    def of(cls, layout: Layout, layers: Layers, weights: Tensor, vectors: Tensor) -> WeightDirections:
         """The directions of `vectors` (n, size), which are overwritten, at `weights` (size,)."""
         norms, places = [], []
         for layer in layers.values():
@@ -98,14 +98,14 @@ class Signals:
         return cls(sizes[:-1, 0], float(sizes[-1, 0]), of_layers[:-1], of_outputs, **others)
 
 
-def by_derivatives(objective: Opened, layers: Layers, directions: Directions) -> Signals:
+def by_derivatives(objective: OpenObjective, layers: Layers, directions: WeightDirections) -> Signals:
     """Exact derivatives along the directions, by differentiating the backward pass.
 
     J'u is linear in u, and the derivative of v'J'u by u is J v: a pass through the graph of the
     backward pass alone, from the layer to the outputs.
     """
     evaluation = objective.evaluation
-    assert isinstance(evaluation, Aliased)
+    assert isinstance(evaluation, FunctionalEvaluation)
     layout, count = objective.layout, len(directions.of_each)
     seen: dict[str, list[Tensor]] = {}
     sizes: dict[str, Tensor] = {}
@@ -117,12 +117,12 @@ def by_derivatives(objective: Opened, layers: Layers, directions: Directions) ->
 
     watch = ForwardWatch(objective.objective.module, layers, see)
 
-    def of_graph(sample: Sample, loss: Tensor, leaves: list[Tensor]) -> Tensor:
+    def of_graph(sample: RecordedBatch, loss: Tensor, leaves: list[Tensor]) -> Tensor:
         refuse_detached(loss)
         refuse_once_differentiable(loss)
         outputs = watch.outputs(loss)
         halves.append(computes_in_half([loss, *outputs]))
-        evaluation.place_again(sample, leaves)
+        evaluation.restore_weights(sample, leaves)
         table = torch.zeros(len(layers) + 1, 1 + 2 * count, dtype=torch.float64, device=layout.device)
         table[-1, 0] = sum(map(_square, outputs))
         downstream = _Pushed(outputs, leaves)
@@ -144,7 +144,7 @@ def by_derivatives(objective: Opened, layers: Layers, directions: Directions) ->
     loss_fn = _watched(objective, watch)
     table = objective.averaged(
         objective.agreed(
-            lambda: summed(evaluation.of_losses(of_graph, objective.pieces, loss_fn=loss_fn))
+            lambda: summed(evaluation.map_losses(of_graph, objective.pieces, loss_fn=loss_fn))
         )
     )
     bent = torch.zeros(len(layers) + 1, dtype=torch.float64)
@@ -152,7 +152,7 @@ def by_derivatives(objective: Opened, layers: Layers, directions: Directions) ->
 
 
 def by_differences(
-    objective: Opened, layers: Layers, directions: Directions, distance: float
+    objective: OpenObjective, layers: Layers, directions: WeightDirections, distance: float
 ) -> Signals:
     """Central differences of forward passes, `distance` x |w_l| to each side."""
     moving = _Moving(objective, layers)
@@ -174,7 +174,7 @@ def by_differences(
     return Signals.unpacked(torch.cat([sizes[:, None], changes], dim=1), bent=torch.stack(bent).cpu())
 
 
-def outputs_change(objective: Opened, layers: Layers, v: Tensor, distance: float) -> float:
+def outputs_change(objective: OpenObjective, layers: Layers, v: Tensor, distance: float) -> float:
     """|dz|^2 along `v` (size,), by a central difference of two forward passes."""
     return float(_Moving(objective, layers).squares(v, distance, None)[0, 1])
 
@@ -182,7 +182,7 @@ def outputs_change(objective: Opened, layers: Layers, v: Tensor, distance: float
 class _Moving:
     """Forward passes at displaced weights."""
 
-    def __init__(self, objective: Opened, layers: Layers) -> None:
+    def __init__(self, objective: OpenObjective, layers: Layers) -> None:
         self._objective = objective
         self._layers = layers
         self._wanted: str | None = None
@@ -235,10 +235,12 @@ class _Moving:
 
         return objective.averaged(objective.agreed(computed))
 
-    def _at(self, sample: Sample, displacement: Tensor | None) -> tuple[list[Tensor], list[Tensor]]:
+    def _at(
+        self, sample: RecordedBatch, displacement: Tensor | None
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """What the wanted layer returns, and the outputs."""
 
-        def of_loss(_: Sample, loss: Tensor, __: list[Tensor]) -> list[Tensor]:
+        def of_loss(_: RecordedBatch, loss: Tensor, __: list[Tensor]) -> list[Tensor]:
             refuse_detached(loss)
             outputs = [z.detach() for z in self._watch.outputs(loss)]
             self._watch.clear()
@@ -247,7 +249,7 @@ class _Moving:
         evaluation = self._objective.evaluation
         loss_fn = _watched(self._objective, self._watch)
         (outputs,) = list(
-            evaluation.of_losses(of_loss, [sample], loss_fn=loss_fn, displacement=displacement)
+            evaluation.map_losses(of_loss, [sample], loss_fn=loss_fn, displacement=displacement)
         )
         seen, self._seen = self._seen, []
         return seen, outputs
@@ -294,7 +296,7 @@ def _place(y: Tensor) -> Tensor:
         return cast(Tensor, _Place.apply(y))  # type: ignore[no-untyped-call]
 
 
-def _watched(objective: Opened, watch: ForwardWatch) -> Callable[[Any], Any]:
+def _watched(objective: OpenObjective, watch: ForwardWatch) -> Callable[[Any], Any]:
     loss_fn = objective.objective.loss_fn
 
     def watched(batch: Any) -> Any:

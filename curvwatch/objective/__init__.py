@@ -1,6 +1,16 @@
 """A loss as a function of its weights, and its derivatives."""
 
-from curvwatch.objective.objective import Counts, Objective, Opened, Products, check_products
-from curvwatch.objective.samples import Sample
+from curvwatch.objective.objective import Counts, Objective, OpenObjective, Products, check_products
+from curvwatch.objective.samples import RecordedBatch
 
-__all__ = ["Counts", "Objective", "Opened", "Products", "Sample", "check_products"]
+Sample = RecordedBatch  # its name until 0.1
+
+__all__ = [
+    "Counts",
+    "Objective",
+    "OpenObjective",
+    "Products",
+    "RecordedBatch",
+    "Sample",
+    "check_products",
+]

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from curvwatch.errors import CurvwatchError
 from curvwatch.objective.isolation.containers import tensors_in
 from curvwatch.objective.memory import peak_of_process
-from curvwatch.objective.samples import Sample
+from curvwatch.objective.samples import RecordedBatch
 
 # a reading may take 1.3 times the memory of a training step; the rest is for vectors
 _SHARE = 0.2
@@ -30,7 +30,7 @@ _HELPS = "a probe of smaller batches needs less: probe=[...]"
 
 
 @dataclass
-class Chunking:
+class ChunkSize:
     """How many examples at a time the graphs of one loss function hold, over many readings.
 
     A loss that is a mean over examples is the weighted sum of the losses of parts of its batch, and so
@@ -58,7 +58,7 @@ class Chunking:
             check_chunk_size(self.size)
         self._automatic = self.size is None
 
-    def needs_measurement(self, samples: Sequence[Sample]) -> bool:
+    def needs_measurement(self, samples: Sequence[RecordedBatch]) -> bool:
         """Whether the size is to be found, and is not known for batches as large as these."""
         largest = max(_elements(s) for s in samples)
         return self._automatic and (self.size is None or largest > _LARGER * self._measured)
@@ -72,7 +72,7 @@ class Chunking:
 
     def choose(
         self,
-        samples: Sequence[Sample],
+        samples: Sequence[RecordedBatch],
         *,
         step: int,
         graph: Callable[[int], int],
@@ -155,5 +155,5 @@ def cannot_be_cut(error: Exception) -> str:
     return f"on a part of it: {type(error).__name__}: {error}"
 
 
-def _elements(sample: Sample) -> int:
+def _elements(sample: RecordedBatch) -> int:
     return sum(t.numel() for t in tensors_in(sample.batch))

@@ -9,29 +9,29 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from curvwatch.objective.chunk_size import Chunking, cannot_be_cut, coupling, difference
+from curvwatch.objective.chunk_size import ChunkSize, cannot_be_cut, coupling, difference
 from curvwatch.objective.flat_layout import summed
-from curvwatch.objective.functional import Aliased, Graph
+from curvwatch.objective.functional import FunctionalEvaluation, Graph
 from curvwatch.objective.isolation.containers import tensors_in
 from curvwatch.objective.linearization import Linearization
 from curvwatch.objective.loss_checks import computes_in_half
 from curvwatch.objective.memory import Footprint
-from curvwatch.objective.samples import Sample, count_of
+from curvwatch.objective.samples import RecordedBatch, count_of
 
 if TYPE_CHECKING:
-    from curvwatch.objective.objective import Opened
+    from curvwatch.objective.objective import OpenObjective
 
 
-class Parts:
+class ChunkedDerivatives:
     """The parts that the batches of `opened` go into.
 
     Args:
-        opened: with a `Chunking`, whose derivatives are made by automatic differentiation.
+        opened: with a `ChunkSize`, whose derivatives are made by automatic differentiation.
         chunking: that of `opened`.
     """
 
-    def __init__(self, opened: Opened, chunking: Chunking) -> None:
-        assert isinstance(opened.evaluation, Aliased)
+    def __init__(self, opened: OpenObjective, chunking: ChunkSize) -> None:
+        assert isinstance(opened.evaluation, FunctionalEvaluation)
         self._opened = opened
         self._evaluation = opened.evaluation
         self._chunking = chunking
@@ -46,14 +46,14 @@ class Parts:
         return self._counts is not None
 
     @property
-    def pieces(self) -> Sequence[Sample]:
+    def pieces(self) -> Sequence[RecordedBatch]:
         """The parts, once a product has shown that they add up; before, or else, whole batches."""
         if not self._checked:
             return self._opened.samples
         return [part for parts in self._parts() for part in parts]
 
     def linearize(self, known: tuple[float, Tensor] | None) -> Linearization:
-        """As `Opened.linearize`; `known` are loss and gradient, to be checked by the first product."""
+        """As `OpenObjective.linearize`; the first product checks loss and gradient that are `known`."""
         self._known = known is not None
         loss, gradient = self._opened.gradient() if known is None else known
         self._point = Linearization(
@@ -102,7 +102,7 @@ class Parts:
         return [1 << exponent] * len(counts)
 
     @property
-    def _largest(self) -> Sample:
+    def _largest(self) -> RecordedBatch:
         return max(self._opened.samples, key=lambda s: s.size)
 
     def _measured_step(self) -> tuple[int, Tensor]:
@@ -121,7 +121,7 @@ class Parts:
         def graph(examples: int) -> int:
             with Footprint() as footprint:
                 part = largest.part(0, examples, draws=False)
-                list(evaluation.of_graphs(lambda graph: graph.product(v), [part]))
+                list(evaluation.map_graphs(lambda graph: graph.product(v), [part]))
             return int(footprint.peak)
 
         self._chunking.choose(
@@ -132,7 +132,7 @@ class Parts:
             device=v.device,
         )
 
-    def _parts(self) -> list[list[Sample]]:
+    def _parts(self) -> list[list[RecordedBatch]]:
         self._chunking.draws |= self._evaluation.drew
         assert self._counts is not None
         return [
@@ -143,7 +143,7 @@ class Parts:
     def _of_graphs(self, compute: Callable[[Graph], Tensor]) -> Iterator[Tensor]:
         # cut before anything is computed
         parts = [part for parts in self._parts() for part in parts]
-        return self._evaluation.of_graphs(compute, parts)
+        return self._evaluation.map_graphs(compute, parts)
 
     def _product(self, v: Tensor) -> Tensor:
         if self._whole is not None:
@@ -202,7 +202,7 @@ class Parts:
         self._count()
         dot = self._opened.layout.dot
         return [
-            sum(self._evaluation.of_graphs(lambda graph: dot(v, graph.product(v)), parts))
+            sum(self._evaluation.map_graphs(lambda graph: dot(v, graph.product(v)), parts))
             for parts in self._parts()
         ]
 
@@ -211,7 +211,7 @@ class Parts:
         self._opened.counts.gradients += 1
 
 
-def _is_too_few(opened: Opened, exponent: int, wanted: int, possible: int) -> bool:
+def _is_too_few(opened: OpenObjective, exponent: int, wanted: int, possible: int) -> bool:
     """Whether 2^exponent parts are too few for a process, and possible for all."""
     too_few = opened.any_process(exponent < wanted)
     return too_few and not opened.any_process(exponent >= possible)

@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from curvwatch.errors import CurvwatchError
 from curvwatch.objective.flat_layout import Layout
 from curvwatch.objective.isolation.containers import clone_batch
-from curvwatch.objective.isolation.isolate import Loan
+from curvwatch.objective.isolation.isolate import IsolatedModule
 from curvwatch.objective.isolation.random_state import RandomState
 from curvwatch.objective.loss_checks import scalar_loss
-from curvwatch.objective.samples import Sample
+from curvwatch.objective.samples import RecordedBatch
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Setting:
+class EvaluationInputs:
     """What is evaluated.
 
     Attributes:
@@ -38,7 +38,7 @@ class Setting:
 
     module: nn.Module
     loss_fn: Callable[[Any], Any]
-    samples: Sequence[Sample]
+    samples: Sequence[RecordedBatch]
     params: Sequence[Tensor]
     layout: Layout
     train: bool | None
@@ -61,10 +61,10 @@ class Evaluation(Protocol):
     def gradients(self, displacement: Tensor | None) -> Iterator[Tensor]:
         """Gradient and loss, joined in one vector of shape (size + 1,), of each sample."""
 
-    def of_losses(
+    def map_losses(
         self,
-        compute: Callable[[Sample, Tensor, list[Tensor]], T],
-        samples: Iterable[Sample],
+        compute: Callable[[RecordedBatch, Tensor, list[Tensor]], T],
+        samples: Iterable[RecordedBatch],
         *,
         loss_fn: Callable[[Any], Any] | None = None,
         displacement: Tensor | None = None,
@@ -72,7 +72,12 @@ class Evaluation(Protocol):
         """What `compute` makes of each sample, its loss with its graph, and the weights of that."""
 
 
-def place(loan: Loan, setting: Setting, sample: Sample, substitutes: Mapping[int, Tensor]) -> None:
+def place(
+    loan: IsolatedModule,
+    setting: EvaluationInputs,
+    sample: RecordedBatch,
+    substitutes: Mapping[int, Tensor],
+) -> None:
     """Put weights, and what else the loss of `sample` depends on, into the lent module."""
     loan.place(
         substitutes,
@@ -83,7 +88,7 @@ def place(loan: Loan, setting: Setting, sample: Sample, substitutes: Mapping[int
 
 
 def weighted_loss(
-    setting: Setting, sample: Sample, *, loss_fn: Callable[[Any], Any] | None = None
+    setting: EvaluationInputs, sample: RecordedBatch, *, loss_fn: Callable[[Any], Any] | None = None
 ) -> Tensor:
     """The loss of `sample` times its weight, shape (); by another `loss_fn` where one is given."""
     with torch.inference_mode(False), torch.enable_grad():

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from curvwatch.errors import CurvwatchError
-from curvwatch.objective.evaluation import Setting, place, refuse_detached, weighted_loss
-from curvwatch.objective.isolation.isolate import Loan
+from curvwatch.objective.evaluation import EvaluationInputs, place, refuse_detached, weighted_loss
+from curvwatch.objective.isolation.isolate import IsolatedModule
 from curvwatch.objective.loss_checks import named_where_missing, refuse_once_differentiable
-from curvwatch.objective.samples import DrawsOfWhole, Sample
+from curvwatch.objective.samples import DrawsOfWhole, RecordedBatch
 
 T = TypeVar("T")
 
 
-class Aliased:
+class FunctionalEvaluation:
     """Weights are replaced by leaves, so hooks on the real ones do not fire.
 
     Args:
@@ -32,7 +32,7 @@ class Aliased:
 
     is_averaged = False
 
-    def __init__(self, setting: Setting, loan: Loan) -> None:
+    def __init__(self, setting: EvaluationInputs, loan: IsolatedModule) -> None:
         self.drew = False
         self._setting = setting
         self._loan = loan
@@ -56,8 +56,8 @@ class Aliased:
         for sample in self._setting.samples:
             yield self._gradient(sample, leaves)
 
-    def of_graphs(
-        self, compute: Callable[[Graph], T], samples: Iterable[Sample] | None = None
+    def map_graphs(
+        self, compute: Callable[[Graph], T], samples: Iterable[RecordedBatch] | None = None
     ) -> Iterator[T]:
         """What `compute` makes of the graph of each sample, or of each of `samples`, at w.
 
@@ -71,10 +71,10 @@ class Aliased:
             # no variable may hold the graph while the next one is made
             yield compute(self._graph(sample, leaves))
 
-    def of_losses(
+    def map_losses(
         self,
-        compute: Callable[[Sample, Tensor, list[Tensor]], T],
-        samples: Iterable[Sample],
+        compute: Callable[[RecordedBatch, Tensor, list[Tensor]], T],
+        samples: Iterable[RecordedBatch],
         *,
         loss_fn: Callable[[Any], Any] | None = None,
         displacement: Tensor | None = None,
@@ -87,7 +87,7 @@ class Aliased:
         for sample in samples:
             yield compute(sample, self._loss(sample, leaves, loss_fn), leaves)
 
-    def place_again(self, sample: Sample, leaves: list[Tensor]) -> None:
+    def restore_weights(self, sample: RecordedBatch, leaves: list[Tensor]) -> None:
         """Before a backward pass: a checkpointed block runs again in it, with these leaves."""
         if self._placed is not leaves:
             self._place(sample, leaves)
@@ -95,7 +95,7 @@ class Aliased:
     def product(self, graph: Graph, v: Tensor) -> Tensor:
         """The Hessian of `graph` times `v`, shape (size,)."""
         layout = self._setting.layout
-        self.place_again(graph.sample, graph.leaves)
+        self.restore_weights(graph.sample, graph.leaves)
         pairs = [
             (g, part)
             for g, part in zip(graph.gradient, layout.split(v), strict=True)
@@ -114,11 +114,11 @@ class Aliased:
         """Gradient and loss of `graph` in one vector of shape (size + 1,)."""
         return self._setting.layout.flatten(graph.gradient, and_scalar=graph.loss)
 
-    def _gradient(self, sample: Sample, leaves: list[Tensor]) -> Tensor:
+    def _gradient(self, sample: RecordedBatch, leaves: list[Tensor]) -> Tensor:
         loss = self._loss(sample, leaves)
         return self._setting.layout.flatten(_differentiated(loss, leaves), and_scalar=loss)
 
-    def _graph(self, sample: Sample, leaves: list[Tensor]) -> Graph:
+    def _graph(self, sample: RecordedBatch, leaves: list[Tensor]) -> Graph:
         loss = self._loss(sample, leaves)
         refuse_once_differentiable(loss)
         gradient = _differentiated(loss, leaves, create_graph=True)
@@ -132,7 +132,7 @@ class Aliased:
         parts = self._setting.layout.split(displacement)
         return [(w + d).requires_grad_() for w, d in zip(base, parts, strict=True)]
 
-    def _place(self, sample: Sample, leaves: list[Tensor]) -> None:
+    def _place(self, sample: RecordedBatch, leaves: list[Tensor]) -> None:
         setting = self._setting
         substitutes = {id(p): leaf for p, leaf in zip(setting.params, leaves, strict=True)}
         for key, weight in setting.weights.items():
@@ -143,7 +143,7 @@ class Aliased:
 
     def _loss(
         self,
-        sample: Sample,
+        sample: RecordedBatch,
         leaves: list[Tensor],
         loss_fn: Callable[[Any], Any] | None = None,
     ) -> Tensor:
@@ -158,15 +158,15 @@ class Aliased:
 
 @dataclass(frozen=True)
 class Graph:
-    """The kept graph of one sample's gradient; made by `Aliased.of_graphs`.
+    """The kept graph of one sample's gradient; made by `FunctionalEvaluation.of_graphs`.
 
     Attributes:
         loss: of shape ().
         gradient: of each leaf; None for one that takes no part.
     """
 
-    _evaluation: Aliased
-    sample: Sample
+    _evaluation: FunctionalEvaluation
+    sample: RecordedBatch
     loss: Tensor
     gradient: tuple[Tensor | None, ...]
     leaves: list[Tensor]

@@ -9,15 +9,15 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from curvwatch.objective.evaluation import Setting, place, refuse_detached, weighted_loss
-from curvwatch.objective.isolation.isolate import Loan
+from curvwatch.objective.evaluation import EvaluationInputs, place, refuse_detached, weighted_loss
+from curvwatch.objective.isolation.isolate import IsolatedModule
 from curvwatch.objective.processes import local
-from curvwatch.objective.samples import Sample
+from curvwatch.objective.samples import RecordedBatch
 
 T = TypeVar("T")
 
 
-class Shifted:
+class InPlaceEvaluation:
     """Real weights are moved, and gradients taken by `.backward()`: the only way that FSDP2 sees.
 
     Made by `shifted`, which puts weights and gradients back.
@@ -25,7 +25,7 @@ class Shifted:
 
     is_averaged = True
 
-    def __init__(self, setting: Setting, loan: Loan) -> None:
+    def __init__(self, setting: EvaluationInputs, loan: IsolatedModule) -> None:
         self._setting = setting
         self._loan = loan
         params = setting.params
@@ -50,10 +50,10 @@ class Shifted:
             grads = [p.grad for p in self._setting.params]
             yield self._setting.layout.flatten(grads, and_scalar=loss)
 
-    def of_losses(
+    def map_losses(
         self,
-        compute: Callable[[Sample, Tensor, list[Tensor]], T],
-        samples: Iterable[Sample],
+        compute: Callable[[RecordedBatch, Tensor, list[Tensor]], T],
+        samples: Iterable[RecordedBatch],
         *,
         loss_fn: Callable[[Any], Any] | None = None,
         displacement: Tensor | None = None,
@@ -64,7 +64,7 @@ class Shifted:
             yield compute(sample, self._loss(sample, loss_fn), list(self._setting.params))
             _reshard(self._setting.module)
 
-    def _loss(self, sample: Sample, loss_fn: Callable[[Any], Any] | None = None) -> Tensor:
+    def _loss(self, sample: RecordedBatch, loss_fn: Callable[[Any], Any] | None = None) -> Tensor:
         place(self._loan, self._setting, sample, {id(w): w for w in self._loan.weights})
         loss = weighted_loss(self._setting, sample, loss_fn=loss_fn)
         refuse_detached(loss)
@@ -80,7 +80,7 @@ class Shifted:
 
 
 @contextmanager
-def shifted(setting: Setting, loan: Loan) -> Iterator[Shifted]:
+def shifted(setting: EvaluationInputs, loan: IsolatedModule) -> Iterator[InPlaceEvaluation]:
     """Lend the real weights for shifts; they and their gradients are put back bit for bit."""
     kept = [(w, local(w.detach()).clone(), w.grad) for w in loan.weights]
     try:
@@ -88,7 +88,7 @@ def shifted(setting: Setting, loan: Loan) -> Iterator[Shifted]:
             for w in loan.weights:
                 if id(w) in setting.weights:
                     local(w).copy_(setting.weights[id(w)])
-        yield Shifted(setting, loan)
+        yield InPlaceEvaluation(setting, loan)
     finally:
         with torch.no_grad():
             for w, value, gradient in kept:

@@ -12,18 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from curvwatch.errors import CurvwatchError
-from curvwatch.objective.chunk_size import Chunking
-from curvwatch.objective.chunked import Parts
-from curvwatch.objective.evaluation import Evaluation, Setting
+from curvwatch.objective.chunk_size import ChunkSize
+from curvwatch.objective.chunked import ChunkedDerivatives
+from curvwatch.objective.evaluation import Evaluation, EvaluationInputs
 from curvwatch.objective.flat_layout import Layout, summed
-from curvwatch.objective.functional import Aliased, Graph
+from curvwatch.objective.functional import FunctionalEvaluation, Graph
 from curvwatch.objective.in_place import shifted
 from curvwatch.objective.isolation.containers import batch_size
-from curvwatch.objective.isolation.isolate import Memory, lend
+from curvwatch.objective.isolation.isolate import ModuleState, isolated
 from curvwatch.objective.layers import parameter_names
 from curvwatch.objective.linearization import Linearization
 from curvwatch.objective.memory import release_free_memory
-from curvwatch.objective.samples import Sample
+from curvwatch.objective.samples import RecordedBatch
 
 # how Hessian-vector products are made
 Products = Literal["exact", "difference"]
@@ -54,7 +54,7 @@ class Objective:
         chunking: for Hessian-vector products each batch is taken in parts of at most so many examples,
             so that they take the memory of one part; for a loss that is a mean over examples, and where
             the parts do not add up to the whole batch it stays whole, and `chunking.refused` says why.
-            A `Chunking()` finds the size itself. None: batches are whole.
+            A `ChunkSize()` finds the size itself. None: batches are whole.
         average: averages a tensor over processes; None for one process.
         processes: how many there are, each with batches of its own.
 
@@ -75,12 +75,12 @@ class Objective:
         self,
         module: nn.Module,
         loss_fn: Callable[[Any], Any],
-        samples: Sequence[Sample],
+        samples: Sequence[RecordedBatch],
         *,
         params: Sequence[Tensor] | None = None,
         train: bool | None = None,
         hvp: Products = "exact",
-        chunking: int | Chunking | None = None,
+        chunking: int | ChunkSize | None = None,
         average: Callable[[Tensor], Tensor] | None = None,
         processes: int = 1,
     ) -> None:
@@ -98,7 +98,7 @@ class Objective:
         self.names = parameter_names(module, self.params)
         self.train = train
         self.hvp: Products = "difference" if self.layout.sharded else hvp
-        self.chunking = Chunking(chunking) if isinstance(chunking, int) else chunking
+        self.chunking = ChunkSize(chunking) if isinstance(chunking, int) else chunking
         self.average = average
         self.processes = processes
         self.counts = Counts()
@@ -114,11 +114,11 @@ class Objective:
         """The mean loss over `batches`, each weighted by its number of examples."""
         sizes = [batch_size(b) for b in batches]
         total = sum(sizes)
-        samples = [Sample(b, weight=n / total) for b, n in zip(batches, sizes, strict=True)]
+        samples = [RecordedBatch(b, weight=n / total) for b, n in zip(batches, sizes, strict=True)]
         return cls(module, loss_fn, samples, **options)
 
     @contextmanager
-    def open(self, weights: Mapping[int, Tensor] | None = None) -> Iterator[Opened]:
+    def open(self, weights: Mapping[int, Tensor] | None = None) -> Iterator[OpenObjective]:
         """Borrow the module for a reading.
 
         Args:
@@ -127,8 +127,8 @@ class Objective:
         """
         if self.layout.device.type == "cpu":
             release_free_memory()
-        with lend(self.module) as loan:
-            setting = Setting(
+        with isolated(self.module) as loan:
+            setting = EvaluationInputs(
                 self.module,
                 self.loss_fn,
                 self.samples,
@@ -137,16 +137,16 @@ class Objective:
                 self.train,
                 dict(weights or {}),
                 # each evaluation without a random state of its own starts from the same one
-                Memory.of(self.module).random_state(),
+                ModuleState.of(self.module).random_state(),
             )
             if self.layout.sharded:
                 with shifted(setting, loan) as evaluation:
-                    yield Opened(self, setting, evaluation)
+                    yield OpenObjective(self, setting, evaluation)
             else:
-                yield Opened(self, setting, Aliased(setting, loan))
+                yield OpenObjective(self, setting, FunctionalEvaluation(setting, loan))
 
 
-class Opened:
+class OpenObjective:
     """An objective whose module is on loan; made by `Objective.open`.
 
     Attributes:
@@ -159,7 +159,7 @@ class Opened:
         known_gradient: that gradient, shape (size,).
     """
 
-    def __init__(self, objective: Objective, setting: Setting, evaluation: Evaluation) -> None:
+    def __init__(self, objective: Objective, setting: EvaluationInputs, evaluation: Evaluation) -> None:
         self.objective = objective
         self._setting = setting
         self.samples = setting.samples
@@ -169,7 +169,7 @@ class Opened:
         self.known_loss: float | None = None
         self.known_gradient: Tensor | None = None
         self._point: Linearization | None = None
-        self._parts: Parts | None = None
+        self._parts: ChunkedDerivatives | None = None
 
     @property
     def batches(self) -> int:
@@ -177,7 +177,7 @@ class Opened:
         return len(self.samples) * self.objective.processes
 
     @property
-    def pieces(self) -> Sequence[Sample]:
+    def pieces(self) -> Sequence[RecordedBatch]:
         """The batches; in parts, once a product has shown that these add up."""
         return self.samples if self._parts is None else self._parts.pieces
 
@@ -225,12 +225,14 @@ class Opened:
                 `once_differentiable` is in the graph), or it is no scalar.
         """
         if self._point is None:
-            by_graph = self.objective.hvp == "exact" and isinstance(self.evaluation, Aliased)
+            by_graph = self.objective.hvp == "exact" and isinstance(
+                self.evaluation, FunctionalEvaluation
+            )
             if not by_graph:
                 self._point = self._by_differences()
             else:
                 chunking = self.objective.chunking
-                parts = Parts(self, chunking) if chunking is not None else None
+                parts = ChunkedDerivatives(self, chunking) if chunking is not None else None
                 in_parts = parts is not None and parts.needed
                 self._parts = parts if in_parts else None
                 self._point = parts.linearize(known) if parts and in_parts else self.by_graph()
@@ -239,7 +241,7 @@ class Opened:
     def by_graph(self) -> Linearization:
         """The linearization with whole batches."""
         evaluation = self.evaluation
-        assert isinstance(evaluation, Aliased)
+        assert isinstance(evaluation, FunctionalEvaluation)
         kept: list[Graph] = []
 
         def seen(graph: Graph) -> Tensor:
@@ -248,7 +250,7 @@ class Opened:
             return graph.joined()
 
         def total() -> Tensor:
-            return summed(evaluation.of_graphs(seen))
+            return summed(evaluation.map_graphs(seen))
 
         self.counts.gradients += 1
         loss, gradient = self._shared(self.agreed(total))
@@ -261,14 +263,14 @@ class Opened:
             self.counts.gradients += 1
 
             def total() -> Tensor:
-                return summed(evaluation.of_graphs(lambda graph: graph.product(v)))
+                return summed(evaluation.map_graphs(lambda graph: graph.product(v)))
 
             return self.averaged(self.agreed(total))
 
         def quotients(v: Tensor) -> list[float]:
             self.counts.products += 1
             self.counts.gradients += 1
-            return list(evaluation.of_graphs(lambda graph: self.layout.dot(v, graph.product(v))))
+            return list(evaluation.map_graphs(lambda graph: self.layout.dot(v, graph.product(v))))
 
         return Linearization(
             self.layout, loss, gradient, product, lambda v: self.stderr(lambda: quotients(v))

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from curvwatch.objective.isolation.containers import batch_size, rows_of
-from curvwatch.objective.isolation.isolate import Memory
+from curvwatch.objective.isolation.isolate import ModuleState
 from curvwatch.objective.isolation.random_state import RandomState
 
 _aten = torch.ops.aten
@@ -30,7 +30,7 @@ class DrawsOfWhole(TorchDispatchMode):
         rows: which examples the part has.
     """
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: ChunkRows) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._rows = rows
 
@@ -43,7 +43,7 @@ class DrawsOfWhole(TorchDispatchMode):
         return draw(self._rows, func, args, kwargs)
 
 
-def _in_place(rows: Rows, func: Any, args: Any, kwargs: Any) -> Any:
+def _in_place(rows: ChunkRows, func: Any, args: Any, kwargs: Any) -> Any:
     """`x.bernoulli_(p)` and its like: of dropout on the CPU, and of noise."""
     target = args[0]
     if not rows.fits(target.shape):
@@ -54,14 +54,14 @@ def _in_place(rows: Rows, func: Any, args: Any, kwargs: Any) -> Any:
     return target
 
 
-def _like(rows: Rows, func: Any, args: Any, kwargs: Any) -> Any:
+def _like(rows: ChunkRows, func: Any, args: Any, kwargs: Any) -> Any:
     """`randn_like(x)` and its like."""
     if not rows.fits(args[0].shape):
         return func(*args, **kwargs)
     return rows.cut(func(_whole_like(args[0], rows), *args[1:], **kwargs)).clone()
 
 
-def _of_size(rows: Rows, func: Any, args: Any, kwargs: Any) -> Any:
+def _of_size(rows: ChunkRows, func: Any, args: Any, kwargs: Any) -> Any:
     """`randn(size)` and its like."""
     place = next((i for i, a in enumerate(args) if isinstance(a, (list, tuple))), None)
     if place is None or not rows.fits(args[place]):
@@ -71,7 +71,7 @@ def _of_size(rows: Rows, func: Any, args: Any, kwargs: Any) -> Any:
     return rows.cut(func(*arguments, **kwargs)).clone()
 
 
-def _fused_dropout(rows: Rows, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
+def _fused_dropout(rows: ChunkRows, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
     """`native_dropout(x, p, train)`, of CUDA: gives the mask, too."""
     # by position, from autograd
     x, p, train = args
@@ -82,7 +82,7 @@ def _fused_dropout(rows: Rows, func: Any, args: tuple[Any, ...], kwargs: Any) ->
     return x * mask * (1.0 / (1.0 - p)), mask
 
 
-def _whole_like(part: Tensor, rows: Rows) -> Tensor:
+def _whole_like(part: Tensor, rows: ChunkRows) -> Tensor:
     # of the same order of dimensions in memory (channels last): numbers are drawn in that order
     order = sorted(range(part.ndim), key=lambda i: part.stride(i), reverse=True)
     shape = rows.whole_shape(part.shape)
@@ -106,7 +106,7 @@ _DRAWS = {
 
 
 @dataclass(frozen=True)
-class Rows:
+class ChunkRows:
     """Which examples of a whole batch a part of it has: those from `start` to `stop` of `total`."""
 
     start: int
@@ -133,7 +133,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Sample:
+class RecordedBatch:
     """One batch of an objective and what else its loss depends on.
 
     Attributes:
@@ -147,15 +147,15 @@ class Sample:
     batch: Any
     weight: float = 1.0
     random: RandomState | None = None
-    memory: Memory | None = None
-    rows: Rows | None = None
+    memory: ModuleState | None = None
+    rows: ChunkRows | None = None
 
     @property
     def size(self) -> int:
         """Number of examples."""
         return batch_size(self.batch)
 
-    def part(self, start: int, stop: int, *, draws: bool) -> Sample:
+    def part(self, start: int, stop: int, *, draws: bool) -> RecordedBatch:
         """The examples from `start` to `stop`, weighted by their share of a mean.
 
         Raises:
@@ -166,16 +166,16 @@ class Sample:
             self,
             batch=rows_of(self.batch, start, stop),
             weight=self.weight * (stop - start) / total,
-            rows=Rows(start, stop, total) if draws else None,
+            rows=ChunkRows(start, stop, total) if draws else None,
         )
 
-    def parts(self, count: int, *, draws: bool) -> list[Sample]:
+    def parts(self, count: int, *, draws: bool) -> list[RecordedBatch]:
         """`count` parts of equal size, but for rounding; their weights add up to this one's."""
         total = self.size
         edges = [i * total // count for i in range(count + 1)]
         return [self.part(a, b, draws=draws) for a, b in pairwise(edges)]
 
 
-def count_of(samples: Sequence[Sample], size: int) -> list[int]:
+def count_of(samples: Sequence[RecordedBatch], size: int) -> list[int]:
     """Into how many parts each sample goes for parts of at most `size` examples."""
     return [max(1, math.ceil(s.size / size)) for s in samples]

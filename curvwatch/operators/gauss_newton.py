@@ -8,24 +8,24 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from curvwatch.objective import Opened
+from curvwatch.objective import OpenObjective
 from curvwatch.objective.outputs.likelihoods import likelihoods_of
 from curvwatch.objective.outputs.output_graph import OutputGraph, OutputGraphs
 from curvwatch.operators.base import FunctionOperator
 
 
-def gauss_newton(opened: Opened, graphs: OutputGraphs) -> FunctionOperator:
+def gauss_newton(opened: OpenObjective, graphs: OutputGraphs) -> FunctionOperator:
     """G = sum over batches of J' H_L J at the weights of `opened`, shape (size, size).
 
     H_L is the Hessian of the batch's loss by the outputs, with the weight of the batch in it, and J the
     derivative of the outputs (Schraudolph 2002). A product costs what one of the Hessian
     does: two backward passes through a kept graph.
     """
-    return through_outputs(opened, graphs, lambda graph, _, over: graph.curved(over))
+    return through_outputs(opened, graphs, lambda graph, _, over: graph.output_hessian_product(over))
 
 
 def through_outputs(
-    opened: Opened,
+    opened: OpenObjective,
     graphs: OutputGraphs,
     middle: Callable[[OutputGraph, int, list[Tensor]], list[Tensor]],
 ) -> FunctionOperator:
@@ -33,7 +33,7 @@ def through_outputs(
 
     def product(v: Tensor) -> Tensor:
         opened.counts.products += 1
-        return graphs.total(lambda graph, i: graph.pulled(middle(graph, i, graph.pushed(v))))
+        return graphs.total(lambda graph, i: graph.vjp(middle(graph, i, graph.jvp(v))))
 
     return FunctionOperator(
         product,
@@ -49,7 +49,7 @@ FisherKind = Literal["mc", "empirical", "type1"]
 
 
 def fisher(
-    opened: Opened, graphs: OutputGraphs, kind: FisherKind, *, seed: int = 0
+    opened: OpenObjective, graphs: OutputGraphs, kind: FisherKind, *, seed: int = 0
 ) -> FunctionOperator:
     """F = sum over terms of c J' E[s s'] J at the weights of `opened`, shape (size, size).
 

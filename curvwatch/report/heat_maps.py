@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from curvwatch.charts import density_title, layer_densities, whole_densities
+from curvwatch.charts import Chart, density_title, layer_densities, whole_densities
 from curvwatch.charts.heat_maps import DensityAxes, HeatMap, aligned, density_map, layer_map, taken
 from curvwatch.report.logs.logged_run import Curve, LoggedDensity, LoggedRun
-from curvwatch.report.panels import Panel, lines_of, section_of
+from curvwatch.report.panels import lines_of, section_of
 
 # rows of a heat map; columns, fewer where there are many heat maps; cells of all together, a byte each
 ROWS, COLUMNS, FEWEST_COLUMNS, MOST_CELLS = 96, 60, 20, 250_000
@@ -24,7 +24,7 @@ _HOW_DENSITY = (
 )
 
 
-class Heat(NamedTuple):
+class RunHeatMap(NamedTuple):
     """One heat map of one run.
 
     Attributes:
@@ -46,12 +46,12 @@ class Heat(NamedTuple):
 
 def heats_of(
     runs: Sequence[LoggedRun],
-    panels: Sequence[Panel],
+    panels: Sequence[Chart],
     *,
     rows: int = ROWS,
     columns: int = COLUMNS,
     most_cells: int = MOST_CELLS,
-) -> tuple[list[Heat], int]:
+) -> tuple[list[RunHeatMap], int]:
     """Heat maps of `runs`, and how many are left out because there are too many.
 
     Args:
@@ -76,7 +76,7 @@ def heats_of(
     return [make(columns) for make in shown], len(wanted) - len(shown)
 
 
-_Make = Callable[[int], Heat]
+_Make = Callable[[int], RunHeatMap]
 
 
 def _densities(runs: Sequence[LoggedRun], rows: int) -> list[_Make]:
@@ -84,7 +84,7 @@ def _densities(runs: Sequence[LoggedRun], rows: int) -> list[_Make]:
 
     def make(i: int, name: str) -> _Make:
         density = runs[i].densities[name]
-        return lambda columns: Heat(
+        return lambda columns: RunHeatMap(
             density_title(name),
             _HOW_DENSITY,
             "Spectrum",
@@ -101,7 +101,7 @@ def _layer_densities(runs: Sequence[LoggedRun], rows: int) -> list[_Make]:
 
     def make(i: int, name: str, axes: DensityAxes, told: str) -> _Make:
         density = runs[i].densities[name]
-        return lambda columns: Heat(
+        return lambda columns: RunHeatMap(
             density_title(name),
             _HOW_DENSITY + told,
             DENSITIES,
@@ -121,10 +121,10 @@ def _layer_densities(runs: Sequence[LoggedRun], rows: int) -> list[_Make]:
     return made
 
 
-def _layers(i: int, run: LoggedRun, panel: Panel, rows: int) -> _Make:
+def _layers(i: int, run: LoggedRun, panel: Chart, rows: int) -> _Make:
     """One metric of all layers of a run."""
 
-    def make(columns: int) -> Heat:
+    def make(columns: int) -> RunHeatMap:
         lines = lines_of(run, panel)
         steps, values = aligned({line.label: (line.curve.steps, line.curve.values) for line in lines})
         heat = layer_map(values, rows=rows, columns=columns)
@@ -136,6 +136,6 @@ def _layers(i: int, run: LoggedRun, panel: Panel, rows: int) -> _Make:
         shown, count = len(heat.names), len(values)
         told = f" {shown} of {count} layers have a row." if shown < count else ""
         how = f"{panel.how} A row for each layer, the first at the top.{told}"
-        return Heat(panel.title, how, section_of(panel), i, source, heat)
+        return RunHeatMap(panel.title, how, section_of(panel), i, source, heat)
 
     return make

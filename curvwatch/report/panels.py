@@ -21,9 +21,6 @@ from curvwatch.charts import (
 from curvwatch.report.logs.logged_run import Curve, LoggedRun
 from curvwatch.report.text import natural
 
-# what one chart shows: its title is the headline
-Panel = Chart
-
 # a chart with a line for each of more layers than this cannot be read: a heat map can
 MOST_LAYERS = 12
 
@@ -46,7 +43,7 @@ class Line(NamedTuple):
     depth: float | None = None
 
 
-def lines_of(run: LoggedRun, panel: Panel) -> list[Line]:
+def lines_of(run: LoggedRun, panel: Chart) -> list[Line]:
     """What `panel` shows of `run`: those of its metrics that have any values; layers in their order."""
     lines: list[Line] = []
     for which, metric in enumerate(panel.metrics):
@@ -77,7 +74,7 @@ def errors_around(run: LoggedRun, name: str) -> np.ndarray | None:
     return widths if np.isfinite(widths).any() else None
 
 
-def panels_of(runs: Sequence[LoggedRun], metrics: Sequence[str] = ()) -> list[Panel]:
+def panels_of(runs: Sequence[LoggedRun], metrics: Sequence[str] = ()) -> list[Chart]:
     """Those that any of `runs` has values for, `metrics` first, those of each section together.
 
     Runs without metrics of curvwatch show some of their own.
@@ -85,17 +82,17 @@ def panels_of(runs: Sequence[LoggedRun], metrics: Sequence[str] = ()) -> list[Pa
     known = [_headed(chart) for chart in _in_order() if _has(runs, chart)]
     had = sorted({name for run in runs for name in run.curves})
     wanted = list(metrics) or ([] if known else had[: len(FIRST)])
-    named = [Panel(name, "As logged.", (name,)) for name in wanted if name in had]
+    named = [Chart(name, "As logged.", (name,)) for name in wanted if name in had]
     shown = [panel for panel in named if (panel.metrics not in [k.metrics for k in known])]
     return [*shown, *known]
 
 
-def section_of(panel: Panel) -> str:
+def section_of(panel: Chart) -> str:
     """The section of `panel`; "" of those that come first."""
     return _SECTION_OF.get(panel.metrics, "")
 
 
-def is_crowded(runs: Sequence[LoggedRun], panel: Panel) -> bool:
+def is_crowded(runs: Sequence[LoggedRun], panel: Chart) -> bool:
     """Whether `panel` has a line for each of too many layers."""
     return panel.is_of_layers and any(len(lines_of(run, panel)) > MOST_LAYERS for run in runs)
 
@@ -114,11 +111,11 @@ _SECTION_OF = {
 
 
 def _has(runs: Sequence[LoggedRun], chart: Chart) -> bool:
-    needed = Panel("", "", chart.needs or chart.metrics)
+    needed = Chart("", "", chart.needs or chart.metrics)
     return any(lines_of(run, needed) for run in runs)
 
 
-def _headed(chart: Chart) -> Panel:
+def _headed(chart: Chart) -> Chart:
     return chart._replace(title=chart.headline or chart.title)
 
 
@@ -131,7 +128,7 @@ def _by_depth(run: LoggedRun, names: Sequence[str]) -> list[str]:
     return sorted(names, key=lambda n: (0.0 if np.isnan(first[n]) else first[n], natural(n)))
 
 
-def is_logarithmic(panel: Panel, values: np.ndarray) -> bool:
+def is_logarithmic(panel: Chart, values: np.ndarray) -> bool:
     """Whether all of the finite `values` are shown in powers of ten.
 
     They are where the panel asks for it, or a run that went astray would press all others flat.

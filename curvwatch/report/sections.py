@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from curvwatch.charts import SECTIONS
-from curvwatch.report.heat_maps import COLUMNS, DENSITIES, MOST_CELLS, ROWS, Heat, heats_of
+from curvwatch.charts import SECTIONS, Chart
+from curvwatch.report.heat_maps import COLUMNS, DENSITIES, MOST_CELLS, ROWS, RunHeatMap, heats_of
 from curvwatch.report.logs.logged_run import LoggedRun
-from curvwatch.report.panels import Panel, is_crowded, panels_of, section_of
+from curvwatch.report.panels import is_crowded, panels_of, section_of
 
 
 class Section(NamedTuple):
@@ -21,8 +21,8 @@ class Section(NamedTuple):
     """
 
     title: str
-    heats: list[Heat]
-    panels: list[Panel]
+    heats: list[RunHeatMap]
+    panels: list[Chart]
 
 
 def sections_of(

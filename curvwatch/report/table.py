@@ -50,7 +50,7 @@ class Cell(NamedTuple):
     best: bool = False
 
 
-class Comparison(NamedTuple):
+class RunTable(NamedTuple):
     """The table.
 
     Attributes:
@@ -64,7 +64,7 @@ class Comparison(NamedTuple):
     rows: list[list[Cell]]
 
 
-def compare(runs: Sequence[LoggedRun], metrics: Sequence[Wanted] = (), saved: int = 0) -> Comparison:
+def compare(runs: Sequence[LoggedRun], metrics: Sequence[Wanted] = (), saved: int = 0) -> RunTable:
     """The table of `runs`.
 
     Args:
@@ -78,7 +78,7 @@ def compare(runs: Sequence[LoggedRun], metrics: Sequence[Wanted] = (), saved: in
     columns = _columns(loss, others)
     rows = [[_cell(c, s, summaries, saved) for c in columns] + [_cost(s, summaries)] for s in summaries]
     titles = [*(column.title for column in columns), ("", "cost")]
-    return Comparison(titles, [summary.name for summary in summaries], rows)
+    return RunTable(titles, [summary.name for summary in summaries], rows)
 
 
 def _columns(loss: Wanted, others: Sequence[Wanted]) -> list[Column]:

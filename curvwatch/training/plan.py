@@ -10,15 +10,15 @@ from torch import Tensor
 
 from curvwatch.measures import Measure
 from curvwatch.objective.isolation.containers import clone_batch
-from curvwatch.objective.isolation.isolate import Memory
+from curvwatch.objective.isolation.isolate import ModuleState
 from curvwatch.objective.processes import local
-from curvwatch.objective.samples import Sample
-from curvwatch.training.run import Run, TrainingBatch
+from curvwatch.objective.samples import RecordedBatch
+from curvwatch.training.run import StepInput, TrainingRun
 from curvwatch.training.steps import FinishedStep
 
 
 @dataclass
-class Due:
+class ReadingPlan:
     """What is due at one step, and what is kept for it from the step's beginning.
 
     Attributes:
@@ -35,20 +35,20 @@ class Due:
 
     landscape: list[Measure] = field(default_factory=list)
     step: list[Measure] = field(default_factory=list)
-    memory: Memory | None = None
+    memory: ModuleState | None = None
     others: dict[int, Tensor] = field(default_factory=dict)
-    samples: list[Sample] = field(default_factory=list)
+    samples: list[RecordedBatch] = field(default_factory=list)
     global_step: int | None = None
     losses: list[Tensor] | None = field(default_factory=list)
     ready: bool = True
-    _lossless: list[Sample] = field(default_factory=list)
+    _lossless: list[RecordedBatch] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return bool(self.landscape or self.step)
 
-    def look(self, run: Run, item: TrainingBatch) -> None:
+    def look(self, run: TrainingRun, item: StepInput) -> None:
         """Keep what the loss depends on at w(t) beside the optimizers' weights."""
-        memory = Memory.of(run.module)
+        memory = ModuleState.of(run.module)
         held = {id(p) for o in run.optimizers for group in o.param_groups for p in group["params"]}
         self.memory = memory.copied()
         self.others = {id(w): local(w.detach()).clone() for w in memory.weights if id(w) not in held}
@@ -66,7 +66,7 @@ class Due:
         self._lossless += self.samples[-1:]
 
     @property
-    def step_samples(self) -> list[Sample]:
+    def step_samples(self) -> list[RecordedBatch]:
         """The batches that the step was made of."""
         return [s for s in self.samples if all(s is not x for x in self._lossless)] or self.samples
 
@@ -81,12 +81,12 @@ class Due:
         """All weights before the step `finished`; None: the optimizers' are the present ones."""
         return {**self.others, **(finished.before if finished else {})}
 
-    def keep(self, run: Run, item: TrainingBatch) -> None:
+    def keep(self, run: TrainingRun, item: StepInput) -> None:
         """Keep a batch of the step, and all that its loss depends on."""
-        memory = Memory.of(run.module)
+        memory = ModuleState.of(run.module)
         copied = memory.copied() if self.samples or self.memory is None else self.memory
         self.samples.append(
-            Sample(
+            RecordedBatch(
                 item._replace(batch=clone_batch(item.batch)),
                 random=memory.random_state(),
                 memory=copied,

@@ -16,10 +16,10 @@ from curvwatch.objective.isolation.containers import (
     map_containers,
     tensors_in,
 )
-from curvwatch.objective.isolation.isolate import Memory, lend
+from curvwatch.objective.isolation.isolate import ModuleState, isolated
 from curvwatch.objective.isolation.random_state import RandomState
-from curvwatch.objective.samples import Sample
-from curvwatch.training.run import TrainingBatch
+from curvwatch.objective.samples import RecordedBatch
+from curvwatch.training.run import StepInput
 
 ProbeKind = Literal["first", "current"]
 # a checkpoint keeps the probe up to this many bytes
@@ -54,7 +54,7 @@ class Probe:
             )
         self._source = source
         self._wanted = batches
-        self._kept: list[Sample] = []
+        self._kept: list[RecordedBatch] = []
         self._newest_kept = False
 
     def start(self, module: nn.Module, feed: Callable[[Any], Any], *, device: torch.device) -> None:
@@ -73,10 +73,10 @@ class Probe:
         ]
         if isinstance(self._source, str) or self._kept:
             return
-        random = Memory.of(module).random_state()
+        random = ModuleState.of(module).random_state()
         own = generators_of(self._source)
         states = [g.get_state() for g in own]
-        with lend(module) as loan:
+        with isolated(module) as loan:
             loan.place({})
             try:
                 batches = [feed(b) for b in self._source]
@@ -85,11 +85,11 @@ class Probe:
                     generator.set_state(state)
         if not batches:
             raise CurvwatchError("the probe is empty: give at least one batch, or probe='first'")
-        self._kept = [Sample(TrainingBatch(b, i), random=random) for i, b in enumerate(batches)]
+        self._kept = [RecordedBatch(StepInput(b, i), random=random) for i, b in enumerate(batches)]
 
     def see(
         self,
-        item: TrainingBatch,
+        item: StepInput,
         module: nn.Module,
         *,
         needed: bool,
@@ -109,9 +109,9 @@ class Probe:
         if (self._source == "first" and len(self._kept) < self._wanted) or (
             self._source == "current" and needed
         ):
-            copy = TrainingBatch(clone_batch(item.batch), item.batch_idx)
-            random = random or Memory.of(module).random_state()
-            self._kept.append(Sample(copy, random=random))
+            copy = StepInput(clone_batch(item.batch), item.batch_idx)
+            random = random or ModuleState.of(module).random_state()
+            self._kept.append(RecordedBatch(copy, random=random))
             self._newest_kept = True
 
     @property
@@ -147,7 +147,7 @@ class Probe:
             "was not read; a smaller probe_batches helps"
         )
 
-    def samples(self) -> list[Sample]:
+    def samples(self) -> list[RecordedBatch]:
         """The batches, each weighted by its share of the examples."""
         sizes = [batch_size(s.batch.batch) for s in self._kept]
         total = sum(sizes)
@@ -174,7 +174,7 @@ class Probe:
         if state is None:
             return
         self._kept = [
-            Sample(TrainingBatch(b, i), random=RandomState(**r) if r else None)
+            RecordedBatch(StepInput(b, i), random=RandomState(**r) if r else None)
             for b, i, r in zip(state["batches"], state["batch_idx"], state["random"], strict=True)
         ]
 

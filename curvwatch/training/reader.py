@@ -14,7 +14,7 @@ from torch import Tensor
 
 from curvwatch.charts.histogram import Histogram
 from curvwatch.charts.metric_names import group_suffixes
-from curvwatch.errors import CurvwatchError, Faults
+from curvwatch.errors import CurvwatchError, ErrorPolicy
 from curvwatch.measures import (
     COST_METRICS,
     Landscape,
@@ -24,12 +24,12 @@ from curvwatch.measures import (
     Step,
     StepMeasure,
 )
-from curvwatch.objective import Objective, Opened
+from curvwatch.objective import Objective, OpenObjective
 from curvwatch.objective.flat_layout import Layout
-from curvwatch.objective.samples import Sample
-from curvwatch.training.plan import Due
+from curvwatch.objective.samples import RecordedBatch
+from curvwatch.training.plan import ReadingPlan
 from curvwatch.training.reproducibility import doubted, gradient_doubt, is_of_step, loss_doubt
-from curvwatch.training.run import Run
+from curvwatch.training.run import TrainingRun
 from curvwatch.training.steps import FinishedStep, Settings
 
 # where a measure's memory keeps why all of its readings are doubtful
@@ -90,7 +90,7 @@ class Readings:
         costs = (float(self.products), self.seconds, share)
         self.values.update(zip(COST_METRICS, costs, strict=True))
 
-    def look_at(self, name: str, value: Tensor) -> None:
+    def check_finite(self, name: str, value: Tensor) -> None:
         """Remember whether the scalar `value` is finite."""
         if bool(torch.isfinite(value)):
             self.finite.append(name)
@@ -106,7 +106,7 @@ class Reader:
         train: False puts the module into eval mode for the landscape, None leaves it as it is.
     """
 
-    def __init__(self, faults: Faults, *, train: bool | None = None) -> None:
+    def __init__(self, faults: ErrorPolicy, *, train: bool | None = None) -> None:
         self._faults = faults
         self._train = train
         self._memory: dict[str, dict[str, Any]] = {}
@@ -127,9 +127,9 @@ class Reader:
 
     def landscape(
         self,
-        run: Run,
-        due: Due,
-        probe: Sequence[Sample],
+        run: TrainingRun,
+        due: ReadingPlan,
+        probe: Sequence[RecordedBatch],
         finished: Mapping[int, FinishedStep],
         into: Readings,
         *,
@@ -155,7 +155,7 @@ class Reader:
         for index, (optimizer, suffix) in enumerate(zip(run.optimizers, run.suffixes, strict=True)):
             step = finished.get(index)
             settings = step.settings if step else Settings.of(optimizer)
-            known = run.retells(index) and self._train is None
+            known = run.reports_measured_loss(index) and self._train is None
             make = partial(run.objective, index, settings.params, samples, train=self._train)
             with _opened(run, make, due.weights(step)) as opened:
                 for measure in due.landscape:
@@ -179,15 +179,17 @@ class Reader:
                 into.values[f"curvature/edge{suffix}{group}"] = 2 / rate if rate > 0 else math.nan
             into.products += opened.counts.products
 
-    def step(self, run: Run, due: Due, finished: Mapping[int, FinishedStep], into: Readings) -> None:
+    def step(
+        self, run: TrainingRun, due: ReadingPlan, finished: Mapping[int, FinishedStep], into: Readings
+    ) -> None:
         """Read the step measures that are due, of the steps that were taken."""
-        samples = run.weighed(due.step_samples)
+        samples = run.weight_samples(due.step_samples)
         trained = run.agreed(due.trained_loss)
         for index, taken in sorted(finished.items()):
             suffix, params = run.suffixes[index], taken.settings.params
             make = partial(run.objective, index, params, samples, train=None)
             with _opened(run, make, due.weights(taken)) as opened:
-                expected = trained if run.retells(index) else math.nan
+                expected = trained if run.reports_measured_loss(index) else math.nan
                 step = replace(_as_step(taken, opened), loss=expected)
                 for measure in due.step:
                     assert isinstance(measure, StepMeasure)
@@ -198,9 +200,9 @@ class Reader:
                         into.add(doubted(reading, doubt), measure.name, suffix)
 
     @contextmanager
-    def _read(self, run: Run, measure: Measure, index: int, into: Readings) -> Iterator[None]:
+    def _read(self, run: TrainingRun, measure: Measure, index: int, into: Readings) -> Iterator[None]:
         """Where a reading fails its values are missing, and the reason is noted."""
-        with self._faults.caught(f"the reading of {measure.name}"):
+        with self._faults.guard(f"the reading of {measure.name}"):
             metrics, suffix = run.metrics_of(measure, index), run.suffixes[index]
             into.values.update({name + suffix: math.nan for name in metrics})
             try:
@@ -209,12 +211,14 @@ class Reader:
                 into.notes.append(f"the reading of {measure.name} failed: {error}")
                 raise
             finally:
-                for reason in run.whole_batches:
-                    self._faults.tell(reason)
+                for reason in run.unchunked_reasons:
+                    self._faults.warn_once(reason)
 
 
 @contextmanager
-def _opened(run: Run, make: Callable[[], Objective], weights: Mapping[int, Tensor]) -> Iterator[Opened]:
+def _opened(
+    run: TrainingRun, make: Callable[[], Objective], weights: Mapping[int, Tensor]
+) -> Iterator[OpenObjective]:
     """Open an objective on all processes, or on none: else the others would wait for ever."""
     with ExitStack() as stack:
         failure = None
@@ -227,7 +231,7 @@ def _opened(run: Run, make: Callable[[], Objective], weights: Mapping[int, Tenso
         yield opened
 
 
-def _as_step(taken: FinishedStep, opened: Opened) -> Step:
+def _as_step(taken: FinishedStep, opened: OpenObjective) -> Step:
     layout, keys = opened.layout, [id(p) for p in taken.settings.params]
     before = layout.flatten([taken.before[k] for k in keys])
     after = layout.flatten([taken.after[k] for k in keys])

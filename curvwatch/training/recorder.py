@@ -7,14 +7,14 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from curvwatch.errors import Faults
+from curvwatch.errors import ErrorPolicy
 from curvwatch.results.alerts import Action, Alert, AlertEngine, Rule
 from curvwatch.results.alerts.actions import act, check_actions, named
 from curvwatch.results.history import History
-from curvwatch.results.loggers import Sinks
+from curvwatch.results.loggers import Loggers
 from curvwatch.results.loggers.hyperparameters import hyperparameters
 from curvwatch.training.reader import Readings
-from curvwatch.training.run import Run
+from curvwatch.training.run import TrainingRun
 
 log = logging.getLogger("curvwatch")
 
@@ -38,7 +38,7 @@ class Recorder:
 
     def __init__(
         self,
-        faults: Faults,
+        faults: ErrorPolicy,
         *,
         rules: Sequence[Rule],
         own_rules: Sequence[Rule] = (),
@@ -49,7 +49,7 @@ class Recorder:
         self._own_rules = own_rules
         self._actions = actions
         self._engine = AlertEngine(rules, watch_finite=watch_finite)
-        self._sinks = Sinks([], faults)
+        self._sinks = Loggers([], faults)
         self._logged: list[str] = []  # metrics of the user that rules watch
         self._never: set[str] = set()  # those of them that never came
         self.history = History()
@@ -65,25 +65,25 @@ class Recorder:
         """The metrics, without suffix, that rules which are pending wait for."""
         return self._engine.wanted()
 
-    def start(self, run: Run, metrics: Sequence[str]) -> None:
+    def start(self, run: TrainingRun, metrics: Sequence[str]) -> None:
         """Announce the `metrics` of `run`; tell of rules that none of them feeds."""
         setup: dict[str, float | str | bool] = {}
-        with self._faults.caught("looking at the hyperparameters"):
+        with self._faults.guard("looking at the hyperparameters"):
             setup = hyperparameters(run.optimizers, run.suffixes)
-        self._sinks = Sinks(run.loggers, self._faults, setup)
+        self._sinks = Loggers(run.loggers, self._faults, setup)
         self._sinks.start(metrics)
         # the rules of a preset are for whatever is measured
         parts = [(rule, part) for rule in self._own_rules for part in rule.parts]
         strange = [(r, p) for r, p in parts if not any(p.suffix(m) is not None for m in metrics)]
         for rule, part in strange:
             if part.metric.startswith(_OURS):
-                self._faults.tell(
+                self._faults.warn_once(
                     f"the rule {rule.name!r} watches {part.metric!r}, which is not measured in this run"
                 )
         self._logged = sorted({p.metric for _, p in strange if not p.metric.startswith(_OURS)})
         self._never = set(self._logged)
 
-    def record(self, run: Run, step: int, readings: Readings) -> list[Alert]:
+    def record(self, run: TrainingRun, step: int, readings: Readings) -> list[Alert]:
         """Send readings of optimizer step `step` to all places; the alerts that they set off."""
         for note in readings.notes:
             self.history.note(step, note)
@@ -95,21 +95,21 @@ class Recorder:
         if readings.histograms:
             self._sinks.histograms(readings.histograms, step)
         for measure, doubt in readings.doubts:
-            self._faults.tell(f"{doubt} (step {step})", causes=(f"doubt of {measure}",))
+            self._faults.warn_once(f"{doubt} (step {step})", causes=(f"doubt of {measure}",))
         values = {**readings.trusted, **self._values_of_user(run)}
         alerts = self._engine.observe(step, values, readings.broken, finite=readings.finite)
         for alert in alerts:
-            if run.leads:
+            if run.is_main_process:
                 level = logging.INFO if alert.level == "info" else logging.WARNING
                 log.log(level, "curvwatch alert, %s", alert)
             self._sinks.alert(alert, self.alerts)
         return alerts
 
-    def act(self, run: Run, alerts: Sequence[Alert]) -> None:
+    def act(self, run: TrainingRun, alerts: Sequence[Alert]) -> None:
         """Do what `alerts` ask for."""
         for alert in alerts:
             for action in (*self._actions, *check_actions(self._engine.action_of(alert))):
-                with self._faults.caught(f"on_alert={named(action)!r}"):
+                with self._faults.guard(f"on_alert={named(action)!r}"):
                     act(action, alert, run)
 
     def finish(self) -> None:
@@ -117,15 +117,15 @@ class Recorder:
         if len(self.history):
             last = max(int(self.history[name].steps[-1]) for name in self.history)
             self._sinks.finish(self.history, self.alerts, last)
-        self._sinks = Sinks([], self._faults)
+        self._sinks = Loggers([], self._faults)
         for metric in sorted(self._never):
-            self._faults.tell(f"a rule watches {metric!r}, which was never logged in this run")
+            self._faults.warn_once(f"a rule watches {metric!r}, which was never logged in this run")
         self._never = set()
 
-    def _values_of_user(self, run: Run) -> dict[str, float]:
+    def _values_of_user(self, run: TrainingRun) -> dict[str, float]:
         if not self._logged:
             return {}
-        with self._faults.caught("looking at the metrics of rules"):
+        with self._faults.guard("looking at the metrics of rules"):
             values = run.logged(self._logged)
             self._never -= {name for name, value in values.items() if not math.isnan(value)}
             return values

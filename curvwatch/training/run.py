@@ -15,16 +15,16 @@ from curvwatch.charts.metric_names import group_suffixes, optimizer_suffixes
 from curvwatch.errors import CurvwatchError
 from curvwatch.measures import COST_METRICS, Measure
 from curvwatch.objective import Objective, Products
-from curvwatch.objective.chunk_size import Chunking
+from curvwatch.objective.chunk_size import ChunkSize
 from curvwatch.objective.processes import is_sharded
-from curvwatch.objective.samples import Sample
+from curvwatch.objective.samples import RecordedBatch
 from curvwatch.training.learning_rates import LearningRates
 from curvwatch.training.steps import trained
 
 _HALF = (torch.float16, torch.bfloat16)
 
 
-class TrainingBatch(NamedTuple):
+class StepInput(NamedTuple):
     """What `training_step` is called with, and the `global_step` it sees; None: the present one."""
 
     batch: Any
@@ -32,7 +32,7 @@ class TrainingBatch(NamedTuple):
     global_step: int | None = None
 
 
-class Run(ABC):
+class TrainingRun(ABC):
     """What a reading uses of a run.
 
     Args:
@@ -42,7 +42,7 @@ class Run(ABC):
         processes: how many there are.
         rank: which of them this is.
         hvp: how Hessian-vector products are made, see `Objective`.
-        chunk_size: the most examples of a part of a batch, see `Chunking`; None: found out.
+        chunk_size: the most examples of a part of a batch, see `ChunkSize`; None: found out.
 
     Raises:
         CurvwatchError: there is nothing to measure, or an optimizer cannot be watched.
@@ -69,7 +69,7 @@ class Run(ABC):
         self._average = average
         self._hvp: Products = hvp
         self._chunk_size = chunk_size
-        self._chunkings: dict[tuple[int, bool | None], Chunking] = {}
+        self._chunkings: dict[tuple[int, bool | None], ChunkSize] = {}
         self.rates = LearningRates(self.optimizers, self.schedulers)
         self._metrics: dict[tuple[str, int], tuple[str, ...]] = {}
         self._refuse()
@@ -86,7 +86,7 @@ class Run(ABC):
 
     @property
     @abstractmethod
-    def leads(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this process speaks for all."""
 
     @property
@@ -96,9 +96,9 @@ class Run(ABC):
 
     @abstractmethod
     def loss_of(self, index: int) -> Callable[[Any], Any]:
-        """The loss of optimizer `index` as a function of a `TrainingBatch`."""
+        """The loss of optimizer `index` as a function of a `StepInput`."""
 
-    def retells(self, index: int) -> bool:
+    def reports_measured_loss(self, index: int) -> bool:
         """Whether the loss that is measured for optimizer `index` is the one that training tells."""
         return False
 
@@ -126,7 +126,7 @@ class Run(ABC):
         """Let all learning rates rise from `start` times theirs; what changed, in words."""
         return self.rates.warm_up(steps, start)
 
-    def weighed(self, samples: Sequence[Sample]) -> list[Sample]:
+    def weight_samples(self, samples: Sequence[RecordedBatch]) -> list[RecordedBatch]:
         """The batches of one step, each with the factor of its loss; by default their mean."""
         return [replace(s, weight=1.0 / len(samples)) for s in samples]
 
@@ -134,7 +134,7 @@ class Run(ABC):
         self,
         index: int,
         params: Sequence[Tensor],
-        samples: Sequence[Sample],
+        samples: Sequence[RecordedBatch],
         *,
         train: bool | None,
     ) -> Objective:
@@ -146,13 +146,13 @@ class Run(ABC):
             params=params,
             train=train,
             hvp=self._hvp,
-            chunking=self._chunkings.setdefault((index, train), Chunking(self._chunk_size)),
+            chunking=self._chunkings.setdefault((index, train), ChunkSize(self._chunk_size)),
             average=self._average,
             processes=self.processes,
         )
 
     @property
-    def whole_batches(self) -> list[str]:
+    def unchunked_reasons(self) -> list[str]:
         """Why batches that are too large for a reading are not taken in parts."""
         return [c.refused for c in self._chunkings.values() if c.refused is not None]
 
@@ -186,7 +186,7 @@ class Run(ABC):
         shard = self._rank if self.sharded else 0
         return torch.Generator().manual_seed(self.step + (shard << 40))
 
-    def is_of(self, optimizers: Sequence[Optimizer]) -> bool:
+    def has_optimizers(self, optimizers: Sequence[Optimizer]) -> bool:
         """Whether `optimizers` are the ones of this run."""
         return list(map(id, _with_weights(optimizers))) == list(map(id, self.optimizers))
 

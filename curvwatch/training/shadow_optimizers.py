@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 from torch.optim import optimizer as torch_optimizer
 
-from curvwatch.errors import CurvwatchError, Faults
+from curvwatch.errors import CurvwatchError, ErrorPolicy
 from curvwatch.measures.compared import Compared, clipped
 from curvwatch.objective.processes import is_sharded
 from curvwatch.training.schedule.clock import Clock
 from curvwatch.training.steps import gradient_used, rate_of, trained
 
 
-class WouldBe:
+class ShadowOptimizer:
     """Makes the steps that `compared` would make, on parameters of its own.
 
     Those of a built-in rule are zero before each step, so that the step is what they become: it does
@@ -91,7 +91,7 @@ class WouldBe:
     @classmethod
     def resumed(
         cls, compared: Compared, weights: Sequence[Tensor], state: Mapping[str, Any]
-    ) -> WouldBe:
+    ) -> ShadowOptimizer:
         """Go on from `state_dict()`; from nothing where it is of other weights."""
         counts, known = state["counts"], [list(w.shape) for w in weights]
         if state["shapes"] != known[: sum(counts)]:
@@ -117,16 +117,16 @@ class WouldBe:
     def _untraced(self) -> Iterator[None]:
         """No hook on all optimizers hears of this one, and it draws none of training's numbers."""
         if self._compared.is_built_in:
-            with _deaf():
+            with _without_global_hooks():
                 yield
             return
         devices = {own.device for own in self._own.values() if own.device.type == "cuda"}
-        with _deaf(), torch.random.fork_rng(devices=sorted(d.index for d in devices)):
+        with _without_global_hooks(), torch.random.fork_rng(devices=sorted(d.index for d in devices)):
             yield
 
 
 @contextmanager
-def _deaf() -> Iterator[None]:
+def _without_global_hooks() -> Iterator[None]:
     """Without the hooks of `torch.optim.optimizer.register_optimizer_step_pre_hook` and its like."""
     of_all: list[Any] = [
         torch_optimizer._global_optimizer_pre_hooks,
@@ -163,7 +163,7 @@ _LBFGS = (
 )
 
 
-class Following:
+class ShadowOptimizers:
     """Feeds compared optimizers with the gradients of each step.
 
     Args:
@@ -171,13 +171,13 @@ class Following:
         faults: where failures go: what failed is followed no further.
     """
 
-    def __init__(self, compared: Sequence[Compared], *, faults: Faults) -> None:
+    def __init__(self, compared: Sequence[Compared], *, faults: ErrorPolicy) -> None:
         self._compared = {c.name: c for c in compared}
         self._faults = faults
         self._optimizers: list[Optimizer] = []
         self._suffixes: list[str] = []
         self._clock = Clock()
-        self._made: dict[tuple[str, int], WouldBe | None] = {}
+        self._made: dict[tuple[str, int], ShadowOptimizer | None] = {}
         self._resumed: Mapping[str, Any] = {}
 
     def start(self, optimizers: Sequence[Optimizer], suffixes: Sequence[str], clock: Clock) -> None:
@@ -251,7 +251,7 @@ class Following:
         """Go on from `state_dict()`."""
         self._resumed, self._made = dict(state), {}
 
-    def _of(self, name: str, index: int, weights: Sequence[Tensor]) -> WouldBe | None:
+    def _of(self, name: str, index: int, weights: Sequence[Tensor]) -> ShadowOptimizer | None:
         key = (name, index)
         if key in self._made:
             return self._made[key]
@@ -260,11 +260,15 @@ class Following:
         if isinstance(self._optimizers[index], LBFGS):
             why = _LBFGS
         if why is not None:
-            self._faults.tell(why)
+            self._faults.warn_once(why)
             return None
         state = self._resumed.get(self._suffixes[index], {}).get(name)
         compared = self._compared[name]
-        new = WouldBe(compared, weights) if state is None else WouldBe.resumed(compared, weights, state)
+        new = (
+            ShadowOptimizer(compared, weights)
+            if state is None
+            else ShadowOptimizer.resumed(compared, weights, state)
+        )
         self._made[key] = new
         return new
 
@@ -275,9 +279,9 @@ class Following:
 class _Caught:
     """Ends the following of one optimizer where it fails."""
 
-    def __init__(self, following: Following, name: str, index: int) -> None:
+    def __init__(self, following: ShadowOptimizers, name: str, index: int) -> None:
         self._following, self._key = following, (name, index)
-        self._caught = following._faults.caught(f"following the compared optimizer {name}")
+        self._caught = following._faults.guard(f"following the compared optimizer {name}")
 
     def __enter__(self) -> None:
         self._caught.__enter__()

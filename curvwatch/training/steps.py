@@ -13,13 +13,13 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import _default_to_fused_or_foreach
 from torch.utils.hooks import RemovableHandle
 
-from curvwatch.errors import Faults
+from curvwatch.errors import ErrorPolicy
 from curvwatch.objective.flat_layout import local_dot
 from curvwatch.objective.processes import is_sharded, local, summed
 from curvwatch.stability import StabilityLaw, stability_law
 
 if TYPE_CHECKING:
-    from curvwatch.training.shadow_optimizers import Following
+    from curvwatch.training.shadow_optimizers import ShadowOptimizers
 
 # two gradients that differ by less than this, of each parameter's, are one up to a factor: rounding in
 # bfloat16 stays under it
@@ -108,9 +108,9 @@ class StepWatch:
         self,
         optimizers: Sequence[Optimizer],
         *,
-        faults: Faults,
+        faults: ErrorPolicy,
         clips_by_value: bool = False,
-        following: Following | None = None,
+        following: ShadowOptimizers | None = None,
         keeps_used: bool = False,
     ) -> None:
         self.optimizers = list(optimizers)
@@ -153,7 +153,7 @@ class StepWatch:
         self._handles = []
         self.disarm()
 
-    def see_gradient(self, optimizer: Optimizer) -> None:
+    def record_gradient(self, optimizer: Optimizer) -> None:
         """Keep the gradient of the coming step before it is clipped."""
         for index, watched in enumerate(self.optimizers):
             first = self._armed and index not in self.finished
@@ -163,7 +163,7 @@ class StepWatch:
     def _guarded(self, do: Callable[[int], None], index: int) -> Callable[..., None]:
         def hook(*_: object) -> None:
             failed, self.failed = self.failed, True
-            with self._faults.caught("watching a step of the optimizer"):
+            with self._faults.guard("watching a step of the optimizer"):
                 do(index)
                 self.failed = failed
 

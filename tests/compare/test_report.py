@@ -10,16 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from curvwatch.charts import Chart
 from curvwatch.report.html import write_report
 from curvwatch.report.html.payload import MOST_POINTS, payload
 from curvwatch.report.logs.logged_run import LoggedAlert, LoggedRun
-from curvwatch.report.panels import Panel, is_logarithmic, panels_of, thinned
+from curvwatch.report.panels import is_logarithmic, panels_of, thinned
 from curvwatch.report.summary import Wanted
 from tests.compare.synthetic import curve, run
 
 NASTY = "<img src=x onerror=alert(1)>\x1b[31m\u202e</script>'\"&{{ 7 * 7 }}"
 ALERT = LoggedAlert(15, "divergence", NASTY)
-LOSS = Panel("loss", "", ("curvature/loss",))
+LOSS = Chart("loss", "", ("curvature/loss",))
 
 
 def page(tmp_path: Path, runs: list[LoggedRun], **options: object) -> str:
@@ -157,7 +158,7 @@ def test_a_run_that_went_astray_does_not_press_others_flat(values: list[float], 
 
 
 def test_no_powers_of_ten_where_the_level_is_zero() -> None:
-    panel = Panel("x", "", ("x",), level=0.0)
+    panel = Chart("x", "", ("x",), level=0.0)
     assert not is_logarithmic(panel, np.array([1.0, 1.0, 1e6]))
 
 

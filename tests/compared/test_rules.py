@@ -11,7 +11,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from curvwatch import CurvwatchError
 from curvwatch.measures.compared import COMPARED, Compared, clipped
-from curvwatch.training.shadow_optimizers import WouldBe
+from curvwatch.training.shadow_optimizers import ShadowOptimizer
 
 SHAPES = [(3, 4), (4,), (2, 3)]
 STEPS = 6
@@ -30,7 +30,7 @@ def gradients(step: int) -> list[Tensor | None]:
     return drawn
 
 
-def fed(would_be: WouldBe, of: list[nn.Parameter], step: int) -> list[Tensor]:
+def fed(would_be: ShadowOptimizer, of: list[nn.Parameter], step: int) -> list[Tensor]:
     """The would-be step of the gradients of `step`."""
     before = {id(w): w.detach().clone() for w in of}
     pairs = zip(of, gradients(step), strict=True)
@@ -77,7 +77,7 @@ REAL = {
 def test_a_rule_makes_the_steps_of_the_real_optimizer(name: str) -> None:
     make, clip = REAL[name]
     of = weights()
-    would_be = WouldBe(COMPARED[name], of)
+    would_be = ShadowOptimizer(COMPARED[name], of)
     for step, expected in enumerate(real_steps(make, clip=clip)):
         for ours, theirs in zip(fed(would_be, of, step), expected, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
@@ -87,7 +87,7 @@ def test_a_rule_makes_the_steps_of_the_real_optimizer(name: str) -> None:
 @pytest.mark.parametrize("name", ["sign", "lion", "normalized_sgd"])
 def test_rules_by_their_formulas(name: str) -> None:
     of = weights()
-    would_be = WouldBe(COMPARED[name], of)
+    would_be = ShadowOptimizer(COMPARED[name], of)
     state = [torch.zeros_like(w) for w in of]
     for step in range(STEPS):
         for i, (ours, g) in enumerate(zip(fed(would_be, of, step), gradients(step), strict=True)):
@@ -109,8 +109,8 @@ def test_a_factory_decays_the_weights_of_the_run() -> None:
     """AdamW's step on weights that another optimizer moves."""
     of = weights()
     make = lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.3)  # noqa: E731
-    would_be = WouldBe(Compared("mine", make), of)
-    plain = WouldBe(Compared("plain", lambda p: torch.optim.Adam(p, lr=0.01)), of)
+    would_be = ShadowOptimizer(Compared("mine", make), of)
+    plain = ShadowOptimizer(Compared("plain", lambda p: torch.optim.Adam(p, lr=0.01)), of)
     for step in range(STEPS):
         for ours, bare, w, g in zip(
             fed(would_be, of, step), fed(plain, of, step), of, gradients(step), strict=True
@@ -135,25 +135,25 @@ def test_clipping_leaves_the_share_and_does_not_count_zeros() -> None:
 def test_a_state_goes_on_bit_for_bit(name: str) -> None:
     compared = COMPARED.get(name) or Compared(name, lambda p: torch.optim.RMSprop(p, lr=0.01))
     of = weights()
-    one = WouldBe(compared, of)
+    one = ShadowOptimizer(compared, of)
     for step in range(3):
         fed(one, of, step)
-    two = WouldBe.resumed(compared, of, one.state_dict())
+    two = ShadowOptimizer.resumed(compared, of, one.state_dict())
     for step in range(3, STEPS):
         for a, b in zip(fed(one, of, step), fed(two, of, step), strict=True):
             assert torch.equal(a, b)
     other = weights()[:2]
-    fresh = WouldBe.resumed(compared, other, one.state_dict())  # other weights: from nothing
+    fresh = ShadowOptimizer.resumed(compared, other, one.state_dict())  # other weights: from nothing
     fresh.look(other)
 
 
 def test_weights_that_come_later_are_followed_and_resumed() -> None:
     of = weights()
-    one = WouldBe(COMPARED["adam"], of[:2])
+    one = ShadowOptimizer(COMPARED["adam"], of[:2])
     one.look(of[:2])
     one.feed({id(w): g for w, g in zip(of[:2], gradients(1), strict=False)})
     fed(one, of, 1)
-    two = WouldBe.resumed(COMPARED["adam"], of, one.state_dict())
+    two = ShadowOptimizer.resumed(COMPARED["adam"], of, one.state_dict())
     for a, b in zip(fed(one, of, 2), fed(two, of, 2), strict=True):
         assert a.any()
         assert torch.equal(a, b)
@@ -161,7 +161,7 @@ def test_weights_that_come_later_are_followed_and_resumed() -> None:
 
 def test_half_precision_is_followed_in_single() -> None:
     w = nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
-    would_be = WouldBe(COMPARED["momentum"], [w])
+    would_be = ShadowOptimizer(COMPARED["momentum"], [w])
     would_be.feed({id(w): torch.full((3,), 0.5, dtype=torch.bfloat16)})
     assert would_be.steps({})[id(w)].dtype == torch.float32
 
@@ -180,7 +180,7 @@ def test_nobody_hears_of_a_would_be_step() -> None:
         of = weights()
         random = torch.get_rng_state()
         for compared in (COMPARED["adam"], Compared("noisy", lambda p: Noisy(p, lr=0.1))):
-            fed(WouldBe(compared, of), of, 1)
+            fed(ShadowOptimizer(compared, of), of, 1)
         assert not heard
         assert torch.equal(random, torch.get_rng_state())
         real_steps(lambda p: torch.optim.SGD(p, lr=0.1))
@@ -192,4 +192,4 @@ def test_nobody_hears_of_a_would_be_step() -> None:
 @pytest.mark.parametrize("make", [lambda p: torch.optim.LBFGS(p), lambda p: None])
 def test_a_factory_of_something_else_is_refused(make: Any) -> None:
     with pytest.raises(CurvwatchError, match=r"no torch\.optim\.Optimizer that makes a step from one"):
-        WouldBe(Compared("other", make), weights())
+        ShadowOptimizer(Compared("other", make), weights())

@@ -17,7 +17,7 @@ from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
 from curvwatch import CurvatureMonitor
-from curvwatch.objective.isolation.isolate import lend
+from curvwatch.objective.isolation.isolate import isolated
 from tests.lightning.trace import Witness, assert_same, state_of
 from tests.modules import CLASSES, FEATURES, Classifier, ListLogger, batches, fit, is_ours, mlp, told
 
@@ -486,7 +486,7 @@ def test_a_weight_that_is_written_to_on_loan_comes_back() -> None:
     """Also without a Trainer, which keeps copies of its own."""
     module = mlp().requires_grad_(False)
     before = [p.clone() for p in module.parameters()]
-    with lend(module) as loan:
+    with isolated(module) as loan:
         loan.place({})
         for p in module.parameters():
             p.add_(1.0)

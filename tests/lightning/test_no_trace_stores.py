@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from curvwatch import CurvatureMonitor
-from curvwatch.objective.isolation.isolate import lend
-from curvwatch.objective.isolation.object_graph import Walk, has_memory
+from curvwatch.objective.isolation.isolate import isolated
+from curvwatch.objective.isolation.object_graph import ObjectGraph, has_memory
 from tests.lightning.test_no_trace_modules import compare
 from tests.modules import Classifier, batches, fit, told
 from tests.test_trees import Dotted, Drawn, Frozen, Noted, Store
@@ -156,7 +156,7 @@ def test_slots_of_a_module_are_left_as_they_were() -> None:
 def test_a_slot_that_is_filled_or_emptied_on_loan_is_not_so_after() -> None:
     module = KeepsInSlots()
     del module.seen
-    with lend(module) as loan:
+    with isolated(module) as loan:
         loan.place({})
         module.seen = [1.0]
         del module.steps
@@ -211,7 +211,7 @@ def test_a_proxy_of_what_is_gone_does_no_harm() -> None:
     module = nn.Module()
     gone = proxy(Key())
     module.parts = [gone]
-    with lend(module) as loan:
+    with isolated(module) as loan:
         loan.place({})
         assert module.parts[0] is gone
 
@@ -259,7 +259,7 @@ def test_services_of_the_standard_library_are_left_alone() -> None:
         logging.getLogger("of a module"),
         Path(),
     ]
-    assert [type(owner) for owner in Walk(module).owners] == [nn.Module]
+    assert [type(owner) for owner in ObjectGraph(module).owners] == [nn.Module]
 
 
 class MyMonitor(CurvatureMonitor):
@@ -285,7 +285,7 @@ class Monitored(Classifier):
 def test_a_monitor_that_the_module_holds_is_none_of_its_memory(cls: type[CurvatureMonitor]) -> None:
     monitor = cls(every_n_steps=1)
     module = Monitored(monitor)
-    assert not any(owner is monitor for owner in Walk(module).owners)
+    assert not any(owner is monitor for owner in ObjectGraph(module).owners)
     with told() as warnings:
         fit(module, data=batches(16))
     assert len(warnings) == 1  # of the same cause, at each of four steps

@@ -12,7 +12,7 @@ from torch.func import functional_call
 from curvwatch import CurvatureMonitor, Objective
 from curvwatch.measures.base import Landscape
 from curvwatch.measures.critical_sharpness import CriticalSharpness
-from curvwatch.objective.samples import Sample
+from curvwatch.objective.samples import RecordedBatch
 from curvwatch.stability import stability_law
 from tests.measures.points import landscape, objective_of
 from tests.modules import Classifier, batches, fit, told
@@ -37,7 +37,7 @@ class Weights(nn.Module):
 
 def of_weights(value, f):
     module = Weights(value)
-    return Objective(module, lambda _: f(module.w), [Sample(torch.zeros(1))])
+    return Objective(module, lambda _: f(module.w), [RecordedBatch(torch.zeros(1))])
 
 
 @double

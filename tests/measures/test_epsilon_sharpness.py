@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from curvwatch import CurvatureMonitor, Objective
 from curvwatch.measures.epsilon_sharpness import EpsilonSharpness
-from curvwatch.objective.samples import Sample
+from curvwatch.objective.samples import RecordedBatch
 from tests.measures.points import landscape, objective_of
 from tests.modules import Classifier, fit
 from tests.numerics.cases import CASES, Attention, dense, flat
@@ -37,7 +37,7 @@ class Weights(nn.Module):
 
 def of_weights(value, f):
     module = Weights(value)
-    return Objective(module, lambda _: f(module.w), [Sample(torch.zeros(1))])
+    return Objective(module, lambda _: f(module.w), [RecordedBatch(torch.zeros(1))])
 
 
 @double

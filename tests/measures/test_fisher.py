@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from curvwatch import CurvatureMonitor, CurvwatchError, Objective
 from curvwatch.measures import Fisher
-from curvwatch.objective.samples import Sample
+from curvwatch.objective.samples import RecordedBatch
 from tests.measures.output_twins import gauss_newton_of_case
 from tests.measures.points import landscape, objective_of
 from tests.measures.test_fisher_operator import empirical_of
@@ -92,7 +92,7 @@ def test_softmax_regression_has_the_closed_form_and_is_its_hessian():
         torch.kron(torch.diag(q) - torch.outer(q, q), torch.outer(row, row))
         for q, row in zip(p, x, strict=True)
     )
-    with landscape(Objective(model, lambda x: F.cross_entropy(model(x), y), [Sample(x)])) as at:
+    with landscape(Objective(model, lambda x: F.cross_entropy(model(x), y), [RecordedBatch(x)])) as at:
         values = Fisher("type1", rtol=1e-8).read(at).values
     top = float(torch.linalg.eigvalsh(twin / 7)[-1])
     assert values["fisher/lambda_max"] == pytest.approx(top, rel=1e-8)
@@ -103,7 +103,9 @@ def test_softmax_regression_has_the_closed_form_and_is_its_hessian():
 
 def test_a_hessian_that_is_zero_has_no_cosine():
     model = nn.Linear(3, 2)
-    objective = Objective(model, lambda x: F.l1_loss(model(x), x[:, :2]), [Sample(torch.randn(4, 3))])
+    objective = Objective(
+        model, lambda x: F.l1_loss(model(x), x[:, :2]), [RecordedBatch(torch.randn(4, 3))]
+    )
     with landscape(objective) as at:
         reading = Fisher("type1").read(at)
     assert math.isnan(reading.values["fisher/cosine"])
@@ -122,7 +124,7 @@ def test_options_are_checked(options):
 
 def test_more_eigenvectors_than_weights_are_refused():
     model = nn.Linear(1, 1)
-    objective = Objective(model, lambda x: F.mse_loss(model(x), x), [Sample(torch.ones(2, 1))])
+    objective = Objective(model, lambda x: F.mse_loss(model(x), x), [RecordedBatch(torch.ones(2, 1))])
     with landscape(objective) as at, pytest.raises(CurvwatchError, match="2 weights"):
         Fisher(k=3).read(at)
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from curvwatch import CurvwatchError, Objective
 from curvwatch.objective.outputs.output_graph import GivenOutputs, OutputGraphs
-from curvwatch.objective.samples import Sample
+from curvwatch.objective.samples import RecordedBatch
 from curvwatch.operators import fisher, gauss_newton
 from tests.measures.output_twins import gauss_newton_of_case, matrix
 from tests.measures.points import objective_of
@@ -86,7 +86,7 @@ NOT_GAUSS_NEWTON = ("l1", "gaussian")
 
 def outputs_alone(loss):
     module = nn.ParameterDict({"z": nn.Parameter(T.flip(0) + 0.3)})
-    return Objective(module, lambda _: loss(module["z"]), [Sample(torch.ones(1), weight=0.5)])
+    return Objective(module, lambda _: loss(module["z"]), [RecordedBatch(torch.ones(1), weight=0.5)])
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -188,7 +188,7 @@ def test_what_the_user_gives_is_searched_for_the_likelihood():
         return F.cross_entropy(model(x), y) + model.weight.square().sum()
 
     given = GivenOutputs(model, lambda z, _: F.cross_entropy(z, y))
-    with Objective(model, loss, [Sample(x)]).open() as opened:
+    with Objective(model, loss, [RecordedBatch(x)]).open() as opened:
         F1 = matrix(fisher(opened, OutputGraphs(opened, given, known=True), "type1"))
         G = matrix(gauss_newton(opened, OutputGraphs(opened, given)))
     torch.testing.assert_close(F1, G)

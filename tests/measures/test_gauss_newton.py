@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from curvwatch import CurvatureMonitor, Objective, Watch
 from curvwatch.measures import GaussNewton
-from curvwatch.objective.samples import Sample
+from curvwatch.objective.samples import RecordedBatch
 from tests.measures.output_twins import gauss_newton_of_case
 from tests.measures.points import landscape, objective_of
 from tests.modules import Classifier, batches, fit, mlp, told
@@ -83,7 +83,7 @@ def test_standard_errors_are_those_of_repeated_readings_and_fall_with_the_root()
 def test_of_a_linear_model_it_is_the_hessian():
     model = nn.Linear(4, 3)
     x, y = torch.randn(7, 4), torch.tensor([0, 1, 2, 0, 1, 2, 0])
-    objective = Objective(model, lambda x: F.cross_entropy(model(x), y), [Sample(x)])
+    objective = Objective(model, lambda x: F.cross_entropy(model(x), y), [RecordedBatch(x)])
     with landscape(objective) as at:
         values = GaussNewton().read(at).values
     assert values["gauss_newton/distance"] < 1e-12
@@ -94,7 +94,7 @@ def test_of_a_linear_model_it_is_the_hessian():
 def test_linear_regression_has_the_closed_form():
     model = nn.Linear(3, 1, bias=False)
     x, y = torch.randn(9, 3), torch.randn(9, 1)
-    objective = Objective(model, lambda x: F.mse_loss(model(x), y), [Sample(x)])
+    objective = Objective(model, lambda x: F.mse_loss(model(x), y), [RecordedBatch(x)])
     with landscape(objective) as at:
         values = GaussNewton(rtol=1e-8).read(at).values
     top = float(torch.linalg.eigvalsh(2 * x.T @ x / 9)[-1])
@@ -106,7 +106,7 @@ def test_a_warm_reading_finds_an_eigenvalue_that_rose_from_below():
     memory = {}
     for scales in ([5.0, 1.0, 0.1], [1.0, 6.0, 0.1]):
         x = torch.diag(torch.tensor(scales))
-        objective = Objective(model, lambda x: F.mse_loss(model(x), x[:, :1]), [Sample(x)])
+        objective = Objective(model, lambda x: F.mse_loss(model(x), x[:, :1]), [RecordedBatch(x)])
         with landscape(objective, memory=memory) as at:
             values = GaussNewton().read(at).values
         top = 2 * max(scales) ** 2 / 3
@@ -116,7 +116,7 @@ def test_a_warm_reading_finds_an_eigenvalue_that_rose_from_below():
 def test_a_loss_without_second_derivative_has_a_zero_matrix():
     model = CASES["mlp_mse"].model()
     x = torch.randn(5, 6)
-    objective = Objective(model, lambda x: F.l1_loss(model(x), torch.zeros(5, 4)), [Sample(x)])
+    objective = Objective(model, lambda x: F.l1_loss(model(x), torch.zeros(5, 4)), [RecordedBatch(x)])
     with landscape(objective) as at:
         reading = GaussNewton().read(at)
     assert not reading.doubts
@@ -133,7 +133,7 @@ def test_outputs_that_the_user_gives_leave_the_regulariser_to_the_hessian():
         return F.cross_entropy(model(x), y) + 0.5 * model.weight.square().sum()
 
     measure = GaussNewton(outputs_fn=model, loss_of_outputs=lambda z, _: F.cross_entropy(z, y))
-    with landscape(Objective(model, loss, [Sample(x)])) as at:
+    with landscape(Objective(model, loss, [RecordedBatch(x)])) as at:
         reading = measure.read(at)
         H = torch.stack([at.objective.linearize().product(row) for row in torch.eye(15)])
     # what is left of the Hessian is the identity on the 12 weights that are regularised
@@ -146,7 +146,7 @@ def test_outputs_that_the_user_gives_leave_the_regulariser_to_the_hessian():
 def test_products_that_are_not_finite_leave_no_value():
     model = nn.Linear(2, 1)
     objective = Objective(
-        model, lambda x: F.mse_loss(model(x), x[:, :1]) * math.inf, [Sample(torch.ones(3, 2))]
+        model, lambda x: F.mse_loss(model(x), x[:, :1]) * math.inf, [RecordedBatch(torch.ones(3, 2))]
     )
     with landscape(objective) as at:
         reading = GaussNewton().read(at)

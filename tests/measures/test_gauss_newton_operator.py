@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from curvwatch import CurvwatchError, Objective
 from curvwatch.objective.outputs.output_graph import GivenOutputs, OutputGraphs
-from curvwatch.objective.samples import Sample
+from curvwatch.objective.samples import RecordedBatch
 from curvwatch.operators import gauss_newton
 from tests.measures.output_twins import gauss_newton_of, gauss_newton_of_case, matrix
 from tests.measures.points import objective_of
@@ -80,7 +80,9 @@ def test_losses_and_their_options(name):
     model = CASES["mlp_mse"].model()
     x, t = torch.randn(6, 6), torch.randn(6, 4)
     twin = gauss_newton_of(model, x, lambda z: LOSSES[name](z, t))
-    G = products_of(Objective(model, lambda x: LOSSES[name](model(x), t), [Sample(x, weight=0.5)]))
+    G = products_of(
+        Objective(model, lambda x: LOSSES[name](model(x), t), [RecordedBatch(x, weight=0.5)])
+    )
     torch.testing.assert_close(G, twin / 2, rtol=1e-9, atol=1e-12)
     assert bool(G.any()) == (name != "l1")
 
@@ -111,7 +113,7 @@ def test_a_block_that_is_checkpointed_gives_the_same():
 
     twin = gauss_newton_of_case(case, model, [batch])
     torch.testing.assert_close(
-        products_of(Objective(model, loss, [Sample(batch)])), twin, rtol=1e-9, atol=1e-12
+        products_of(Objective(model, loss, [RecordedBatch(batch)])), twin, rtol=1e-9, atol=1e-12
     )
 
 
@@ -123,7 +125,7 @@ def test_a_regulariser_is_refused_and_left_out_where_the_user_says_what_the_outp
     def loss(batch):
         return F.cross_entropy(model(batch[0]), batch[1]) + model[0].weight.square().sum()
 
-    objective = Objective(model, loss, [Sample(batch)])
+    objective = Objective(model, loss, [RecordedBatch(batch)])
     with pytest.raises(CurvwatchError, match=r"weight 0\.weight by another way.*outputs_fn="):
         products_of(objective)
     given = GivenOutputs(lambda b: {"z": model(b[0])}, lambda z, b: F.cross_entropy(z["z"], b[1]))
@@ -140,7 +142,7 @@ def test_a_regulariser_is_refused_and_left_out_where_the_user_says_what_the_outp
 def test_weights_without_part_in_the_outputs_have_zeros():
     model = nn.ModuleDict({"used": nn.Linear(3, 2), "not": nn.Linear(3, 2)})
     x, y = torch.randn(4, 3), torch.tensor([0, 1, 0, 1])
-    objective = Objective(model, lambda x: F.cross_entropy(model["used"](x), y), [Sample(x)])
+    objective = Objective(model, lambda x: F.cross_entropy(model["used"](x), y), [RecordedBatch(x)])
     G = products_of(objective)
     assert bool(G[:8, :8].any())
     assert not bool(G[8:].any())

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from curvwatch import CurvatureMonitor, CurvwatchError, Objective
-from curvwatch.objective.chunk_size import Chunking
+from curvwatch.objective.chunk_size import ChunkSize
 from curvwatch.objective.isolation.containers import rows_of
 from curvwatch.objective.memory import Footprint
-from curvwatch.objective.samples import Sample
+from curvwatch.objective.samples import RecordedBatch
 from tests.modules import Classifier, batches, fit, told
 from tests.numerics.cases import CASES, dense, flat
 
@@ -103,7 +103,7 @@ def test_where_examples_depend_on_one_another_batches_stay_whole(name):
     model.double()
     loss, data = make(model), [batch()]
     products = []
-    for chunking in (None, Chunking(4)):
+    for chunking in (None, ChunkSize(4)):
         with Objective.of_batches(model, loss, data, chunking=chunking).open() as f:
             point = f.linearize()
             v = torch.linspace(-1, 1, f.layout.size)
@@ -115,7 +115,7 @@ def test_where_examples_depend_on_one_another_batches_stay_whole(name):
 
 
 def test_an_error_of_the_loss_is_no_reason_to_keep_batches_whole():
-    model, chunking = net(), Chunking(4)
+    model, chunking = net(), ChunkSize(4)
 
     def loss(b):
         raise CurvwatchError("wrong anyway")
@@ -145,7 +145,7 @@ def test_random_numbers_of_parts_are_those_of_the_whole_batch(chunk_size):
     model = Attention()
     data = torch.randn(12, 4, 5), torch.randint(0, 3, (12,))
     results = []
-    for chunking in (None, Chunking(chunk_size)):
+    for chunking in (None, ChunkSize(chunk_size)):
         objective = Objective.of_batches(model, cross_entropy(model), [data], chunking=chunking)
         with objective.open() as f:
             point = f.linearize()
@@ -161,7 +161,7 @@ def test_dropout_over_channels_last_draws_in_the_order_of_memory():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout(0.5), nn.Flatten(), nn.Linear(16, 3))
     x = torch.randn(8, 3, 4, 4).to(memory_format=torch.channels_last)
     model.to(memory_format=torch.channels_last)
-    chunking = Chunking(2)
+    chunking = ChunkSize(2)
     data = [(x, torch.randint(0, 3, (8,)))]
     with Objective.of_batches(model, cross_entropy(model), data, chunking=chunking).open() as f:
         f.linearize().product(torch.ones(f.layout.size))
@@ -174,7 +174,7 @@ def test_a_product_takes_the_memory_of_a_part():
     peaks = {}
     for size in (512, 64):
         objective = Objective.of_batches(
-            model, lambda x: model(x).square().mean(), [x], chunking=Chunking(size)
+            model, lambda x: model(x).square().mean(), [x], chunking=ChunkSize(size)
         )
         with Footprint() as footprint, objective.open() as f:
             point = f.linearize()
@@ -194,7 +194,7 @@ def test_the_size_is_found_so_that_a_product_fits_into_a_step(monkeypatch, proce
     monkeypatch.setattr("curvwatch.objective.chunk_size.peak_of_process", lambda device: process)
     model = nn.Sequential(*[m for _ in range(4) for m in (nn.Linear(32, 32), nn.Tanh())])
     x = torch.randn(512, 32)
-    chunking = Chunking()
+    chunking = ChunkSize()
     objective = Objective.of_batches(model, lambda x: model(x).square().mean(), [x], chunking=chunking)
     with Footprint() as step:
         torch.autograd.grad(model(x).square().mean(), list(model.parameters()))
@@ -206,8 +206,8 @@ def test_the_size_is_found_so_that_a_product_fits_into_a_step(monkeypatch, proce
     else:
         assert 16 < chunking.size < 500
         assert footprint.peak < 1.3 * step.peak
-    larger = Sample(torch.randn(1024, 32))
-    assert not chunking.needs_measurement([Sample(x)])
+    larger = RecordedBatch(torch.randn(1024, 32))
+    assert not chunking.needs_measurement([RecordedBatch(x)])
     assert chunking.needs_measurement([larger])
 
 

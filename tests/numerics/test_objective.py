@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from curvwatch import CurvwatchError, Objective
-from curvwatch.objective.samples import Sample
+from curvwatch.objective.samples import RecordedBatch
 from tests.numerics.cases import CASES, dense, flat
 
 pytestmark = pytest.mark.usefixtures("double_precision")
@@ -177,7 +177,7 @@ class _OnceDifferentiable(torch.autograd.Function):
 )
 def test_a_loss_that_cannot_be_measured_is_refused_in_words(loss, message):
     model = nn.Linear(3, 2)
-    objective = Objective(model, lambda x: loss(model, x), [Sample(torch.randn(4, 3))])
+    objective = Objective(model, lambda x: loss(model, x), [RecordedBatch(torch.randn(4, 3))])
     with pytest.raises(CurvwatchError, match=message), objective.open() as f:
         f.linearize()
     assert all(p.grad is None for p in model.parameters())
@@ -189,7 +189,7 @@ def test_no_batches_and_no_parameters_are_refused():
         Objective(model, model, [])
     model.requires_grad_(False)
     with pytest.raises(CurvwatchError, match="no trainable parameter"):
-        Objective(model, model, [Sample(torch.ones(1, 2))])
+        Objective(model, model, [RecordedBatch(torch.ones(1, 2))])
 
 
 def test_a_failure_gives_the_module_back():
@@ -201,7 +201,7 @@ def test_a_failure_gives_the_module_back():
         model(x + torch.randn(3))
         raise RuntimeError("in the user's code")
 
-    objective = Objective(model, loss, [Sample(torch.randn(4, 3))])
+    objective = Objective(model, loss, [RecordedBatch(torch.randn(4, 3))])
     random = torch.get_rng_state()
     with pytest.raises(RuntimeError, match="in the user's code"), objective.open() as f:
         f.linearize()

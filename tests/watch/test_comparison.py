@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from curvwatch.objective.flat_layout import Layout
-from curvwatch.training.loop.gradient_check import Comparison
+from curvwatch.training.loop.gradient_check import GradientCheck
 
 G = torch.randn(1000, generator=torch.Generator().manual_seed(1)).double()
 OTHER = torch.randn(1000, generator=torch.Generator().manual_seed(2)).double()
@@ -32,5 +32,5 @@ OTHER = torch.randn(1000, generator=torch.Generator().manual_seed(2)).double()
     ],
 )
 def test_what_was_done(done: Callable[[Tensor], Tensor], expected: dict[str, Any]) -> None:
-    seen = Comparison.of(Layout.of([G]), G, done(G))
+    seen = GradientCheck.of(Layout.of([G]), G, done(G))
     assert {name: getattr(seen, name) for name in expected} == expected

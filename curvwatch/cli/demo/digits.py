@@ -15,7 +15,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class Run:
+class DemoRun:
     """One training run.
 
     Attributes:
@@ -29,9 +29,9 @@ class Run:
 
 # by the name of the run's folder; learning rates at which each reaches its edge at about step 500
 RUNS = {
-    "sgd": Run("SGD", lambda params: torch.optim.SGD(params, lr=0.2)),
-    "sgd-momentum": Run("momentum", lambda params: torch.optim.SGD(params, lr=0.2, momentum=0.9)),
-    "adam": Run("Adam", lambda params: torch.optim.Adam(params, lr=1e-3)),
+    "sgd": DemoRun("SGD", lambda params: torch.optim.SGD(params, lr=0.2)),
+    "sgd-momentum": DemoRun("momentum", lambda params: torch.optim.SGD(params, lr=0.2, momentum=0.9)),
+    "adam": DemoRun("Adam", lambda params: torch.optim.Adam(params, lr=1e-3)),
 }
 
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.data import DataLoader
 
-from curvwatch.cli.demo.digits import Batch, DigitsNet, Run
+from curvwatch.cli.demo.digits import Batch, DemoRun, DigitsNet
 from curvwatch.monitor import CurvatureMonitor
 from curvwatch.results.history import History
 
@@ -24,7 +24,7 @@ from curvwatch.results.history import History
 EVERY_N_STEPS = 20
 
 
-def train(run: Run, batch: Batch, *, steps: int, folder: Path, progress: Progress) -> History:
+def train(run: DemoRun, batch: Batch, *, steps: int, folder: Path, progress: Progress) -> History:
     """Train on `batch` over and over, log to `folder`, and return all readings."""
     L.seed_everything(0, verbose=False)
     monitor = CurvatureMonitor(every_n_steps=EVERY_N_STEPS)

@@ -16,7 +16,7 @@ from curvwatch.landscape.checkpoints import (
     Checkpoint,
     check_has_values,
     check_weights,
-    state_of,
+    checkpoint_tensors,
     tensors_of,
 )
 
@@ -68,7 +68,7 @@ def align(
     """
     check_has_values(module)
     own = {n: t.detach() for n, t in tensors_of(module).items()}
-    one, other = ({**own, **state_of(c, module)} for c in (a, b))
+    one, other = ({**own, **checkpoint_tensors(c, module)} for c in (a, b))
     chain: nn.Module | None = None
     if spec is None:
         prefix, found = chain_of(module)

@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 from curvwatch.errors import CurvwatchError
 from curvwatch.landscape.checkpoints import tensors_of
 from curvwatch.objective.isolation.containers import map_containers
-from curvwatch.objective.isolation.isolate import Memory, lend
+from curvwatch.objective.isolation.isolate import ModuleState, isolated
 
 # of the largest output, where sums come in another order
 _ROUNDING = 1e-9
@@ -73,8 +73,8 @@ def difference(
 
     random = inputs is None
     device = next(module.parameters()).device
-    start = Memory.of(module).random_state()
-    with lend(module) as loan:
+    start = ModuleState.of(module).random_state()
+    with isolated(module) as loan:
         if random:
             assert chain is not None
             inputs = _inputs_of(chain, lambda x: outputs(one, x, torch.float64), seed)

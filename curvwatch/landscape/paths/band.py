@@ -45,7 +45,7 @@ class Relaxed:
     converged: bool
 
 
-def relaxed(
+def relax_band(
     surface: Surface,
     points: Tensor,
     steps: Iterable[int],

@@ -17,7 +17,7 @@ from curvwatch.landscape.paths.curves import Curve
 from curvwatch.landscape.surface import Surface
 
 
-class Drawn:
+class BatchDraws:
     """Draws the batches of each step of a stochastic optimizer.
 
     Each batch comes once before any comes again, in a new order each time.
@@ -87,7 +87,7 @@ DEFAULT_RATES: dict[Optimizer, float] = {"adam": 0.01, "sgd": 0.1}
 
 
 def fitted(
-    drawn: Drawn,
+    drawn: BatchDraws,
     curve: Curve,
     steps: Iterable[int],
     *,

@@ -16,12 +16,12 @@ from curvwatch.landscape.batch_norm import Recalibrated
 from curvwatch.landscape.module_loss import silent
 from curvwatch.landscape.module_surface import ModuleSurface
 from curvwatch.landscape.surface import Surface
-from curvwatch.objective import Opened
-from curvwatch.objective.functional import Aliased
+from curvwatch.objective import OpenObjective
+from curvwatch.objective.functional import FunctionalEvaluation
 from curvwatch.objective.isolation.containers import tensors_in
 from curvwatch.objective.outputs.loss_calls import ADVICE
 from curvwatch.objective.outputs.output_graph import OutputGraphs
-from curvwatch.training.run import TrainingBatch
+from curvwatch.training.run import StepInput
 
 
 def outputs_at(surface: Surface, w: Tensor, outputs: Callable[..., Any] | None) -> Tensor:
@@ -55,7 +55,7 @@ def outputs_at(surface: Surface, w: Tensor, outputs: Callable[..., Any] | None) 
     return torch.cat(made)
 
 
-def _found(opened: Opened) -> list[Tensor]:
+def _found(opened: OpenObjective) -> list[Tensor]:
     try:
         return list(OutputGraphs(opened).each(lambda graph, _: _rows(list(graph.outputs.tensors))))
     except CurvwatchError as error:
@@ -65,22 +65,22 @@ def _found(opened: Opened) -> list[Tensor]:
         ) from error
 
 
-def _given(opened: Opened, surface: ModuleSurface, outputs: Callable[..., Any]) -> list[Tensor]:
+def _given(opened: OpenObjective, surface: ModuleSurface, outputs: Callable[..., Any]) -> list[Tensor]:
     module = surface.module
     made: list[Tensor] = []
 
     def instead(item: Any) -> Tensor:
-        batch = item.batch if isinstance(item, TrainingBatch) else item
+        batch = item.batch if isinstance(item, StepInput) else item
         with silent(module), torch.no_grad():
             made.append(_rows(outputs(module, batch)))
         return made[-1].sum()
 
-    assert isinstance(opened.evaluation, Aliased)
+    assert isinstance(opened.evaluation, FunctionalEvaluation)
     loss_fn: Callable[[Any], Any] = instead
     if isinstance(surface.objective.loss_fn, Recalibrated):
         loss_fn = copy.copy(surface.objective.loss_fn)  # with the statistics that it has
         loss_fn.loss_fn = instead
-    list(opened.evaluation.of_losses(lambda *_: None, opened.samples, loss_fn=loss_fn))
+    list(opened.evaluation.map_losses(lambda *_: None, opened.samples, loss_fn=loss_fn))
     return made
 
 

@@ -17,9 +17,9 @@ from curvwatch.errors import CurvwatchError
 from curvwatch.landscape.alignment.result import Aligned
 from curvwatch.landscape.checkpoints import Checkpoint, check_count, check_positive, weights_of
 from curvwatch.landscape.module_surface import Subject, surface_of
-from curvwatch.landscape.paths.band import relaxed
+from curvwatch.landscape.paths.band import relax_band
 from curvwatch.landscape.paths.curves import Curve, between
-from curvwatch.landscape.paths.fitting import DEFAULT_RATES, Drawn, fitted
+from curvwatch.landscape.paths.fitting import DEFAULT_RATES, BatchDraws, fitted
 from curvwatch.landscape.paths.profile import profile
 from curvwatch.landscape.paths.results import Kind, Path
 from curvwatch.landscape.surface import Surface, shown
@@ -177,7 +177,7 @@ def _banded(
     seed: int,
 ) -> _Searched:
     with surface.open():
-        band = relaxed(
+        band = relax_band(
             surface,
             between(*ends, chosen["pivots"], seed=seed, jitter=_JITTER),
             steps,
@@ -204,7 +204,7 @@ def _trained(
     steps: Iterable[int],
     seed: int,
 ) -> _Searched:
-    drawn = Drawn(surface, chosen["batches_per_step"], seed=seed)
+    drawn = BatchDraws(surface, chosen["batches_per_step"], seed=seed)
     # of parts of its batches another surface is made, which cannot be opened with it
     with nullcontext() if drawn.draws else surface.open():
         curve, history = fitted(

@@ -15,7 +15,7 @@ from torch import Tensor
 from curvwatch.errors import CurvwatchError
 from curvwatch.landscape.checkpoints import Checkpoint, weights_of
 from curvwatch.landscape.slices.directions import Directions, check_directions, held_fixed
-from curvwatch.landscape.surface import Spending, Surface
+from curvwatch.landscape.surface import CountCosts, Surface
 
 # the mean over the median gap: of steps that were thinned evenly it is less, of a logarithmic grid soon
 # more; distances shrink by themselves as a training comes to rest
@@ -92,7 +92,7 @@ def update_directions(
     if not 0.0 < length < math.inf:
         raise CurvwatchError(f"{labels[0]} and {labels[1]} are {length} apart: there is no update")
     raw, axes = [update], [f"update from {labels[0]} to {labels[1]}"]
-    spending = Spending(surface)
+    spending = CountCosts(surface)
     if count == 2:
         with spending:
             gradient = surface.gradient(points[0])[1].double()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from curvwatch.checks import check_word
 from curvwatch.errors import CurvwatchError
-from curvwatch.landscape.surface import Group, Spending, Surface, checked
+from curvwatch.landscape.surface import CountCosts, Group, Surface, checked
 from curvwatch.objective import Counts
 
 Normalize = Literal["filter", "layer", "none"]
@@ -222,7 +222,7 @@ def gradient_direction(
     """
     check_directions(count)
     origin = surface.start if at is None else checked(surface, at)
-    with Spending(surface) as spending:
+    with CountCosts(surface) as spending:
         _, gradient = surface.gradient(origin)
     length = float(gradient.double().norm())
     if not 0.0 < length < math.inf:

@@ -11,7 +11,7 @@ from torch import Tensor
 from curvwatch.checks import check_word
 from curvwatch.errors import CurvwatchError
 from curvwatch.landscape.slices.directions import Directions, check_directions, held_fixed
-from curvwatch.landscape.surface import Spending, Surface, checked
+from curvwatch.landscape.surface import CountCosts, Surface, checked
 from curvwatch.operators.base import SymmetricOperator
 from curvwatch.solvers import lanczos
 
@@ -64,7 +64,7 @@ def eigenvectors(
         rtol = _TIGHT if few else _USUAL
     generator = torch.Generator().manual_seed(seed)
     origin = surface.start if at is None else checked(surface, at)
-    with Spending(surface) as spending, surface.hessian(at) as H:
+    with CountCosts(surface) as spending, surface.hessian(at) as H:
         solves = [(True, 1), (False, 1)] if ends == "both" else [(ends == "largest", count)]
         found, doubts = [], []
         for largest, k in solves:

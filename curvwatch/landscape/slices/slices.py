@@ -26,10 +26,10 @@ from curvwatch.landscape.slices.directions import (
 )
 from curvwatch.landscape.slices.eigen_directions import Ends, eigenvectors
 from curvwatch.landscape.slices.results import Slice1D, Slice2D
-from curvwatch.landscape.surface import Spending, Surface, shown, total
+from curvwatch.landscape.surface import CountCosts, Surface, shown, total
 
-Word = Literal["random", "hessian", "gradient"]
-Along: TypeAlias = Word | Directions | Tensor | Sequence[Tensor]
+DirectionName = Literal["random", "hessian", "gradient"]
+Along: TypeAlias = DirectionName | Directions | Tensor | Sequence[Tensor]
 
 # beyond the points that are shown, as a share of their extent
 _MARGIN = 0.25
@@ -39,7 +39,7 @@ _NOTHING = 5e-7
 
 def slice_1d(
     subject: Subject,
-    direction: Word | Directions | Tensor = "random",
+    direction: DirectionName | Directions | Tensor = "random",
     *,
     distance: float | None = None,
     points: int = 25,
@@ -88,7 +88,7 @@ def slice_1d(
     options: dict[str, Any] = {"at": at, "normalize": normalize, "keep_1d": keep_1d, "seed": seed}
     options |= {"ends": ends, "rtol": rtol}
     directions = _directions(f, direction, 1, options)
-    with Spending(f) as spending:
+    with CountCosts(f) as spending:
         marks = _marks(f, directions)
         if axis is None:
             (axis,) = _fitting(directions, marks["coordinates"], points)
@@ -140,7 +140,7 @@ def slice_2d(
     options: dict[str, Any] = {"at": at, "normalize": normalize, "keep_1d": keep_1d, "seed": seed}
     options |= {"ends": ends, "rtol": rtol}
     found = _directions(f, directions, 2, options)
-    with Spending(f) as spending:
+    with CountCosts(f) as spending:
         marks = _marks(f, found)
         if fitted:
             axes = _fitting(found, marks["coordinates"], points)

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from curvwatch.checks import check_word
-from curvwatch.errors import CurvwatchError, Faults, OnError
+from curvwatch.errors import CurvwatchError, ErrorPolicy, OnError
 from curvwatch.landscape.checkpoints import check_count
 from curvwatch.landscape.snapshots.files import HALVES, files_in, run_of, taken_of
 from curvwatch.landscape.snapshots.grid import Grid, is_due, least_missed
@@ -91,7 +91,7 @@ class Snapshots(CallbackBase):
         self._max_bytes = max_bytes
         self._dtype = dtype
         self._name = name
-        self._faults = Faults(on_error)
+        self._faults = ErrorPolicy(on_error)
         self._folder: Path | None = None
         self._run = ""
         self._paths: dict[int, Path] = {}
@@ -175,11 +175,11 @@ class Snapshots(CallbackBase):
         resumed: dict[str, Any] | None,
     ) -> None:
         step = trainer.global_step
-        with self._faults.caught("preparing the folder of snapshots"):
+        with self._faults.guard("preparing the folder of snapshots"):
             self._begin(where, step, resumed)
             self._active = True
             if step > 0 and 0 not in self._paths:
-                self._faults.tell(
+                self._faults.warn_once(
                     f"the run goes on from step {step} and there is no snapshot of its initialisation, "
                     "so the first one is of this step"
                 )
@@ -222,7 +222,7 @@ class Snapshots(CallbackBase):
         self._paths = own
 
     def _keep(self, trainer: pl.Trainer, module: pl.LightningModule, *, ended: bool = False) -> None:
-        with self._faults.caught("saving a snapshot"):
+        with self._faults.guard("saving a snapshot"):
             strategy = type(trainer.strategy).__name__
             if "FSDP" in strategy:
                 raise CurvwatchError(f"{strategy} spreads the weights over processes")
@@ -247,7 +247,7 @@ class Snapshots(CallbackBase):
             step = least_missed(list(self._paths), even=self._every_n_steps is not None, ended=ended)
             self._paths.pop(step).unlink(missing_ok=True)
         if self._bytes > (self._max_bytes or self._bytes):
-            self._faults.tell(
+            self._faults.warn_once(
                 f"the snapshots of the first and the last step take {self._bytes} bytes, more than "
                 f"max_bytes={self._max_bytes}",
                 causes=("max_bytes",),

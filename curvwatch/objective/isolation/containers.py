@@ -12,7 +12,7 @@ from weakref import ProxyTypes
 from torch import Tensor
 
 from curvwatch.errors import CurvwatchError
-from curvwatch.objective.isolation.object_state import give_state, state_of
+from curvwatch.objective.isolation.object_state import get_state, set_state
 
 _LEAVES = (Tensor, str, int, float)
 # of these very classes an object has items and nothing else
@@ -74,7 +74,7 @@ def _is_its_own_copy(value: Any) -> bool:
 def _fill(new: Any, value: Any, base: Any, mapped: Callable[[Any], Any]) -> None:
     """Give `new` the items and attributes of `value`, by the methods of `base` alone."""
     if base is UserDict:
-        give_state(new, {**vars(value), "data": mapped(vars(value).get("data"))})
+        set_state(new, {**vars(value), "data": mapped(vars(value).get("data"))})
         return
     if issubclass(base, dict):
         if base is defaultdict:
@@ -97,7 +97,7 @@ def _mapped_tuple(value: tuple[Any, ...], mapped: Callable[[Any], Any]) -> Any:
     attributes = {} if type(value) is tuple else _mapped_attributes(value, mapped)
     pairs = [
         *zip(parts, value, strict=True),
-        *((new, state_of(value)[name]) for name, new in attributes.items()),
+        *((new, get_state(value)[name]) for name, new in attributes.items()),
     ]
     if all(a is b for a, b in pairs):
         return value
@@ -110,12 +110,12 @@ def _mapped_tuple(value: tuple[Any, ...], mapped: Callable[[Any], Any]) -> Any:
 
 
 def _mapped_attributes(value: Any, mapped: Callable[[Any], Any]) -> dict[str, Any]:
-    return {name: mapped(v) for name, v in state_of(value).items()}
+    return {name: mapped(v) for name, v in get_state(value).items()}
 
 
 def _give_attributes(new: Any, attributes: dict[str, Any]) -> None:
     if attributes:
-        give_state(new, attributes)
+        set_state(new, attributes)
 
 
 def clone_batch(batch: Any) -> Any:

@@ -27,12 +27,12 @@ from curvwatch.errors import CurvwatchError
 from curvwatch.objective.isolation.containers import map_containers
 from curvwatch.objective.isolation.object_graph import (
     SKIPPED_ATTRIBUTES,
-    Walk,
+    ObjectGraph,
     has_memory,
     is_weight,
     shared_state,
 )
-from curvwatch.objective.isolation.object_state import give_state, state_of
+from curvwatch.objective.isolation.object_state import get_state, set_state
 from curvwatch.objective.isolation.random_state import Generator, RandomState
 from curvwatch.objective.isolation.second_order_kernels import twice_differentiable
 
@@ -45,7 +45,7 @@ _LOGS = {
 
 
 @contextmanager
-def quiet_services() -> Iterator[None]:
+def mute_loggers() -> Iterator[None]:
     """Let SummaryWriters and W&B runs drop what this thread logs meanwhile."""
     with ExitStack() as stack:
         for module, (name, method) in _LOGS.items():
@@ -75,7 +75,7 @@ _ARRAYS = (Tensor, np.ndarray, bytearray, array)
 
 
 @dataclass(frozen=True)
-class Memory:
+class ModuleState:
     """What a module remembers beside its weights: buffers, attributes, containers, flags.
 
     `states` pairs each object that the module is made of with its `__dict__`; weights in it are the
@@ -87,20 +87,20 @@ class Memory:
     weights: tuple[Tensor, ...]
 
     @classmethod
-    def of(cls, module: nn.Module) -> Memory:
+    def of(cls, module: nn.Module) -> ModuleState:
         """The memory of `module` by reference: it changes as the module does.
 
         Raises:
             CurvwatchError: a submodule is scripted; its state lives outside Python.
         """
-        walk = Walk(module)
+        walk = ObjectGraph(module)
         return cls(
-            states=tuple((owner, state_of(owner)) for owner in walk.owners),
+            states=tuple((owner, get_state(owner)) for owner in walk.owners),
             generators=tuple(walk.generators),
             weights=tuple(walk.weights),
         )
 
-    def copied(self, substitutes: Mapping[int, Tensor] | None = None) -> Memory:
+    def copied(self, substitutes: Mapping[int, Tensor] | None = None) -> ModuleState:
         """A copy that does not change; weights named by `id` in `substitutes` are replaced."""
         copies: dict[int, Any] = {}
         # an owner that is a container itself keeps its identity: its state is what is replaced
@@ -114,7 +114,7 @@ class Memory:
                 if id(value) not in copies:
                     copies[id(value)] = _copy_of(value)
                 return copies[id(value)]
-            return _Still(value) if _is_iterator(value) else value
+            return _FrozenIterator(value) if _is_iterator(value) else value
 
         return replace(
             self,
@@ -129,10 +129,10 @@ class Memory:
         return RandomState.take({w.device for w in self.weights}, self.generators)
 
 
-class Loan:
+class IsolatedModule:
     """A module while it is on loan; made by `lend`."""
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: ModuleState) -> None:
         self._memory = memory
 
     @property
@@ -144,7 +144,7 @@ class Loan:
         self,
         substitutes: Mapping[int, Tensor],
         *,
-        memory: Memory | None = None,
+        memory: ModuleState | None = None,
         train: bool | None = None,
         random: RandomState | None = None,
     ) -> None:
@@ -166,13 +166,13 @@ class Loan:
                 _suspend_observers(state)
                 if train is not None:
                     state["training"] = train
-            give_state(owner, state)
+            set_state(owner, state)
         if random is not None:
             random.set(memory.generators)
 
 
 @contextmanager
-def lend(module: nn.Module) -> Iterator[Loan]:
+def isolated(module: nn.Module) -> Iterator[IsolatedModule]:
     """Lend `module` out and take it back as it was, bit for bit, also after an exception.
 
     Random generators (torch, CUDA devices of the weights, Python, NumPy, those on the module) are put
@@ -181,14 +181,14 @@ def lend(module: nn.Module) -> Iterator[Loan]:
     Raises:
         CurvwatchError: a submodule is scripted.
     """
-    memory = Memory.of(module)
+    memory = ModuleState.of(module)
     random = memory.random_state()
-    with twice_differentiable(), quiet_services():
+    with twice_differentiable(), mute_loggers():
         try:
-            yield Loan(memory)
+            yield IsolatedModule(memory)
         finally:
             for owner, original in memory.states:
-                give_state(owner, original)
+                set_state(owner, original)
             random.set(memory.generators)
 
 
@@ -202,11 +202,11 @@ def _copy_of(value: Any) -> Any:
 
 
 def _is_iterator(value: Any) -> bool:
-    known = isinstance(value, (IOBase, _Still)) or has_memory(value)
+    known = isinstance(value, (IOBase, _FrozenIterator)) or has_memory(value)
     return isinstance(value, Iterator) and not known
 
 
-class _Still:
+class _FrozenIterator:
     """Stands in for an iterator, which cannot be wound back after a reading."""
 
     def __init__(self, iterator: Any) -> None:
@@ -215,7 +215,7 @@ class _Still:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._iterator, name)
 
-    def __iter__(self) -> _Still:
+    def __iter__(self) -> _FrozenIterator:
         return self
 
     def __next__(self) -> Any:

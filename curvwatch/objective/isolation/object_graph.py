@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from curvwatch.errors import CurvwatchError
-from curvwatch.objective.isolation.object_state import SlotsOf, has_dict, slots, state_of
+from curvwatch.objective.isolation.object_state import SlotsOf, get_state, has_dict, slots
 from curvwatch.objective.isolation.random_state import Generator
 
 SKIPPED_ATTRIBUTES = frozenset({"_trainer", "_fabric"})
@@ -61,7 +61,7 @@ _MUTABLE = (MutableMapping, list, deque, set, Tensor, np.ndarray, bytearray, arr
 _ATOMS = (str, bytes, int, float, complex, type(None), type, ModuleType)
 
 
-class Walk:
+class ObjectGraph:
     """Visits once all that hangs on `module`.
 
     Attributes:
@@ -96,9 +96,9 @@ class Walk:
                 "reading. Give the Trainer the module before torch.jit.script"
             )
         elif isinstance(value, (dict, MappingProxyType)):
-            self._visit_all([*value.values(), *state_of(value).values()])
+            self._visit_all([*value.values(), *get_state(value).values()])
         elif isinstance(value, (list, tuple, set, frozenset, deque)):
-            self._visit_all([*value, *state_of(value).values()])
+            self._visit_all([*value, *get_state(value).values()])
         elif isinstance(value, MethodType):  # a hook may be the only one to know its object
             self._visit(value.__self__)
         elif isinstance(value, FunctionType):
@@ -128,7 +128,7 @@ class Walk:
             self._own(SlotsOf(owner))
 
     def _visit_state(self, owner: Any) -> None:
-        for name, v in [*state_of(owner).items(), *shared_state(owner).items()]:
+        for name, v in [*get_state(owner).items(), *shared_state(owner).items()]:
             if name not in SKIPPED_ATTRIBUTES:
                 self._visit(v)
 

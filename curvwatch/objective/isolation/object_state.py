@@ -22,7 +22,7 @@ class SlotsOf:
     module: nn.Module
 
 
-def state_of(owner: Any) -> dict[str, Any]:
+def get_state(owner: Any) -> dict[str, Any]:
     """The `__dict__` of `owner` itself; of an object without one a dict that holds its values.
 
     Such are objects with slots, functions, `partial`s, and the variables (cells) of a closure.
@@ -45,7 +45,7 @@ def state_of(owner: Any) -> dict[str, Any]:
     return _attributes(owner, (*slots(type(owner)), *names))
 
 
-def give_state(owner: Any, state: dict[str, Any]) -> None:
+def set_state(owner: Any, state: dict[str, Any]) -> None:
     """Replace all state of `owner`; where it has a `__dict__`, by `state` itself."""
     if _has_own_dict(owner):
         object.__setattr__(owner, "__dict__", state)
@@ -54,7 +54,7 @@ def give_state(owner: Any, state: dict[str, Any]) -> None:
         owner.__setstate__(tuple(state.values()))  # type: ignore[attr-defined]
         return
     target = owner.module if isinstance(owner, SlotsOf) else owner
-    for name in state_of(owner).keys() - state.keys():
+    for name in get_state(owner).keys() - state.keys():
         object.__delattr__(target, name)
     for name, value in state.items():
         object.__setattr__(target, name, value)

@@ -12,12 +12,12 @@ from torch import Tensor
 from curvwatch.errors import CurvwatchError
 from curvwatch.objective.evaluation import refuse_detached
 from curvwatch.objective.flat_layout import summed
-from curvwatch.objective.functional import Aliased
+from curvwatch.objective.functional import FunctionalEvaluation
 from curvwatch.objective.isolation.containers import tensors_in
 from curvwatch.objective.loss_checks import named_where_missing, refuse_once_differentiable
-from curvwatch.objective.objective import Opened
+from curvwatch.objective.objective import OpenObjective
 from curvwatch.objective.outputs.loss_calls import LossWatch, Outputs, checked_outputs, find_outputs
-from curvwatch.objective.samples import Sample
+from curvwatch.objective.samples import RecordedBatch
 
 T = TypeVar("T")
 
@@ -55,13 +55,13 @@ class OutputGraph:
 
     def __init__(
         self,
-        opened: Opened,
-        sample: Sample,
+        opened: OpenObjective,
+        sample: RecordedBatch,
         loss: Tensor,
         leaves: list[Tensor],
         outputs: Outputs,
     ) -> None:
-        assert isinstance(opened.evaluation, Aliased)
+        assert isinstance(opened.evaluation, FunctionalEvaluation)
         self.loss = loss
         self.outputs = outputs
         self._evaluation = opened.evaluation
@@ -72,9 +72,9 @@ class OutputGraph:
         self._transposed: tuple[Tensor | None, ...] | None = None
         self._slopes: tuple[Tensor, ...] | None = None
 
-    def pushed(self, v: Tensor) -> list[Tensor]:
+    def jvp(self, v: Tensor) -> list[Tensor]:
         """J v, from `v` of shape (size,)."""
-        self._evaluation.place_again(self._sample, self._leaves)
+        self._evaluation.restore_weights(self._sample, self._leaves)
         if self._transposed is None:
             # J' u is linear in u, and the derivative of v'J'u by u is J v
             self._seeds = [torch.zeros_like(z, requires_grad=True) for z in self.outputs.tensors]
@@ -89,15 +89,15 @@ class OutputGraph:
         parts = self._layout.split(v)
         return derivatives(self._transposed, self._seeds, parts)
 
-    def pulled(self, over: Sequence[Tensor]) -> Tensor:
+    def vjp(self, over: Sequence[Tensor]) -> Tensor:
         """J' u, of shape (size,)."""
-        self._evaluation.place_again(self._sample, self._leaves)
+        self._evaluation.restore_weights(self._sample, self._leaves)
         parts = torch.autograd.grad(
             self.outputs.tensors, self._leaves, list(over), retain_graph=True, allow_unused=True
         )
         return self._layout.flatten(parts)
 
-    def curved(self, over: Sequence[Tensor]) -> list[Tensor]:
+    def output_hessian_product(self, over: Sequence[Tensor]) -> list[Tensor]:
         """The Hessian of L by z, times u."""
         return derivatives(self.slopes, self.outputs.tensors, over)
 
@@ -126,9 +126,9 @@ class OutputGraphs:
     """
 
     def __init__(
-        self, opened: Opened, given: GivenOutputs | None = None, *, known: bool = False
+        self, opened: OpenObjective, given: GivenOutputs | None = None, *, known: bool = False
     ) -> None:
-        if not isinstance(opened.evaluation, Aliased):
+        if not isinstance(opened.evaluation, FunctionalEvaluation):
             raise CurvwatchError(
                 "the outputs' derivatives need whole weights on each process, and these are spread "
                 "over processes (FSDP2, tensor parallelism)"
@@ -156,7 +156,7 @@ class OutputGraphs:
 
         done = 0
 
-        def of_graph(sample: Sample, loss: Tensor, leaves: list[Tensor]) -> T:
+        def of_graph(sample: RecordedBatch, loss: Tensor, leaves: list[Tensor]) -> T:
             nonlocal done
             graph = self._graph(sample, loss, leaves, watch, said)
             watch.clear()
@@ -166,7 +166,7 @@ class OutputGraphs:
             done += 1
             return compute(graph, done - 1)
 
-        yield from self._evaluation.of_losses(of_graph, pieces, loss_fn=self._loss_fn(watch, said))
+        yield from self._evaluation.map_losses(of_graph, pieces, loss_fn=self._loss_fn(watch, said))
 
     def _loss_fn(self, watch: LossWatch, said: list[Any]) -> Callable[[Any], Any]:
         loss_fn = self._opened.objective.loss_fn
@@ -188,7 +188,7 @@ class OutputGraphs:
 
     def _graph(
         self,
-        sample: Sample,
+        sample: RecordedBatch,
         loss: Tensor,
         leaves: list[Tensor],
         watch: LossWatch,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from curvwatch.charts.heat_maps import column_edges
-from curvwatch.report.heat_maps import Heat
+from curvwatch.report.heat_maps import RunHeatMap
 from curvwatch.report.html.payload import positions, rounded
 from curvwatch.report.text import number, printable
 
@@ -18,7 +18,7 @@ _BLANK = " "
 _MOST_NAMES = 20
 
 
-def heat_payload(heat: Heat, x: str) -> dict[str, Any]:
+def heat_payload(heat: RunHeatMap, x: str) -> dict[str, Any]:
     """What the page draws of `heat`.
 
     Args:
@@ -68,7 +68,7 @@ def _rising(places: np.ndarray) -> np.ndarray:
     return order[np.append(np.diff(places[order]) != 0, True)] if len(order) else order
 
 
-def _ticks(heat: Heat) -> list[list[Any]]:
+def _ticks(heat: RunHeatMap) -> list[list[Any]]:
     drawn = heat.map
     if drawn.names:
         count = len(drawn.names)

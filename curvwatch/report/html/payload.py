@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from curvwatch.charts import Chart
 from curvwatch.report.logs.logged_run import Curve, LoggedDensity, LoggedRun
 from curvwatch.report.panels import (
     Line,
-    Panel,
     errors_around,
     is_edge,
     is_logarithmic,
@@ -38,7 +38,7 @@ def rounded(value: float, digits: int = DIGITS) -> float:
 MOST_POINTS, FEWEST = 32_000, 40
 
 
-def payload(runs: Sequence[LoggedRun], panels: Sequence[Panel], x: str) -> dict[str, Any]:
+def payload(runs: Sequence[LoggedRun], panels: Sequence[Chart], x: str) -> dict[str, Any]:
     """Runs, panels and alerts.
 
     Args:
@@ -67,7 +67,7 @@ def payload(runs: Sequence[LoggedRun], panels: Sequence[Panel], x: str) -> dict[
     }
 
 
-def _panel(runs: Sequence[LoggedRun], panel: Panel, x: str, most: int) -> dict[str, Any]:
+def _panel(runs: Sequence[LoggedRun], panel: Chart, x: str, most: int) -> dict[str, Any]:
     lines: list[dict[str, Any]] = []
     values = [np.empty(0)]
     for i, run in enumerate(runs):
@@ -86,7 +86,7 @@ def _panel(runs: Sequence[LoggedRun], panel: Panel, x: str, most: int) -> dict[s
     }
 
 
-def _scale(panel: Panel, values: np.ndarray) -> tuple[str, float]:
+def _scale(panel: Chart, values: np.ndarray) -> tuple[str, float]:
     """Powers of ten for values of both signs, too, where a few are far away from the rest."""
     if is_logarithmic(panel, values):
         return "log", 1.0

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 from rich.text import Text
 
+from curvwatch.charts import Chart
 from curvwatch.charts.heat_maps import HeatMap, column_edges
-from curvwatch.report.heat_maps import Heat
+from curvwatch.report.heat_maps import RunHeatMap
 from curvwatch.report.logs.logged_run import Curve, LoggedRun
-from curvwatch.report.panels import Panel, is_edge, is_logarithmic, lines_of, thinned
+from curvwatch.report.panels import is_edge, is_logarithmic, lines_of, thinned
 from curvwatch.report.text import number, printable
 
 _ASCII = str.maketrans("─│┌┐└┘├┤┬┴┼", "-|+++++++++")
@@ -18,7 +19,7 @@ _STYLES = ("blue", "dark_orange", "green", "magenta", "cyan", "red")
 _SHADES, _ASCII_SHADES = "·░▒▓█", ".:=*#"
 
 
-def draw(run: LoggedRun, panel: Panel, width: int, height: int, *, unicode: bool = True) -> Text:
+def draw(run: LoggedRun, panel: Chart, width: int, height: int, *, unicode: bool = True) -> Text:
     """`panel` in `width` x `height` characters, coloured."""
     import plotext
 
@@ -60,7 +61,7 @@ def draw(run: LoggedRun, panel: Panel, width: int, height: int, *, unicode: bool
     return Text("\n").join([head, text])
 
 
-def draw_heat(heat: Heat, width: int, *, unicode: bool = True) -> Text:
+def draw_heat(heat: RunHeatMap, width: int, *, unicode: bool = True) -> Text:
     """`heat` over the optimizer's steps, `width` characters wide, two lines more than it has rows."""
     drawn, shades = heat.map, heat.map.shades
     labels = _labels(drawn, min(16, width // 3))

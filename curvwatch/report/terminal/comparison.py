@@ -12,7 +12,7 @@ from rich.text import Text
 
 from curvwatch.report.logs.logged_run import LoggedRun
 from curvwatch.report.summary import Wanted
-from curvwatch.report.table import LEGEND, Cell, Comparison, compare
+from curvwatch.report.table import LEGEND, Cell, RunTable, compare
 from curvwatch.report.text import printable
 
 # below, numbers have a digit less; where the table still does not fit, each run is told by itself
@@ -53,7 +53,7 @@ def print_comparison(
         console.print(Text(printable(problem)))
 
 
-def _table(told: Comparison) -> Table:
+def _table(told: RunTable) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("\nrun", overflow="fold", min_width=_NAME)
     cells = [[_text(cell) for cell in row] for row in told.rows]
@@ -68,7 +68,7 @@ def _table(told: Comparison) -> Table:
     return table
 
 
-def _print_blocks(told: Comparison, console: Console) -> None:
+def _print_blocks(told: RunTable, console: Console) -> None:
     """Each run by itself, a line a number, for narrow terminals."""
     for name, row in zip(told.names, told.rows, strict=True):
         console.print(Text(printable(name), "bold"))

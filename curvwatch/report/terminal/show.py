@@ -12,12 +12,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from curvwatch.charts import Chart
 from curvwatch.errors import CurvwatchError
-from curvwatch.report.heat_maps import Heat
+from curvwatch.report.heat_maps import RunHeatMap
 from curvwatch.report.logs.find import Found, find_runs, short_names
 from curvwatch.report.logs.logged_run import LoggedRun
 from curvwatch.report.logs.read import read_run
-from curvwatch.report.panels import Panel
 from curvwatch.report.sections import sections_of
 from curvwatch.report.summary import variant_names
 from curvwatch.report.terminal.charts import draw, draw_heat
@@ -112,12 +112,12 @@ def _grid(run: LoggedRun, console: Console, columns: int, rows: int | None) -> T
     sections, _ = sections_of(
         [run], rows=(_HEAT_HEIGHT if rows is None else _CHART_HEIGHT) - 1, columns=width
     )
-    charts: list[Heat | Panel] = []
+    charts: list[RunHeatMap | Chart] = []
     for section in sections:
         charts += [*section.heats, *section.panels]
     drawn = [
         draw_heat(chart, width, unicode=unicode)
-        if isinstance(chart, Heat)
+        if isinstance(chart, RunHeatMap)
         else draw(run, chart, width, _CHART_HEIGHT, unicode=unicode)
         for chart in charts[: None if rows is None else rows * columns]
     ]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from curvwatch.results.advice.evidence import RATIO, Evidence, Warmup, evidence
-from curvwatch.results.advice.rates import Curves, Landscapes
+from curvwatch.results.advice.rates import Curves, LandscapeSeries
 from curvwatch.results.advice.refusals import NoAdviceError
 from curvwatch.results.advice.words import RAISE, sentences
 
@@ -149,7 +149,7 @@ def _advice(found: Evidence, share: float) -> Advice:
     )
 
 
-def _share(curves: Curves, name: str, used: Landscapes) -> float:
+def _share(curves: Curves, name: str, used: LandscapeSeries) -> float:
     """The learning rate of a group over the largest; nan where it has none."""
     edge = curves[name]
     known = np.isfinite(edge.values) & (edge.values > 0)

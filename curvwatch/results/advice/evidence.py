@@ -11,7 +11,7 @@ import numpy as np
 
 from curvwatch.results.advice.rates import (
     Curves,
-    Landscapes,
+    LandscapeSeries,
     Steps,
     landscapes,
     ratio_of_step,
@@ -69,7 +69,7 @@ class Evidence:
         numbers: all that it was made of, by name.
     """
 
-    used: Landscapes
+    used: LandscapeSeries
     current: float
     rate: float
     low: float
@@ -194,7 +194,7 @@ def _scatter(values: np.ndarray) -> float:
     return _OF_DEVIATION * float(np.median(bends)) / math.sqrt(6) / size if size else 0.0
 
 
-def _warmup(used: Landscapes, steps: Steps, settled: int, rate: float) -> Warmup | None:
+def _warmup(used: LandscapeSeries, steps: Steps, settled: int, rate: float) -> Warmup | None:
     """From the least that earlier readings support, to the first from which on all support `rate`.
 
     A reading over the edge supports the learning rate it was made with, if the steps after it did not

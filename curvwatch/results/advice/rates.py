@@ -38,7 +38,7 @@ Curves = Mapping[str, HasSteps]
 
 
 @dataclass(frozen=True)
-class Landscapes:
+class LandscapeSeries:
     """The readings of the landscape that can be used, of one optimizer; all arrays (n,).
 
     Attributes:
@@ -75,7 +75,7 @@ class Landscapes:
     def __len__(self) -> int:
         return len(self.steps)
 
-    def only(self, chosen: np.ndarray) -> Landscapes:
+    def only(self, chosen: np.ndarray) -> LandscapeSeries:
         """Those of a mask, or in the order of an index."""
         names = ("steps", "rates", "ratios", "at_edge", "errors", "stderrs")
         return replace(self, **{name: getattr(self, name)[chosen] for name in names})
@@ -99,7 +99,7 @@ class Steps:
         return len(self.steps)
 
 
-def landscapes(curves: Curves, suffix: str, doubtful: Mapping[str, Collection[int]]) -> Landscapes:
+def landscapes(curves: Curves, suffix: str, doubtful: Mapping[str, Collection[int]]) -> LandscapeSeries:
     """The readings of the optimizer with `suffix`."""
     metric = f"curvature/stability_ratio{suffix}"
     steps, chi = curves[metric].steps, curves[metric].values
@@ -118,7 +118,7 @@ def landscapes(curves: Curves, suffix: str, doubtful: Mapping[str, Collection[in
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = np.nan_to_num(np.abs(stderr / sharpness), nan=0.0, posinf=0.0)[use]
     momentum, slowness = _momentum(edge_used * rates / 2.0)
-    return Landscapes(
+    return LandscapeSeries(
         steps=steps[use],
         rates=rates,
         ratios=chi_used,
@@ -134,7 +134,7 @@ def landscapes(curves: Curves, suffix: str, doubtful: Mapping[str, Collection[in
 
 
 def steps_of(
-    curves: Curves, suffix: str, doubtful: Mapping[str, Collection[int]], seen: Landscapes
+    curves: Curves, suffix: str, doubtful: Mapping[str, Collection[int]], seen: LandscapeSeries
 ) -> Steps:
     """The steps of the same optimizer; learning rates are those that the landscape was read with."""
     metric = f"step/stability_ratio{suffix}"
@@ -147,7 +147,7 @@ def steps_of(
     return Steps(steps[use], np.interp(steps[use], seen.steps, seen.rates), ratios[use])
 
 
-def usable(seen: Landscapes, steps: Steps) -> Landscapes:
+def usable(seen: LandscapeSeries, steps: Steps) -> LandscapeSeries:
     """Without what the steps refute, and what came after the learning rate was lowered."""
     refuted = np.array([_is_refuted(t, x, steps) for t, x in zip(seen.steps, seen.ratios, strict=True)])
     kept = seen.only(~refuted.astype(bool))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from curvwatch.results.advice.rates import Curves, Landscapes, Steps
+from curvwatch.results.advice.rates import Curves, LandscapeSeries, Steps
 
 LEAST = 8  # readings of the landscape
 # a fall of the loss, relative to its start, under which the landscape of training is not seen yet:
@@ -26,7 +26,7 @@ class NoAdviceError(Exception):
     """The readings do not allow advice; its text is the reason."""
 
 
-def check_count(used: Landscapes, notes: Sequence[str]) -> None:
+def check_count(used: LandscapeSeries, notes: Sequence[str]) -> None:
     """Raise unless there are enough readings."""
     if len(used) >= LEAST:
         return
@@ -54,7 +54,7 @@ def check_count(used: Landscapes, notes: Sequence[str]) -> None:
 
 
 def check_loss(
-    curves: Curves, suffix: str, used: Landscapes, steps: Steps, *, settled: int, of_step: float
+    curves: Curves, suffix: str, used: LandscapeSeries, steps: Steps, *, settled: int, of_step: float
 ) -> tuple[float, float]:
     """First and last loss on the probe, nan where it was not read.
 

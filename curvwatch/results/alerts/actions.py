@@ -15,11 +15,11 @@ from curvwatch.results.alerts.alert import Alert
 log = logging.getLogger("curvwatch")
 
 
-class Steered(Protocol):
+class ControllableRun(Protocol):
     """What actions may do to a run."""
 
     @property
-    def leads(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this process speaks for all."""
 
     def stop(self, reason: str) -> None:
@@ -39,7 +39,7 @@ class RunAction(ABC):
     """Something that is done to the run itself."""
 
     @abstractmethod
-    def act(self, alert: Alert, run: Steered) -> None:
+    def act(self, alert: Alert, run: ControllableRun) -> None:
         """Do it; called on every process."""
 
 
@@ -53,7 +53,7 @@ class LowerLR(RunAction):
         if isinstance(self.factor, (bool, str)) or not 0 < self.factor < 1:
             raise ValueError(f"lower_lr({self.factor!r}): a factor between 0 and 1 is needed")
 
-    def act(self, alert: Alert, run: Steered) -> None:
+    def act(self, alert: Alert, run: ControllableRun) -> None:
         """Multiply all learning rates from now on."""
         changed = run.scale_rates(self.factor)
         _tell_change(alert, run, changed)
@@ -72,7 +72,7 @@ class WarmUpAgain(RunAction):
         if isinstance(self.start, (bool, str)) or not 0 < self.start < 1:
             raise ValueError(f"warmup_again(start={self.start!r}): a factor between 0 and 1 is needed")
 
-    def act(self, alert: Alert, run: Steered) -> None:
+    def act(self, alert: Alert, run: ControllableRun) -> None:
         """Begin to warm up."""
         changed = run.warm_up(self.steps, self.start)
         _tell_change(alert, run, changed)
@@ -97,11 +97,11 @@ class Webhook(RunAction):
                 "'slack://...', 'discord://...', 'jsons://host/path' or 'mailto://...'"
             )
 
-    def act(self, alert: Alert, run: Steered) -> None:
+    def act(self, alert: Alert, run: ControllableRun) -> None:
         """Send the alert, from one process."""
         import apprise
 
-        if not run.leads:
+        if not run.is_main_process:
             return
         sender = apprise.Apprise()
         sender.add(self.url)
@@ -111,8 +111,8 @@ class Webhook(RunAction):
 
 
 # words first: LightningCLI saves a configuration by the first type that fits
-Word = Literal["stop", "checkpoint", "log", "warn"]
-Action = Word | RunAction | Callable[[Alert], object]
+ActionName = Literal["stop", "checkpoint", "log", "warn"]
+Action = ActionName | RunAction | Callable[[Alert], object]
 _WORDS = ("stop", "checkpoint", "log", "warn")
 
 
@@ -171,18 +171,18 @@ def check_actions(
     return tuple(several)
 
 
-def act(action: Action, alert: Alert, run: Steered) -> None:
+def act(action: Action, alert: Alert, run: ControllableRun) -> None:
     """Do what `action` says; all processes have the same alerts, so all act alike."""
     if action == "stop":
         run.stop(f"curvwatch: {alert.rule}")
     elif action == "checkpoint":
         path = run.save(f"alert-{alert.rule.replace(' ', '-')}-step={alert.step}")
-        if run.leads:
+        if run.is_main_process:
             log.warning("curvwatch saved %s", path)
     elif action == "log":
         pass  # every alert is
     elif action == "warn":
-        if run.leads:
+        if run.is_main_process:
             warnings.warn(f"curvwatch alert, {alert}", CurvwatchWarning, stacklevel=2)
     elif isinstance(action, RunAction):
         action.act(alert, run)
@@ -191,8 +191,8 @@ def act(action: Action, alert: Alert, run: Steered) -> None:
         action(alert)
 
 
-def _tell_change(alert: Alert, run: Steered, changed: str) -> None:
-    if run.leads:
+def _tell_change(alert: Alert, run: ControllableRun, changed: str) -> None:
+    if run.is_main_process:
         log.warning("curvwatch CHANGES THE RUN at step %d (%s): %s", alert.step, alert.rule, changed)
 
 

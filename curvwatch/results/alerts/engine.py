@@ -29,7 +29,7 @@ class _State:
 
 
 @dataclass
-class _Watch:
+class _RuleHistory:
     """What is known of one rule.
 
     Attributes:
@@ -64,7 +64,7 @@ class AlertEngine:
         self.rules = tuple(rules)
         self.alerts: list[Alert] = []
         self._watch_finite = watch_finite
-        self._watches = {rule.name: _Watch() for rule in rules}
+        self._watches = {rule.name: _RuleHistory() for rule in rules}
         self._broken: set[str] = set()
 
     def observe(
@@ -215,7 +215,7 @@ class AlertEngine:
         self._broken = set(state["broken"])
         for rule in self.rules:
             saved = state["watches"].get(rule.name, {"readings": [], "states": {}})
-            watch = self._watches[rule.name] = _Watch()
+            watch = self._watches[rule.name] = _RuleHistory()
             for i, suffix, readings in saved["readings"]:
                 if i < len(rule.parts):
                     pairs = ((int(step), float(value)) for step, value in readings)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from curvwatch.charts.histogram import Histogram
-from curvwatch.errors import Faults
+from curvwatch.errors import ErrorPolicy
 from curvwatch.results.alerts import Alert
 from curvwatch.results.history import History
 from curvwatch.results.loggers import tensorboard, wandb
@@ -21,7 +21,7 @@ from curvwatch.results.loggers.tensorboard_hparams import add_to_hparams
 log = logging.getLogger("curvwatch")
 
 
-class Sinks:
+class Loggers:
     """The loggers of a Trainer, as a place for readings.
 
     Args:
@@ -33,7 +33,7 @@ class Sinks:
     def __init__(
         self,
         loggers: Sequence[Any],
-        faults: Faults,
+        faults: ErrorPolicy,
         hyperparameters: Mapping[str, float | str | bool] | None = None,
     ) -> None:
         self._loggers = list(loggers)
@@ -120,7 +120,7 @@ class Sinks:
 
     def _with_each(self, doing: str, do: Callable[[Any], object]) -> None:
         for logger in self._loggers:
-            with self._faults.caught(f"{doing} to {type(logger).__name__}"):
+            with self._faults.guard(f"{doing} to {type(logger).__name__}"):
                 do(logger)
 
 

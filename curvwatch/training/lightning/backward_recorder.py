@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from curvwatch.errors import CurvwatchError
-from curvwatch.training.lightning.isolated_optimizers import LentOptimizers
+from curvwatch.training.lightning.isolated_optimizers import IsolatedOptimizers
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -21,7 +21,7 @@ class StepReached(BaseException):
     """Ends `training_step` where the optimizer makes its step; no `except Exception` stops it."""
 
 
-class Hearing:
+class BackwardRecorder:
     """Hears one run of `training_step`, for one optimizer.
 
     Args:
@@ -41,7 +41,7 @@ class Hearing:
     def __init__(
         self,
         optimizer: Optimizer,
-        optimizers: LentOptimizers,
+        optimizers: IsolatedOptimizers,
         *,
         until_step: bool,
         backward: bool,

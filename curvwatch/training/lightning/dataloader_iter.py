@@ -9,7 +9,7 @@ from torch import Tensor
 
 from curvwatch.errors import CurvwatchError
 from curvwatch.objective.isolation.containers import clone_batch, map_containers
-from curvwatch.objective.isolation.isolate import Memory
+from curvwatch.objective.isolation.isolate import ModuleState
 from curvwatch.objective.isolation.random_state import RandomState
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class FetchRecorder:
                 raise
             batch, batch_idx, dataloader_idx = fetched
             try:
-                random = Memory.of(module).random_state()
+                random = ModuleState.of(module).random_state()
                 record.append(Fetch(clone_batch(batch), batch_idx, dataloader_idx, random))
             except Exception as error:  # told when the record is used: training goes on
                 record.failure = error
@@ -122,7 +122,7 @@ class FetchRecorder:
             self._recorded = None
 
 
-class FetchAgain(Iterator[Any]):
+class ReplayIterator(Iterator[Any]):
     """In place of Lightning's iterator: gives what was fetched, and the random state after it.
 
     Args:
@@ -155,7 +155,7 @@ class FetchAgain(Iterator[Any]):
                 "kept, or than probe=[...] has in one: they are not to be had"
             )
         if fetch.random is not None:
-            fetch.random.set(Memory.of(self._module).generators)
+            fetch.random.set(ModuleState.of(self._module).generators)
         return fetch.batch, fetch.batch_idx, fetch.dataloader_idx
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 OnStep = Callable[[Optimizer, Callable[[], Any] | None, bool], Any]
 
 
-class Places:
+class ParameterSlots:
     """Where in a module each weight is, so that what stands in for it can be found.
 
     Args:
@@ -51,7 +51,7 @@ class Places:
             part._parameters[name] = value  # type: ignore[assignment]  # a plain tensor, on loan
 
 
-class LentOptimizers:
+class IsolatedOptimizers:
     """All optimizers and schedulers of a run, and those that the module keeps to itself.
 
     Args:
@@ -67,7 +67,7 @@ class LentOptimizers:
         # a LightningOptimizer is an instance of its optimizer's class, and has no groups of its own
         self._raw = [o for o in found if isinstance(o, Optimizer) and "param_groups" in vars(o)]
         self._schedulers = [s for s in found if not isinstance(s, Optimizer)]
-        self.places = Places(module)
+        self.places = ParameterSlots(module)
 
     @contextmanager
     def lent(self, on_step: OnStep, on_clear: Callable[[Sequence[Tensor]], None]) -> Iterator[None]:

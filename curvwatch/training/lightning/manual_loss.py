@@ -12,10 +12,10 @@ from torch.optim import Optimizer
 
 from curvwatch.errors import CurvwatchError
 from curvwatch.objective.isolation.containers import clone_batch
-from curvwatch.objective.isolation.isolate import Loan, lend
-from curvwatch.training.lightning.backward_recorder import GIVE_ONE, Hearing, StepReached
-from curvwatch.training.lightning.training_step import StepLoss, steps_taken
-from curvwatch.training.run import TrainingBatch
+from curvwatch.objective.isolation.isolate import IsolatedModule, isolated
+from curvwatch.training.lightning.backward_recorder import GIVE_ONE, BackwardRecorder, StepReached
+from curvwatch.training.lightning.training_step import TrainingStepLoss, steps_taken
+from curvwatch.training.run import StepInput
 from curvwatch.training.steps import FinishedStep
 
 if TYPE_CHECKING:
@@ -27,12 +27,12 @@ _FARTHEST_TURN = 20
 _LARGEST_GROUP = 100
 
 
-class StepBatch(TrainingBatch):
+class StepBatch(StepInput):
     """A batch of a step that was made: its loss was sent backward at its own `batch_idx`."""
 
 
 @dataclass
-class Knowledge:
+class ManualStepFacts:
     """What a run has shown of how one optimizer is trained.
 
     Attributes:
@@ -48,7 +48,7 @@ class Knowledge:
     hopeless: bool = False
 
 
-class ToldLoss(StepLoss):
+class ManualOptimizationLoss(TrainingStepLoss):
     """The sum of the losses that are sent backward until the optimizer's first step in a batch.
 
     `training_step` is run again; passes backward, steps and schedulers are heard and not made. The
@@ -74,7 +74,7 @@ class ToldLoss(StepLoss):
         optimizers: Sequence[Optimizer],
         index: int,
         name: str,
-        knowledge: Knowledge,
+        knowledge: ManualStepFacts,
         batch_idx: int,
         finished: Mapping[int, FinishedStep],
     ) -> None:
@@ -87,7 +87,7 @@ class ToldLoss(StepLoss):
         self._own = [p for group in self._optimizer.param_groups for p in group["params"]]
         self._moved = _moved(optimizers, index, finished)
 
-    def __call__(self, item: TrainingBatch) -> Tensor:
+    def __call__(self, item: StepInput) -> Tensor:
         """The loss; of a batch of the probe times the number of batches that make a step.
 
         Raises:
@@ -108,7 +108,7 @@ class ToldLoss(StepLoss):
         self._known.hopeless = True
         raise self._not_told()
 
-    def _turns(self, item: TrainingBatch) -> Iterator[tuple[int, TrainingBatch]]:
+    def _turns(self, item: StepInput) -> Iterator[tuple[int, StepInput]]:
         """Where the optimizer may have its turn: how many batches ahead, and the batch there."""
         first = self._known.ahead.get(item.batch_idx, 0)
         yield first, _later(item, first)
@@ -117,7 +117,7 @@ class ToldLoss(StepLoss):
         if not self._known.hopeless:
             yield from ((ahead, _later(item, ahead)) for ahead in range(_FARTHEST_TURN))
 
-    def _told(self, item: TrainingBatch) -> Tensor | None:
+    def _told(self, item: StepInput) -> Tensor | None:
         """The loss that is sent backward when `training_step` is called with `item`."""
         hearing = None
         try:
@@ -141,7 +141,7 @@ class ToldLoss(StepLoss):
         self._known.backward = True
         return self._told(item)
 
-    def _batches_of_a_step(self, item: TrainingBatch) -> int:
+    def _batches_of_a_step(self, item: StepInput) -> int:
         """How many batches send losses backward between two steps; 1 where that does not show."""
         counts, count = [], 0
         with suppress(Exception), self._second_loan() as loan:
@@ -158,9 +158,9 @@ class ToldLoss(StepLoss):
         return max(1, counts[-1]) if counts else 1
 
     @contextmanager
-    def _second_loan(self) -> Iterator[Loan]:
+    def _second_loan(self) -> Iterator[IsolatedModule]:
         """Lend the module, which is on loan, for one run: another may follow from the same state."""
-        with lend(self._module) as loan:
+        with isolated(self._module) as loan:
             flags = [(w, w.requires_grad, w.grad) for w in loan.weights]
             try:
                 yield loan
@@ -169,13 +169,13 @@ class ToldLoss(StepLoss):
                     weight.requires_grad_(flag)
                     weight.grad = gradient
 
-    def _hearing(self, *, until_step: bool) -> Hearing:
+    def _hearing(self, *, until_step: bool) -> BackwardRecorder:
         for start in self._moved.values():
             for weight, before, _ in start:
                 self._lent.places.put(weight, before)
         if self._known.backward:
             self._require_gradients()
-        return Hearing(
+        return BackwardRecorder(
             self._optimizer,
             self._lent,
             until_step=until_step,
@@ -183,7 +183,7 @@ class ToldLoss(StepLoss):
             stepped=self._follow,
         )
 
-    def _listen(self, item: TrainingBatch, hearing: Hearing) -> None:
+    def _listen(self, item: StepInput, hearing: BackwardRecorder) -> None:
         progress = steps_taken(self._trainer, self._module)
 
         def step(optimizer: Optimizer, closure: Any, counted: bool) -> Any:
@@ -220,7 +220,7 @@ class ToldLoss(StepLoss):
         )
 
 
-def _later(item: TrainingBatch, ahead: int) -> TrainingBatch:
+def _later(item: StepInput, ahead: int) -> StepInput:
     step = item.global_step
     return item._replace(
         batch_idx=item.batch_idx + ahead, global_step=None if step is None else step + ahead

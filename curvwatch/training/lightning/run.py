@@ -19,12 +19,12 @@ from curvwatch.errors import CurvwatchError
 from curvwatch.objective import Products
 from curvwatch.objective.isolation.containers import clone_batch
 from curvwatch.objective.processes import averager
-from curvwatch.objective.samples import Sample
+from curvwatch.objective.samples import RecordedBatch
 from curvwatch.training.lightning.backward_recorder import GIVE_ONE
 from curvwatch.training.lightning.dataloader_iter import Fetch, Fetched, FetchRecorder
-from curvwatch.training.lightning.manual_loss import Knowledge, StepBatch, ToldLoss
-from curvwatch.training.lightning.training_step import LossFn, StepLoss
-from curvwatch.training.run import Run, TrainingBatch
+from curvwatch.training.lightning.manual_loss import ManualOptimizationLoss, ManualStepFacts, StepBatch
+from curvwatch.training.lightning.training_step import LossFn, TrainingStepLoss
+from curvwatch.training.run import StepInput, TrainingRun
 from curvwatch.training.steps import FinishedStep
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _HOOK = "on_train_batch_start"
 
 
-class BeforeStep:
+class StrategyHook:
     """Calls `call(batch, batch_idx)` after every hook of callbacks and of the module.
 
     The module's `on_train_batch_start` runs after the callbacks', and may mix the batch or draw random
@@ -62,9 +62,9 @@ class BeforeStep:
         """Take the wrapper off; one below that of another monitor goes with that one."""
         self._call = None
         outermost = vars(self._strategy).get(_HOOK)
-        while isinstance(outermost, BeforeStep) and outermost._call is None:
+        while isinstance(outermost, StrategyHook) and outermost._call is None:
             outermost = outermost._wrapped
-        if isinstance(outermost, BeforeStep):
+        if isinstance(outermost, StrategyHook):
             setattr(self._strategy, _HOOK, outermost)
         else:  # the strategy's own method
             vars(self._strategy).pop(_HOOK, None)
@@ -120,7 +120,7 @@ _REFUSED = {
 }
 
 
-class FitRun(Run):
+class LightningRun(TrainingRun):
     """One call of `trainer.fit`.
 
     Args:
@@ -160,7 +160,7 @@ class FitRun(Run):
         self.finished: Mapping[int, FinishedStep] = {}
         self._shown: dict[str, Tensor] = {}
         self._loss_fns = self._one_each(loss_fns)
-        self._knowledge = [Knowledge() for _ in self.optimizers]
+        self._knowledge = [ManualStepFacts() for _ in self.optimizers]
         self._batch_idx = 0
         parameters = inspect.signature(module.training_step).parameters
         fetches = "dataloader_iter" in parameters
@@ -172,17 +172,17 @@ class FitRun(Run):
         """The optimizer step that is being made: the x-axis of `self.log` (private, 2.2 to 2.6)."""
         return int(self.trainer.fit_loop.epoch_loop._batches_that_stepped)
 
-    def begins_step(self, batch_idx: int) -> bool:
+    def is_first_batch_of_step(self, batch_idx: int) -> bool:
         """Whether this batch is the first, with accumulation, of an optimizer step."""
         # so Lightning clears gradients, also where it has the batch_idx before (dataloader_iter)
         return batch_idx % self.trainer.accumulate_grad_batches == 0
 
-    def item(self, batch: Any, batch_idx: int) -> TrainingBatch:
+    def item(self, batch: Any, batch_idx: int) -> StepInput:
         """What `training_step` is about to be called with."""
         self._batch_idx = batch_idx
         if self._fetches:
             batch = self._fetches.expect()
-        return TrainingBatch(batch, batch_idx, self.trainer.global_step)
+        return StepInput(batch, batch_idx, self.trainer.global_step)
 
     def begin_fetches(self) -> None:
         """Where `training_step` fetches its batches, record those of an item that was kept."""
@@ -199,16 +199,16 @@ class FitRun(Run):
         """What a batch's loss is multiplied by before it is sent backward."""
         return 1.0 / self.trainer.accumulate_grad_batches
 
-    def weighed(self, samples: Sequence[Sample]) -> list[Sample]:
+    def weight_samples(self, samples: Sequence[RecordedBatch]) -> list[RecordedBatch]:
         """Each with the factor of its loss: Lightning divides also where the last group is short."""
         if self.module.automatic_optimization:
             return [replace(s, weight=self.batch_weight) for s in samples]
         if self._tells:  # what is sent backward adds up
             return [replace(s, batch=StepBatch(*s.batch)) for s in samples]
-        return super().weighed(samples)
+        return super().weight_samples(samples)
 
     @property
-    def made_step(self) -> bool:
+    def is_last_batch_of_step(self) -> bool:
         """Whether this batch was the last, with accumulation, of a step (private, 2.2 to 2.6)."""
         if not self.module.automatic_optimization:
             return True
@@ -234,15 +234,15 @@ class FitRun(Run):
         return self.trainer.loggers
 
     @property
-    def leads(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this is global rank 0."""
         return self.trainer.is_global_zero
 
     def loss_of(self, index: int) -> Callable[[Any], Any]:
         """`training_step` run again, or the user's loss function."""
         if not self._tells:
-            return StepLoss(self.trainer, self.module, loss_fn=self._loss_fns[index])
-        return ToldLoss(
+            return TrainingStepLoss(self.trainer, self.module, loss_fn=self._loss_fns[index])
+        return ManualOptimizationLoss(
             self.trainer,
             self.module,
             optimizers=self.optimizers,
@@ -258,11 +258,11 @@ class FitRun(Run):
         """Whether training computes in half precision."""
         return "16" in str(self.trainer.precision)
 
-    def call_before_step(self, call: Callable[[Any, int], None]) -> BeforeStep:
+    def call_before_step(self, call: Callable[[Any, int], None]) -> StrategyHook:
         """Call `call(batch, batch_idx)` right before each training step, until it is removed."""
-        return BeforeStep(self.trainer.strategy, call)
+        return StrategyHook(self.trainer.strategy, call)
 
-    def fed(self, batch: Any) -> Any:
+    def prepare_batch(self, batch: Any) -> Any:
         """`batch` as it reaches `training_step`: converted, through the hooks, on the device."""
         if self._fetches:
             return Fetched([Fetch(clone_batch(batch), 0, 0, None)])
@@ -312,7 +312,7 @@ class FitRun(Run):
             return loss if read_now or loss.device.type == "cpu" else None
         return self._average(loss.float()) if read_now else None
 
-    def retells(self, index: int) -> bool:
+    def reports_measured_loss(self, index: int) -> bool:
         """Whether what is measured is the loss in `outputs`."""
         return self.module.automatic_optimization and self._loss_fns[index] is None
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import Tensor
 from torch.optim import Optimizer
 
-from curvwatch.training.lightning.dataloader_iter import FetchAgain, Fetched
-from curvwatch.training.lightning.isolated_optimizers import LentOptimizers, OnStep
-from curvwatch.training.run import TrainingBatch
+from curvwatch.training.lightning.dataloader_iter import Fetched, ReplayIterator
+from curvwatch.training.lightning.isolated_optimizers import IsolatedOptimizers, OnStep
+from curvwatch.training.run import StepInput
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -37,8 +37,8 @@ def check_loss_fns(loss_fn: LossFn | Sequence[LossFn] | None) -> LossFn | list[L
     return list(loss_fn)
 
 
-class StepLoss:
-    """From a `TrainingBatch` to the loss of `training_step`, as a plain function.
+class TrainingStepLoss:
+    """From a `StepInput` to the loss of `training_step`, as a plain function.
 
     Args:
         trainer: in the midst of `fit`.
@@ -52,19 +52,19 @@ class StepLoss:
         self._trainer = trainer
         self._module = module
         self._loss_fn = loss_fn
-        self._lent = LentOptimizers(trainer, module)
+        self._lent = IsolatedOptimizers(trainer, module)
 
-    def __call__(self, item: TrainingBatch) -> Any:
+    def __call__(self, item: StepInput) -> Any:
         """The loss, or whatever `training_step` returned instead."""
         with self._silent(item, on_step=_run_closure, on_clear=_clear):
             if self._loss_fn is not None:
                 return self._loss_fn(self._module, item.batch)
             return self._training_step(item)
 
-    def instead(self, function: Callable[[Any], Any]) -> Callable[[TrainingBatch], Any]:
+    def instead(self, function: Callable[[Any], Any]) -> Callable[[StepInput], Any]:
         """`function` of the batch alone, called as `training_step` is: in silence, in its precision."""
 
-        def loss(item: TrainingBatch) -> Any:
+        def loss(item: StepInput) -> Any:
             with self._silent(item, on_step=_run_closure, on_clear=_clear):
                 return function(item.batch)
 
@@ -73,7 +73,7 @@ class StepLoss:
     @contextmanager
     def _silent(
         self,
-        item: TrainingBatch,
+        item: StepInput,
         *,
         on_step: OnStep,
         on_clear: Callable[[Sequence[Tensor]], None],
@@ -85,16 +85,16 @@ class StepLoss:
         ):
             yield
 
-    def _training_step(self, item: TrainingBatch) -> Any:
+    def _training_step(self, item: StepInput) -> Any:
         # not strategy.training_step: that one passes through DDP's wrapper, which would
         # wait for gradients
         return self._module.training_step(*self._arguments(item))
 
-    def _arguments(self, item: TrainingBatch) -> Sequence[Any]:
+    def _arguments(self, item: StepInput) -> Sequence[Any]:
         # private (2.2 to 2.6): the fetcher holds the iterator, where training_step takes one
         iterator = getattr(self._trainer.fit_loop._data_fetcher, "iterator_wrapper", None)
         if iterator is not None:
-            return [FetchAgain(item.batch, self._module, iterator)]
+            return [ReplayIterator(item.batch, self._module, iterator)]
         # whether training_step takes a batch_idx is found out there (read in 2.2 to 2.6)
         loop = self._trainer.fit_loop.epoch_loop
         return list(loop._build_kwargs(OrderedDict(), item.batch, item.batch_idx).values())
@@ -110,7 +110,7 @@ def _clear(weights: Sequence[Tensor]) -> None:
 
 
 @contextmanager
-def _silence(trainer: pl.Trainer, module: pl.LightningModule, item: TrainingBatch) -> Iterator[None]:
+def _silence(trainer: pl.Trainer, module: pl.LightningModule, item: StepInput) -> Iterator[None]:
     """Let `self.log` and the loggers of `trainer` write to nowhere.
 
     Private attributes of Lightning, read in 2.2 to 2.6: `_results` collects what `self.log` says;

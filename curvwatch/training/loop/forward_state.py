@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from curvwatch.training.plan import Due
-from curvwatch.training.run import Run, TrainingBatch
+from curvwatch.training.plan import ReadingPlan
+from curvwatch.training.run import StepInput, TrainingRun
 
 # its batch is not known yet
-_UNKNOWN = TrainingBatch(None, 0)
+_UNKNOWN = StepInput(None, 0)
 
 
-class Beginnings:
+class ForwardStateRecorder:
     """Keeps what the forward passes of the coming step begin from, while armed.
 
     Args:
@@ -25,13 +25,15 @@ class Beginnings:
         keep: given a function, calls it unless the step was made already.
     """
 
-    def __init__(self, run: Run, called: nn.Module, keep: Callable[[Callable[[], None]], None]) -> None:
+    def __init__(
+        self, run: TrainingRun, called: nn.Module, keep: Callable[[Callable[[], None]], None]
+    ) -> None:
         self._run = run
         self._keep = keep
         self._hook = _ForwardHook(self)
         self._called = called
         self._take_off: Callable[[], None] | None = None
-        self._at_rest, self._seen = Due(), Due()
+        self._at_rest, self._seen = ReadingPlan(), ReadingPlan()
 
     def arm(self) -> None:
         """Keep the present state, for a model that is not called, and those of coming calls."""
@@ -40,30 +42,30 @@ class Beginnings:
         self._at_rest.keep(self._run, _UNKNOWN)
         self._take_off = _call_before(self._called, self._hook)
 
-    def disarm(self) -> Due:
+    def disarm(self) -> ReadingPlan:
         """Stop, forget, and give what was kept: a sample without a batch for each forward pass."""
         if self._take_off is not None:
             self._take_off()
             self._take_off = None
         kept = self._seen if self._seen.samples else self._at_rest
-        self._at_rest, self._seen = Due(), Due()
+        self._at_rest, self._seen = ReadingPlan(), ReadingPlan()
         return kept
 
     def see(self, batch: Any = None) -> None:
         """A forward pass begins; of `batch`, where that is known."""
         if self._take_off is not None:
-            self._keep(lambda: self._see(TrainingBatch(batch, len(self._seen.samples))))
+            self._keep(lambda: self._see(StepInput(batch, len(self._seen.samples))))
 
-    def _see(self, item: TrainingBatch) -> None:
+    def _see(self, item: StepInput) -> None:
         if not self._seen.samples:
             self._seen.look(self._run, item)
         self._seen.keep(self._run, item)
 
 
 class _ForwardHook:
-    """Tells `Beginnings` of a forward pass; that of a copied or pickled model tells nobody."""
+    """Reports a forward pass to `ForwardStateRecorder`; on a copy of the model it does nothing."""
 
-    def __init__(self, beginnings: Beginnings | None = None) -> None:
+    def __init__(self, beginnings: ForwardStateRecorder | None = None) -> None:
         # weak: what hangs on a module is taken for a part of it
         self._beginnings = None if beginnings is None else weakref.ref(beginnings)
 

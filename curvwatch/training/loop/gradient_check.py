@@ -14,9 +14,9 @@ from torch import Tensor
 from curvwatch.measures import Measure
 from curvwatch.objective.flat_layout import Layout
 from curvwatch.stability.unsupported import BY_VALUE
-from curvwatch.training.plan import Due
+from curvwatch.training.plan import ReadingPlan
 from curvwatch.training.reader import Readings
-from curvwatch.training.run import Run
+from curvwatch.training.run import TrainingRun
 from curvwatch.training.steps import FinishedStep
 
 WRONG_ORDER = (
@@ -47,7 +47,7 @@ _UNSCALED = 1e-3
 
 
 @dataclass(frozen=True)
-class Comparison:
+class GradientCheck:
     """A gradient that made a step against that of the loss.
 
     Attributes:
@@ -62,17 +62,22 @@ class Comparison:
 
     @classmethod
     def of_step(
-        cls, run: Run, due: Due, index: int, step: FinishedStep, made: Mapping[int, Tensor]
-    ) -> Comparison:
+        cls,
+        run: TrainingRun,
+        due: ReadingPlan,
+        index: int,
+        step: FinishedStep,
+        made: Mapping[int, Tensor],
+    ) -> GradientCheck:
         """Compare `made`, by `id(parameter)`, with the gradient of the loss of optimizer `index`."""
         params = step.settings.params
-        objective = run.objective(index, params, run.weighed(due.samples), train=None)
+        objective = run.objective(index, params, run.weight_samples(due.samples), train=None)
         with objective.open(due.weights(step)) as opened:
             _, g = opened.gradient()
         return cls.of(objective.layout, g, objective.layout.flatten([made.get(id(p)) for p in params]))
 
     @classmethod
-    def of(cls, layout: Layout, g: Tensor, made: Tensor) -> Comparison:
+    def of(cls, layout: Layout, g: Tensor, made: Tensor) -> GradientCheck:
         """Compare `made` with `g`, that of the loss; both of shape (size,)."""
         across, along = layout.compared(g, made)
         if across <= _REPEATABLE and along > 0.0:

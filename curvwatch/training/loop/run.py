@@ -16,14 +16,14 @@ from curvwatch.objective import Products
 from curvwatch.objective.processes import average_over, is_sharded
 from curvwatch.stability.unsupported import unwrap
 from curvwatch.training.loop.wrappers import ddp_inside, take_off_inside, without_wrappers
-from curvwatch.training.run import Run, TrainingBatch
+from curvwatch.training.run import StepInput, TrainingRun
 
 log = logging.getLogger("curvwatch")
 
 LossFn = Callable[[Any, Any], Any]
 
 
-class LoopRun(Run):
+class LoopRun(TrainingRun):
     """The steps of a loop.
 
     Args:
@@ -80,7 +80,7 @@ class LoopRun(Run):
     @property
     def loggers(self) -> Sequence[Any]:
         """The user's, on one process of several."""
-        return self._loggers if self.leads else []
+        return self._loggers if self.is_main_process else []
 
     @property
     def schedulers(self) -> Sequence[Any]:
@@ -88,7 +88,7 @@ class LoopRun(Run):
         return self._schedulers
 
     @property
-    def leads(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this is the first process."""
         return self._rank == 0
 
@@ -101,7 +101,7 @@ class LoopRun(Run):
 
     def stop(self, reason: str) -> None:
         """Ask the loop to end: `Watch.stopped`."""
-        if self.leads:
+        if self.is_main_process:
             log.warning("the run is asked to stop: %s", reason)
         self.stopped = True
 
@@ -125,7 +125,7 @@ class _Loss:
         self._module = module
         self._function = function
 
-    def __call__(self, item: TrainingBatch) -> Any:
+    def __call__(self, item: StepInput) -> Any:
         take_off_inside(self._module)
         return self._function(item.batch)
 

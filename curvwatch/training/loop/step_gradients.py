@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from curvwatch.errors import Faults
+from curvwatch.errors import ErrorPolicy
 from curvwatch.objective.processes import local
 from curvwatch.training.steps import trained
 
@@ -26,7 +26,7 @@ class StepGradients:
         skipped: the optimizers whose step a GradScaler skipped inside the optimizer (fused ones).
     """
 
-    def __init__(self, optimizers: Sequence[Optimizer], *, faults: Faults) -> None:
+    def __init__(self, optimizers: Sequence[Optimizer], *, faults: ErrorPolicy) -> None:
         self.of_step: dict[int, dict[int, Tensor]] = {}
         self.skipped: set[int] = set()
         self._armed = False
@@ -76,7 +76,7 @@ class StepGradients:
     def _keep(self, index: int, optimizer: Optimizer) -> None:
         if not self._armed or index in self.of_step or isinstance(optimizer, LBFGS):
             return
-        with self._faults.caught("looking at the gradient"):
+        with self._faults.guard("looking at the gradient"):
             self.of_step[index] = {
                 id(p): local(p.grad.detach()).clone() for p in trained(optimizer) if p.grad is not None
             }

@@ -14,7 +14,7 @@ from curvwatch.training.schedule.clock import Clock
 _LAPS = 64
 
 
-class Purse:
+class BudgetAccount:
     """A budget, and the interval since the last look at it.
 
     Args:
@@ -53,7 +53,7 @@ class Purse:
 
     def look(self, step: int, agreed: Callable[[Sequence[float]], list[float]]) -> None:
         """Let the budget decide anew at `step`, where it wants to; `agreed` averages over processes."""
-        if self.budget.looks_at(step):
+        if self.budget.updates_at(step):
             self.budget.look(step, self._passed(step, agreed))
             self.forget(step)
 

@@ -126,7 +126,7 @@ class Budget:
         self.every_n_steps = dict.fromkeys(kinds, _UNKNOWN)
         self._spacing = _LOOK  # of looks
 
-    def looks_at(self, step: int) -> bool:
+    def updates_at(self, step: int) -> bool:
         """Whether `look` is to be called at optimizer step `step`."""
         return step % self._spacing == 0 or step in _EARLY
 
@@ -136,7 +136,7 @@ class Budget:
             return False
         return step in _EARLY or step % self.every_n_steps[kind] == 0
 
-    def spares(self, kind: str, made: Mapping[str, int]) -> bool:
+    def can_afford(self, kind: str, made: Mapping[str, int]) -> bool:
         """Whether there is enough for a further reading of `kind`.
 
         Args:

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from curvwatch.measures import Measure, Stage
-from curvwatch.training.run import Run
-from curvwatch.training.schedule.account import Purse
+from curvwatch.training.run import TrainingRun
+from curvwatch.training.schedule.account import BudgetAccount
 from curvwatch.training.schedule.budget import Budget
 from curvwatch.training.schedule.clock import Clock
 
@@ -50,7 +50,7 @@ class Schedule:
             shares = {False: 1.0 - _SHARE_OF_DEAR, True: _SHARE_OF_DEAR}
         # whether its measures are dear
         self._purses = {
-            dear: Purse(budget * shares[dear], [_kind(s, dear) for s in of_purse], self.clock)
+            dear: BudgetAccount(budget * shares[dear], [_kind(s, dear) for s in of_purse], self.clock)
             for dear, of_purse in stages.items()
             if of_purse
         }
@@ -63,12 +63,12 @@ class Schedule:
         """Of the measures that are not dear, else of those that are; None: all cadences are fixed."""
         return next((purse.budget for purse in self._purses.values()), None)
 
-    def start(self, run: Run) -> None:
+    def start(self, run: TrainingRun) -> None:
         """Training begins: all processes of `run` will decide alike."""
         self._agreed = run.agreed_all
         self.clock.start()
 
-    def hurry(self, names: Collection[str]) -> None:
+    def prioritize(self, names: Collection[str]) -> None:
         """Read the measures of these names at every step, as far as the budget has saved for it.
 
         Measures whose cadence is fixed keep it.
@@ -98,7 +98,7 @@ class Schedule:
         purse, kind = self._purses[measure.dear], _kind(measure.stage, measure.dear)
         if purse.budget.due(kind, step):
             return True
-        return measure.name in self._hurried and purse.budget.spares(kind, purse.counts)
+        return measure.name in self._hurried and purse.budget.can_afford(kind, purse.counts)
 
     def _next_step(self, step: int) -> None:
         self._step = step
@@ -109,7 +109,7 @@ class Schedule:
             purse.look(step, self._agreed)
 
     @contextmanager
-    def timed(self, run: Run, measures: Sequence[Measure]) -> Iterator[list[float]]:
+    def timed(self, run: TrainingRun, measures: Sequence[Measure]) -> Iterator[list[float]]:
         """Time a reading of `measures`, of one stage and one of its `parts`.
 
         The list then has its seconds and the share that all readings took so far, averaged over
