@@ -17,9 +17,9 @@ PAGE = Path(__file__).with_name("quantities.md")
 CHECKED = {
     "sharpness": "dense Hessians in float64 on four networks, a real optimizer on quadratics at "
     "its edge: "
-    "`tests/numerics/test_monitor_twins.py`, `tests/stability/`",
+    "`tests/measures/test_monitor_twins.py`, `tests/stability/`",
     "step_geometry": "dense gradients and Hessians at both ends of the step, on four networks: "
-    "`tests/numerics/test_monitor_twins.py`, `tests/compared/`",
+    "`tests/measures/test_monitor_twins.py`, `tests/training/test_compared.py`",
     "layer_curvature": "blocks of the dense Hessian on four networks, scipy's Jensen-Shannon distance, "
     "errors against repeated readings and their rate: `tests/measures/test_layer_curvature.py`, "
     "`test_layer_density.py`",
@@ -42,11 +42,11 @@ CHECKED = {
     "critical_sharpness": "quadratics, and a scan of the line on four networks: "
     "`tests/measures/test_critical_sharpness.py`",
     "spectral_density": "dense eigenvalues on four networks, of each matrix; quadratics with planted "
-    "outliers; rates and moments in `tests/numerics/test_quadrature.py`; scree tests on spectra "
+    "outliers; rates and moments in `tests/solvers/test_quadrature.py`; scree tests on spectra "
     "of random "
     "matrices: `tests/measures/test_spectral_density.py`; [on digits](gallery/outliers.md)",
     "top_eigenvalues": "dense eigenvectors on four networks, equal eigenvalues: "
-    "`tests/measures/test_top_eigenvalues.py`, `tests/numerics/test_deflated.py`",
+    "`tests/measures/test_top_eigenvalues.py`, `tests/solvers/test_deflated.py`",
     "stationary_point": "dense eigenvalues on four networks, quadratics of each kind in other units: "
     "`tests/measures/test_stationary_point.py`",
     "layer_signal": "exact amplification of linear networks, torch.func.jvp on four networks, the rate "

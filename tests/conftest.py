@@ -2,6 +2,7 @@
 
 import logging
 import random
+from collections.abc import Iterator
 
 import lightning.pytorch
 import numpy as np
@@ -22,3 +23,12 @@ def _seeds() -> None:
     torch.manual_seed(0)
     np.random.seed(0)
     random.seed(0)
+
+
+@pytest.fixture
+def double_precision() -> Iterator[None]:
+    """Float64 as the default, and seed 0: for comparisons with dense twins."""
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)

@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from wandb.proto.wandb_internal_pb2 import Record
 
 from curvwatch import CurvatureMonitor
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 SNIPPETS = [
     pytest.param(code, id=f"{page}-{i}")

@@ -13,8 +13,8 @@ from torch import Tensor
 from curvwatch import CurvatureMonitor, Sharpness, StepGeometry
 from tests.compat.rows import SEED, Outcome, Recorder, Row, train
 from tests.compat.twin import Twin, Use, in_float64, values_of_step
-from tests.lightning.trace import assert_same
-from tests.modules import LANDSCAPE, STEP, told
+from tests.support.modules import LANDSCAPE, STEP, told
+from tests.support.trace import assert_same
 
 
 def check_run(row: Row) -> tuple[Outcome, CurvatureMonitor]:

@@ -15,7 +15,7 @@ from torch._dynamo.utils import counters
 
 from tests.compat.layers import Between
 from tests.compat.rows import Row, of_net
-from tests.modules import Classifier, fit, mlp
+from tests.support.modules import Classifier, fit, mlp
 
 
 def compiled(backend: str, dropout: float = 0.2) -> Any:

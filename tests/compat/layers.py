@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
 from tests.compat.rows import Row, of_net
-from tests.modules import CLASSES, FEATURES, Classifier
+from tests.support.modules import CLASSES, FEATURES, Classifier
 
 WIDTH, POSITIONS, VOCABULARY = 4, 3, 7
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.amp import GradScaler
 
 from tests.compat.rows import Row
-from tests.modules import CLASSES, FEATURES, Classifier
+from tests.support.modules import CLASSES, FEATURES, Classifier
 
 
 def net() -> Classifier:

@@ -11,8 +11,8 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
-from tests.lightning.trace import Witness, picture, state_of
-from tests.modules import Classifier, ListLogger, batches, fit, is_ours
+from tests.support.modules import Classifier, ListLogger, batches, fit, is_ours
+from tests.support.trace import Witness, picture, state_of
 
 # twin: values equal those of tests/compat/twin.py; finite: each is, or a note says why not;
 # words: there are none, and one warning says why
@@ -32,7 +32,7 @@ class Row:
         name: in the document, and in the ids of the tests.
         module: makes the LightningModule.
         data: makes the loaders.
-        options: of `tests.modules.fit`.
+        options: of `tests.support.modules.fit`.
         callbacks: makes those that stand beside the monitor.
         monitor: arguments of the monitor beside `every_n_steps=1`.
         scenario: trains instead of `fit`, where one call is not the whole story.

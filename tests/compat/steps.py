@@ -21,7 +21,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from tests.compat.rows import Row
-from tests.modules import CLASSES, FEATURES, Classifier, Validated, adam, batches, examples, fit, mlp
+from tests.support.modules import (
+    CLASSES,
+    FEATURES,
+    Classifier,
+    Validated,
+    adam,
+    batches,
+    examples,
+    fit,
+    mlp,
+)
 
 
 class InADict(Classifier):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 
@@ -13,9 +12,9 @@ from tests.compat.layers import LAYERS
 from tests.compat.precision import PRECISIONS
 from tests.compat.rows import Row, values_cell
 from tests.compat.steps import STEPS
-from tests.lightning.test_no_trace_modules import CASES
+from tests.support.paths import ROOT
+from tests.training.lightning.test_no_trace_modules import CASES
 
-ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs/compatibility.md").read_text()
 TABLES = {
     "Layers": LAYERS,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from curvwatch import Objective
 from curvwatch.landscape import FunctionSurface, Surface, surface_of
-from tests.numerics.cases import CASES
+from tests.support.cases import CASES
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def bowl_objective(bowl: Bowl) -> Objective:
 
 
 def case_surface(name: str, sizes: Sequence[int] = (6, 3), **options: object) -> Surface:
-    """Of a model in tests/numerics/cases.py, in the default dtype."""
+    """Of a model in tests/support/cases.py, in the default dtype."""
     case = CASES[name]
     return surface_of(
         case.model(),

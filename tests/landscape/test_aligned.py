@@ -13,7 +13,7 @@ from curvwatch import CurvwatchError
 from curvwatch.landscape import Aligned, Path, align, interpolate, path, weights_of
 from tests.landscape.hills import cnn, images, surface_of_net
 from tests.landscape.test_alignment import STREAM, Residual, state_of
-from tests.lightning.trace import assert_same
+from tests.support.trace import assert_same
 
 quiet = {"progress": False}
 

@@ -15,8 +15,8 @@ from curvwatch import CurvwatchError
 from curvwatch.landscape import align, path
 from curvwatch.landscape.alignment.units import units_of
 from tests.landscape.hills import cnn, cross_entropy, images, surface_of_net
-from tests.lightning.trace import assert_same, picture, world
-from tests.modules import Classifier
+from tests.support.modules import Classifier
+from tests.support.trace import assert_same, picture, world
 
 
 def mlp() -> nn.Sequential:

@@ -11,7 +11,7 @@ from torch import nn
 from curvwatch import CurvwatchError, CurvwatchWarning
 from curvwatch.landscape import align, surface_of, weights_of
 from tests.landscape.surfaces import Bowl
-from tests.modules import Classifier, batches, fit, mlp
+from tests.support.modules import Classifier, batches, fit, mlp
 
 
 def _surface(module=None):

@@ -12,7 +12,7 @@ import torch
 
 from curvwatch.cli import main
 from curvwatch.landscape import Slice1D, Slice2D, load_slice, surface_of, weights_of
-from tests.modules import fit
+from tests.support.modules import fit
 
 SOURCE = """
 import lightning.pytorch as pl

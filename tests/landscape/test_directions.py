@@ -22,7 +22,7 @@ from curvwatch.landscape import (
     update_directions,
 )
 from tests.landscape.surfaces import Bowl, bowl_objective, case_surface
-from tests.numerics.cases import CASES
+from tests.support.cases import CASES
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

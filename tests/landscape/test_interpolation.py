@@ -15,8 +15,8 @@ from curvwatch import CurvwatchError, CurvwatchWarning
 from curvwatch.landscape import Interpolation, Path, interpolate, plot_interpolations, surface_of
 from curvwatch.landscape.paths.gauss_length import gauss_length, outputs_at
 from tests.landscape.hills import cnn, f64, images, surface, surface_of_net
-from tests.lightning.trace import assert_same, picture, world
-from tests.modules import mlp
+from tests.support.modules import mlp
+from tests.support.trace import assert_same, picture, world
 
 quiet: dict[str, Any] = {"progress": False}
 

@@ -11,7 +11,7 @@ import torch
 from curvwatch.cli import main
 from curvwatch.landscape import Interpolation, Path, Snapshots, align, surface_of, weights_of
 from tests.landscape.test_command import SOURCE
-from tests.modules import fit
+from tests.support.modules import fit
 
 RESIDUAL = """
 class Residual(pl.LightningModule):

@@ -23,7 +23,7 @@ from curvwatch.landscape import (
 from curvwatch.landscape.paths.curves import Curve
 from curvwatch.landscape.paths.fitting import of_batches
 from tests.landscape.hills import f64, images, surface, surface_of_net
-from tests.lightning.trace import assert_same, picture, world
+from tests.support.trace import assert_same, picture, world
 
 A, B = f64(-1, 0), f64(1, 0)
 quiet: dict[str, Any] = {"progress": False}

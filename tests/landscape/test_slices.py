@@ -30,7 +30,7 @@ from curvwatch.landscape import (
 )
 from curvwatch.landscape.slices.slices import _covering
 from tests.landscape.surfaces import Bowl, bowl_objective, case_surface
-from tests.numerics.cases import CASES, dense
+from tests.support.cases import CASES, dense
 
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
 

@@ -12,12 +12,12 @@ import torch
 
 from curvwatch.landscape import Snapshot, Snapshots, snapshots_in
 from tests.landscape.two_processes import STEPS
-from tests.lightning.trace import assert_same
-from tests.lightning.two_processes import Normalised
-from tests.modules import batches, fit
+from tests.support.modules import batches, fit
+from tests.support.paths import ROOT
+from tests.support.trace import assert_same
+from tests.training.lightning.two_processes import Normalised
 
 pytestmark = pytest.mark.processes
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,9 @@ from curvwatch import CurvwatchError
 from curvwatch.landscape import Snapshot, Snapshots, snapshots_in, surface_of, weights_of
 from curvwatch.landscape.snapshots.files import taken_of
 from curvwatch.landscape.snapshots.grid import is_due, least_missed
-from tests.lightning.test_resume import Saver
-from tests.lightning.trace import Witness, assert_same, state_of
-from tests.modules import Classifier, ClassifierMixin, adam, batches, fit, mlp, told
+from tests.support.modules import Classifier, ClassifierMixin, adam, batches, fit, mlp, told
+from tests.support.trace import Witness, assert_same, state_of
+from tests.training.lightning.test_resume import Saver
 
 
 def net() -> nn.Sequential:

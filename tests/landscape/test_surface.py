@@ -20,9 +20,9 @@ from torch.utils.data import DataLoader
 from curvwatch import CurvwatchError, Objective, landscape
 from curvwatch.landscape import FunctionSurface, slice_1d, slice_2d, surface_of
 from tests.landscape.surfaces import Bowl, bowl_objective, case_surface
-from tests.lightning.trace import assert_same, picture, world
-from tests.modules import FEATURES, Classifier, ClassifierMixin, ListLogger, batches, fit, mlp
-from tests.numerics.cases import CASES, dense, flat
+from tests.support.cases import CASES, dense, flat
+from tests.support.modules import FEATURES, Classifier, ClassifierMixin, ListLogger, batches, fit, mlp
+from tests.support.trace import assert_same, picture, world
 
 double = pytest.mark.usefixtures("double_precision")
 

@@ -15,9 +15,9 @@ import lightning.pytorch as pl
 import torch
 
 from curvwatch.landscape import Snapshot, Snapshots
-from tests.lightning.test_resume import Saver
-from tests.lightning.two_processes import Normalised
-from tests.modules import batches, fit
+from tests.support.modules import batches, fit
+from tests.training.lightning.test_resume import Saver
+from tests.training.lightning.two_processes import Normalised
 
 STEPS, CUT = 11, 4
 TOLD: list[str] = []

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from tests.numerics.cases import Attention, Case
+from tests.support.cases import Attention, Case
 
 
 def jacobian(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:

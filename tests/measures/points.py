@@ -11,7 +11,7 @@ from torch import nn
 
 from curvwatch import Objective, stability_law
 from curvwatch.measures import Landscape, Step
-from tests.numerics.cases import Case
+from tests.support.cases import Case
 
 
 def objective_of(case: Case, model: nn.Module, batches: list[Any], **options: Any) -> Objective:

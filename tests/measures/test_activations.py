@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from curvwatch import CurvatureMonitor, Objective, Watch
 from curvwatch.measures.activations import ActivationSparsity
 from tests.measures.points import landscape
-from tests.modules import Classifier, batches, fit
+from tests.support.modules import Classifier, batches, fit
 
 
 class ByHand(nn.Module):

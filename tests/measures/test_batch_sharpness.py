@@ -14,8 +14,8 @@ from curvwatch.measures.base import Landscape
 from curvwatch.measures.batch_sharpness import BatchSharpness
 from curvwatch.stability import stability_law
 from tests.measures.points import landscape, objective_of
-from tests.modules import Classifier, fit
-from tests.numerics.cases import CASES, dense, flat
+from tests.support.cases import CASES, dense, flat
+from tests.support.modules import Classifier, fit
 
 double = pytest.mark.usefixtures("double_precision")
 NAMES = ("batch_sharpness", "interaction_sharpness")

@@ -15,8 +15,8 @@ from curvwatch.measures.critical_sharpness import CriticalSharpness
 from curvwatch.objective.samples import RecordedBatch
 from curvwatch.stability import stability_law
 from tests.measures.points import landscape, objective_of
-from tests.modules import Classifier, batches, fit, told
-from tests.numerics.cases import CASES, Attention, dense, flat
+from tests.support.cases import CASES, Attention, dense, flat
+from tests.support.modules import Classifier, batches, fit, told
 
 double = pytest.mark.usefixtures("double_precision")
 LR = 0.1  # of `landscape`

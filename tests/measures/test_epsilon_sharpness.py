@@ -15,8 +15,8 @@ from curvwatch import CurvatureMonitor, Objective
 from curvwatch.measures.epsilon_sharpness import EpsilonSharpness
 from curvwatch.objective.samples import RecordedBatch
 from tests.measures.points import landscape, objective_of
-from tests.modules import Classifier, fit
-from tests.numerics.cases import CASES, Attention, dense, flat
+from tests.support.cases import CASES, Attention, dense, flat
+from tests.support.modules import Classifier, fit
 
 double = pytest.mark.usefixtures("double_precision")
 BOX, SAM = "curvature/epsilon_sharpness", "curvature/sam_sharpness"

@@ -15,9 +15,9 @@ from curvwatch.measures import Fisher
 from curvwatch.objective.samples import RecordedBatch
 from tests.measures.output_twins import gauss_newton_of_case
 from tests.measures.points import landscape, objective_of
-from tests.measures.test_fisher_operator import empirical_of
-from tests.modules import Classifier, fit, told
-from tests.numerics.cases import CASES, dense, flat
+from tests.operators.test_fisher_operator import empirical_of
+from tests.support.cases import CASES, dense, flat
+from tests.support.modules import Classifier, fit, told
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 

@@ -15,9 +15,9 @@ from curvwatch.measures import GaussNewton
 from curvwatch.objective.samples import RecordedBatch
 from tests.measures.output_twins import gauss_newton_of_case
 from tests.measures.points import landscape, objective_of
-from tests.modules import Classifier, batches, fit, mlp, told
-from tests.numerics.cases import CASES, dense, flat
-from tests.watch.loops import loop, loss_fn
+from tests.support.cases import CASES, dense, flat
+from tests.support.modules import Classifier, batches, fit, mlp, told
+from tests.training.loop.loops import loop, loss_fn
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 

@@ -12,8 +12,8 @@ from torch import nn
 from curvwatch import CurvatureMonitor, Watch
 from curvwatch.measures.gradient_stats import GradientStats
 from tests.measures.points import objective_of, step
-from tests.modules import Classifier, batches, fit
-from tests.numerics.cases import CASES, dense, flat
+from tests.support.cases import CASES, dense, flat
+from tests.support.modules import Classifier, batches, fit
 
 
 @pytest.mark.usefixtures("double_precision")

@@ -12,8 +12,8 @@ from curvwatch import CurvatureMonitor, CurvwatchError, Objective, Watch
 from curvwatch.measures import gradient_subspace
 from curvwatch.measures.gradient_subspace import GradientSubspace
 from tests.measures.points import landscape, objective_of
-from tests.modules import Classifier, fit
-from tests.numerics.cases import CASES, dense, flat
+from tests.support.cases import CASES, dense, flat
+from tests.support.modules import Classifier, fit
 
 double = pytest.mark.usefixtures("double_precision")
 K = 4

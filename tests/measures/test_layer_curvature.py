@@ -13,8 +13,8 @@ from curvwatch import CurvatureMonitor, CurvwatchError, Objective, Watch
 from curvwatch.measures import GradientStats, LayerCurvature
 from curvwatch.objective.layers import layers_of, parameter_names
 from tests.measures.points import landscape, objective_of
-from tests.modules import Classifier, batches, fit, told
-from tests.numerics.cases import CASES, dense, flat
+from tests.support.cases import CASES, dense, flat
+from tests.support.modules import Classifier, batches, fit, told
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 

@@ -16,7 +16,7 @@ from curvwatch.measures import LayerCurvature
 from curvwatch.measures.layer_density import jensen_shannon
 from tests.measures.points import landscape, objective_of
 from tests.measures.test_layer_curvature import dense_blocks
-from tests.numerics.cases import CASES, dense, flat
+from tests.support.cases import CASES, dense, flat
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 

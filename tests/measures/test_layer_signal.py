@@ -17,8 +17,8 @@ from curvwatch import CurvatureMonitor, Objective, Watch
 from curvwatch.measures import LayerSignal
 from tests.measures.output_twins import jacobian
 from tests.measures.points import landscape, objective_of
-from tests.modules import Classifier, batches, fit, told
-from tests.numerics.cases import CASES, Case
+from tests.support.cases import CASES, Case
+from tests.support.modules import Classifier, batches, fit, told
 
 pytestmark = [
     pytest.mark.usefixtures("double_precision"),

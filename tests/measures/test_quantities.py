@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from pathlib import Path
 
 from curvwatch.measures import MEASURES
-
-ROOT = Path(__file__).parents[2]
+from tests.support.paths import ROOT
 
 
 def writer():

@@ -8,18 +8,17 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from curvwatch.measures import MEASURES
-from tests.lightning.trace import assert_same
 from tests.measures.sharded_runs import STEPS, half, net, run
+from tests.support.paths import ROOT
+from tests.support.trace import assert_same
 
 pytestmark = pytest.mark.processes
-ROOT = Path(__file__).parents[2]
 # how exact a value is, not a value
 ERRORS = ("residual", "_stderr", "_error", "_gain")
 # values that may be zero; their residuals are in their own units

@@ -13,8 +13,8 @@ from curvwatch.measures import SpectralDensity
 from curvwatch.solvers import count_outliers
 from tests.measures.output_twins import gauss_newton_of_case
 from tests.measures.points import landscape, objective_of
-from tests.modules import Classifier, fit
-from tests.numerics.cases import CASES, dense, flat
+from tests.support.cases import CASES, dense, flat
+from tests.support.modules import Classifier, fit
 
 double = pytest.mark.usefixtures("double_precision")
 

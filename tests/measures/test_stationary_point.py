@@ -12,8 +12,8 @@ from curvwatch import CurvatureMonitor, Objective
 from curvwatch.measures import StationaryPoint
 from curvwatch.measures.stationary_point import KINDS
 from tests.measures.points import landscape, objective_of
-from tests.modules import Classifier, fit
-from tests.numerics.cases import CASES, dense, flat
+from tests.support.cases import CASES, dense, flat
+from tests.support.modules import Classifier, fit
 
 double = pytest.mark.usefixtures("double_precision")
 

@@ -23,7 +23,7 @@ from tests.compat.layers import (
     channels_first,
     encoder,
 )
-from tests.modules import CLASSES, FEATURES, Validated, batches
+from tests.support.modules import CLASSES, FEATURES, Validated, batches
 
 # layers, from (n, POSITIONS, WIDTH) to the same shape
 

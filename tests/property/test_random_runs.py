@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from curvwatch import CurvatureMonitor
 from tests.compat.rows import Row, train
-from tests.lightning.trace import assert_same
-from tests.modules import batches, told
 from tests.property.grammar import Data, Model, loaders, models, monitors, trainers
+from tests.support.modules import batches, told
+from tests.support.trace import assert_same
 
 # the default is a matter of seconds; `make test-property` asks for more
 DRAWS = int(os.environ.get("CURVWATCH_DRAWS", "25"))

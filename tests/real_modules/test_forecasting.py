@@ -9,7 +9,7 @@ import pytest
 
 from tests.compat.check import check_run
 from tests.compat.rows import Row
-from tests.modules import fit
+from tests.support.modules import fit
 
 forecasting = pytest.importorskip("pytorch_forecasting")
 pandas = pytest.importorskip("pandas")

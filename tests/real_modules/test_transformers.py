@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from tests.compat.check import check_run, check_values
 from tests.compat.rows import Row
-from tests.modules import Classifier
+from tests.support.modules import Classifier
 
 transformers = pytest.importorskip("transformers")
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from stability_harness import measured_edge
 
 from curvwatch.stability import stability_law
+from tests.stability.stability_harness import measured_edge
 
 optim = torch.optim
 TINY: dict[str, tuple[type, dict[str, Any]]] = {

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from stability_harness import gradients, groups_of
 from torch import Tensor
 
 from curvwatch.stability import (
@@ -19,6 +18,7 @@ from curvwatch.stability import (
     register_law,
     stability_law,
 )
+from tests.stability.stability_harness import gradients, groups_of
 
 optim = torch.optim
 SHAPES = [(3, 4), (5,)]

@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from stability_harness import (
+from torch import Tensor
+
+from curvwatch.stability import stability_law
+from tests.stability.stability_harness import (
     groups_of,
     growth,
     random_hessian,
@@ -14,9 +17,6 @@ from stability_harness import (
     reset,
     scale_to_edge,
 )
-from torch import Tensor
-
-from curvwatch.stability import stability_law
 
 optim = torch.optim
 SHAPES = [(4, 5), (10,), (4, 5)]

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from stability_harness import groups_of
 from torch import Tensor
 
 from curvwatch.stability import StabilityLaw, stability_law
+from tests.stability.stability_harness import groups_of
 
 optim = torch.optim
 # class, settings with momentum off, whether weight decay is decoupled

@@ -1,0 +1,95 @@
+"""Dear measures under a budget: on a cadence of their own, so that the cheap ones are read often."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+
+from curvwatch import CurvatureMonitor, Sharpness, StepGeometry
+from curvwatch.measures import MEASURES, SpectralDensity, TopEigenvalues
+from curvwatch.training.schedule.schedule import Schedule
+from tests.support.modules import Classifier, fit
+from tests.support.simulated import Process, simulated
+
+STEP, CHEAP, DEAR = 0.01, 0.05, 2.0
+STEPS = 60_000
+
+
+class WithDear(Process):
+    """Its landscape has a dear part."""
+
+    def new_schedule(self) -> None:
+        self.dear_read: list[int] = []
+        measures = [Sharpness(), SpectralDensity(), StepGeometry()]
+        self.schedule = Schedule(
+            measures, every_n_steps=None, budget=self.budget, now=lambda: self.time
+        )
+
+    def make_step(self, t: int) -> None:
+        schedule, run = self.schedule, self
+        seen: Any = run
+        self.marks.append((schedule.clock.total_seconds, schedule.clock.reading_seconds))
+        with schedule.clock.reading():
+            due = {stage: schedule.due(stage, t) for stage in ("landscape", "step")}
+        self.time += self.step(t)
+        with schedule.clock.reading():
+            for stage, measures in due.items():
+                for part in schedule.parts(measures):
+                    read = self.dear_read if part[0].dear else self.read[stage]
+                    read.append(t)
+                    with schedule.timed(seen, part):
+                        self.time += DEAR if part[0].dear else CHEAP
+
+
+def test_cheap_readings_are_often_dear_ones_seldom_and_the_share_is_kept() -> None:
+    run = WithDear(step=lambda t: STEP, landscape=lambda t: CHEAP, geometry=lambda t: CHEAP)
+    run.start()
+    for t in range(STEPS):
+        run.make_step(t)
+    assert 0.025 < run.share(STEPS // 2, STEPS - 1) < 0.055
+    cheap, dear = run.read["landscape"], run.dear_read
+    # the first reading costs more than the budget has by then, and no other waits for that
+    assert cheap[:4] == [0, 10, 20, 50]
+    assert max(b - a for a, b in itertools.pairwise(cheap)) <= 1000
+    assert dear[0] == 0
+    assert 1 <= sum(t > STEPS // 2 for t in dear) <= 3
+
+
+def test_without_dear_measures_all_is_as_it_was() -> None:
+    run = simulated(3000, step=lambda t: STEP, landscape=lambda t: CHEAP, geometry=lambda t: CHEAP)
+    assert run.schedule.budget is not None
+    assert list(run.schedule.budget.every_n_steps) == ["landscape", "step"]
+    assert run.schedule.parts(run.schedule.due("landscape", 3000)) in (
+        [],
+        [[run.schedule._measures[0][0]]],
+    )
+
+
+@pytest.mark.parametrize("every_n_steps", [None, 1])
+def test_a_fixed_cadence_reads_all_together(every_n_steps: int | None) -> None:
+    """They share the gradient then; under a budget each part makes its own."""
+    measures = [TopEigenvalues(k=2), Sharpness()]
+    schedule = Schedule(measures, every_n_steps=every_n_steps, budget=0.05)
+    expected = [[measures[1]], [measures[0]]] if every_n_steps is None else [measures]
+    assert schedule.parts(measures) == expected
+
+
+def test_costs_are_those_of_both_parts() -> None:
+    values = {}
+    for names in (["sharpness"], ["top_eigenvalues"], ["sharpness", "top_eigenvalues"]):
+        monitor = CurvatureMonitor(names, budget=0.9)
+        torch.manual_seed(0)
+        fit(Classifier(), monitor, max_steps=1)
+        values[tuple(names)] = monitor.history["curvature/cost_hvps"].values[0]
+        assert "curvature/cost_seconds" in monitor.history
+    first, second, both = values.values()
+    assert both == first + second
+
+
+def test_dear_are_those_that_cost_several_times_what_the_sharpness_does() -> None:
+    dear = {name for name, measure in MEASURES.items() if measure.dear}
+    assert dear >= {"layer_curvature", "spectral_density", "fisher", "gauss_newton", "layer_signal"}
+    assert not dear & {"sharpness", "step_geometry", "gradient_stats", "activation_sparsity"}
