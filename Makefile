@@ -6,10 +6,11 @@ READY   := $(VENV)/.ready
 MODULES := .venv-modules
 PEERS   := .peers
 RUNS    ?= runs/demo
+GOLDEN  ?= runs/golden.json
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint fast test-property test-modules test-studies gallery bench bench-quick bench-alerts bench-advice peers clean constraints images
+.PHONY: demo test lint fast test-property test-modules test-studies gallery bench bench-quick bench-alerts bench-advice golden golden-compare peers clean constraints images
 
 demo: $(READY)
 	$(BIN)/curvwatch demo --dir $(RUNS)
@@ -62,6 +63,16 @@ bench-alerts: $(READY)
 # machine: docs/advice.md
 bench-advice: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.advice
+
+# all readings of 18 short runs, some 90 s, to GOLDEN; `make golden-compare` at a later commit, on the same
+# machine, tells whether each is the same bit for bit. `make golden-compare WORDS=--ignore-words` lets texts
+# differ: a move of files or names that are private changes no number, even where messages change
+golden: $(READY)
+	mkdir -p $(dir $(GOLDEN))
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.golden record $(GOLDEN)
+
+golden-compare: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.golden compare $(GOLDEN) $(WORDS)
 
 # the other tools, in a folder of their own; the benchmarks do without what cannot be had
 peers: $(READY)
