@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, get_args
 
+from torch import Tensor
+
 from curvwatch.linearization import Linearization
 from curvwatch.measures.base import Landscape
 from curvwatch.measures.matrices import preconditioned
@@ -28,7 +30,12 @@ def missing(of: Matrix, at: Landscape) -> str | None:
 
 
 def matrix_of(
-    of: Matrix, at: Landscape, point: Linearization, given: GivenOutputs | None = None
+    of: Matrix,
+    at: Landscape,
+    point: Linearization,
+    given: GivenOutputs | None = None,
+    *,
+    null: Tensor | None = None,
 ) -> SymmetricOperator:
     """The Hessian H; P^-1/2 (H + C) P^-1/2 of the optimizer; Gauss-Newton; the true Fisher matrix.
 
@@ -37,21 +44,18 @@ def matrix_of(
         at: where.
         point: the linearization there.
         given: what the user says the outputs are.
+        null: weights whose rows of the preconditioned Hessian are rounding alone.
 
     Raises:
         CurvwatchError: the outputs are not clear.
     """
+    if of == "preconditioned":
+        return preconditioned(hessian(point), at.law, at.objective.layout, null=null)
     return _MATRICES[of](at, point, given)
 
 
 def _hessian(at: Landscape, point: Linearization, given: GivenOutputs | None) -> SymmetricOperator:
     return hessian(point)
-
-
-def _preconditioned(
-    at: Landscape, point: Linearization, given: GivenOutputs | None
-) -> SymmetricOperator:
-    return preconditioned(hessian(point), at.law, at.objective.layout)
 
 
 def _gauss_newton(at: Landscape, point: Linearization, given: GivenOutputs | None) -> SymmetricOperator:
@@ -66,7 +70,6 @@ _MATRICES: dict[
     Matrix, Callable[[Landscape, Linearization, GivenOutputs | None], SymmetricOperator]
 ] = {
     "hessian": _hessian,
-    "preconditioned": _preconditioned,
     "gauss_newton": _gauss_newton,
     "fisher": _fisher,
 }
