@@ -61,8 +61,8 @@ the reading's eigenpairs, so a bound of the relative error of each |
 probe; where the probe has several |
 
     Price: one gradient and, while tracking, some 5 or 6 Hessian-vector products; as many products
-    again, or more, for an optimizer with a preconditioner, and two where P is tiny for some weights (six
-    in a reading that finds others than the last). For up to 10,000 weights more, and finer
+    again, or more, for an optimizer with a preconditioner, and two where P is tiny for some weights
+    (six in a reading that finds others than the last). For up to 10,000 weights more, and finer
     values.
 
     Args:
@@ -72,10 +72,11 @@ probe; where the probe has several |
         max_products: the most Hessian-vector products of one solve.
         every_n_steps: cadence of this measure alone; None: the monitor's.
 
-    A weight that the loss does not depend on, such as a bias before BatchNorm, has a gradient and products
-    of rounding alone, which P^-1 amplifies. Such weights are told by two products that differ in nothing
-    but rounding, and take no part in the effective sharpness. Where P is nowhere so small that rounding
-    could matter nothing is looked for. Where rounding may be a part of the value, it is doubtful.
+    A weight that the loss does not depend on, such as a bias before BatchNorm, has a gradient and
+    products of rounding alone, which P^-1 amplifies. Two products that differ by rounding alone tell
+    such weights, and they take no part in the effective sharpness. Where P is nowhere so small that
+    rounding could matter, nothing is looked for. Where rounding may be a part of the value it is
+    doubtful.
 
     Sources: Cohen et al. 2021 (sharpness, 2/lr); Cohen et al. 2022 (preconditioned sharpness).
     """
