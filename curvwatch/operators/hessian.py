@@ -37,6 +37,7 @@ class Scaled:
         scale: the diagonal of S, shape (length,).
         shift: the diagonal of C, shape (length,), or None for zero.
         sign: 1, or -1 for -A.
+        null: indices of rows and columns of A that are taken for zero; None: of none.
 
     Attributes:
         scale: the diagonal of S.
@@ -49,11 +50,13 @@ class Scaled:
         *,
         shift: Tensor | None = None,
         sign: float = 1.0,
+        null: Tensor | None = None,
     ) -> None:
         self._operator = operator
         self.scale = scale
         self._shift = shift
         self._sign = sign
+        self._null = null
 
     @property
     def size(self) -> int:
@@ -78,7 +81,7 @@ class Scaled:
     def matvec(self, v: Tensor) -> Tensor:
         """S (sign A + C) S v."""
         u = self.scale * v
-        w = self._sign * self._operator.matvec(u)
+        w = self._sign * self._without_null(self._operator.matvec(self._without_null(u)))
         if self._shift is not None:
             w = w + self._shift * u
         return self.scale * w
@@ -86,6 +89,9 @@ class Scaled:
     def inner(self, rows: Tensor, v: Tensor) -> Tensor:
         """As the wrapped operator's."""
         return self._operator.inner(rows, v)
+
+    def _without_null(self, v: Tensor) -> Tensor:
+        return v if self._null is None else v.index_fill(0, self._null, 0.0)
 
 
 class Block(FunctionOperator):
