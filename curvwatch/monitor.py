@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
+from curvwatch.checks import Mode, check_choice, check_fraction
 from curvwatch.errors import ErrorPolicy, OnError
 from curvwatch.measures import Measure, check_cadence, compared_by, feeding, make_measures
 from curvwatch.measures.presets import preset_options
@@ -31,9 +32,6 @@ from curvwatch.training.steps import FinishedStep, StepWatch
 if TYPE_CHECKING:
     import lightning.pytorch as pl
     from torch import Tensor
-
-
-Mode = Literal["train", "eval"]
 
 
 class CurvatureMonitor(CallbackBase):
@@ -101,10 +99,9 @@ class CurvatureMonitor(CallbackBase):
         super().__init__()
         if every_n_steps is not None:
             check_cadence(every_n_steps)
-        if not isinstance(budget, (int, float)) or not 0 < budget < 1:
-            raise ValueError(f"budget={budget!r}: a share of time between 0 and 1 is needed")
-        _check_word("mode", mode, get_args(Mode))
-        _check_word("on_error", on_error, get_args(OnError))
+        check_fraction("budget", budget, what="a share of time between 0 and 1")
+        check_choice("mode", mode, get_args(Mode))
+        check_choice("on_error", on_error, get_args(OnError))
         check_products(hvp)
         if chunk_size is not None:
             check_chunk_size(chunk_size)
@@ -473,11 +470,6 @@ class CurvatureMonitor(CallbackBase):
             self._watch.remove()
             self._pending = ReadingPlan()
             self._schedule.clock.stop()
-
-
-def _check_word(argument: str, value: object, known: Sequence[str]) -> None:
-    if value not in known:
-        raise ValueError(f"{argument}={value!r}: one of {', '.join(map(repr, known))} is needed")
 
 
 class StandbyMonitor(CurvatureMonitor):

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_args
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from curvwatch.checks import Mode, check_budget, check_word
+from curvwatch.checks import Mode, check_choice, check_fraction
 from curvwatch.errors import ErrorPolicy, OnError
 from curvwatch.measures import Measure, check_cadence, compared_by, feeding, make_measures
 from curvwatch.measures.presets import preset_options
@@ -120,9 +120,9 @@ class Watch:
     ) -> None:
         if every_n_steps is not None:
             check_cadence(every_n_steps)
-        check_budget(budget)
-        check_word("mode", mode, get_args(Mode))
-        check_word("on_error", on_error, get_args(OnError))
+        check_fraction("budget", budget, what="a share of time between 0 and 1")
+        check_choice("mode", mode, get_args(Mode))
+        check_choice("on_error", on_error, get_args(OnError))
         check_products(hvp)
         if chunk_size is not None:
             check_chunk_size(chunk_size)

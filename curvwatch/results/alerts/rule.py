@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 import numpy as np
 
+from curvwatch.checks import check_choice, check_int
 from curvwatch.results.alerts.actions import Action, check_actions
 from curvwatch.results.alerts.alert import Level
 
@@ -68,10 +69,11 @@ class Rule:
     also: tuple[Rule, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_whole("for_readings", self.for_readings, 1, "at least one reading is needed")
-        _check_whole("cooldown", self.cooldown, 0, "a number of steps, 0 or more, is needed")
+        readings, steps = "a number of readings, 1 or more,", "a number of steps, {} or more,"
+        check_int("for_readings", self.for_readings, at_least=1, what=readings)
+        check_int("cooldown", self.cooldown, at_least=0, what=steps.format(0))
         if self.within_steps is not None:
-            _check_whole("within_steps", self.within_steps, 1, "a number of steps is needed")
+            check_int("within_steps", self.within_steps, at_least=1, what=steps.format(1))
         given = {n: getattr(self, n) for n in ("above", "below", "times_median")}
         given = {n: value for n, value in given.items() if value is not None}
         for name, value in (*given.items(), ("clear", 0.0 if self.clear is None else self.clear)):
@@ -91,8 +93,7 @@ class Rule:
                 f"clear={self.clear!r} is on the wrong side of {self.threshold!r}: the rule would be "
                 "clear while it fires"
             )
-        if self.level not in get_args(Level):
-            raise ValueError(f"level={self.level!r}: one of {', '.join(get_args(Level))} is needed")
+        check_choice("level", self.level, get_args(Level))
         check_actions(self.action, name="action")
 
     @classmethod
@@ -189,13 +190,6 @@ def _over_median(value: float, before: Sequence[float]) -> float | None:
         return None
     usual = median(before[-MEDIAN_OF:])
     return value / usual if usual > 0 and math.isfinite(usual) else None
-
-
-def _check_whole(name: str, value: Any, least: int, needed: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{name}={value!r}: a whole number is needed")
-    if value < least:
-        raise ValueError(f"{name}={value!r}: {needed}")
 
 
 def _told(rule: Rule, name: str, field: Any) -> bool:

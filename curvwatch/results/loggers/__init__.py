@@ -128,17 +128,17 @@ def _drawn_story(history: History, alerts: Sequence[Alert]) -> dict[str, np.ndar
     if find_spec("matplotlib") is None:
         _hint()
         return {}
-    from curvwatch.charts.run_figures import drawn_story
+    from curvwatch.charts.run_figures import story_pixels
 
-    return {"curvwatch/run": drawn_story(history, alerts)}
+    return {"curvwatch/run": story_pixels(history, alerts)}
 
 
 def _drawn_heat_maps(history: History) -> dict[str, np.ndarray]:
     if find_spec("matplotlib") is None:
         return {}
-    from curvwatch.charts.heat_figures import drawn_heat_maps
+    from curvwatch.charts.heat_figures import heat_map_pixels
 
-    return {f"curvwatch/{name}": image for name, image in drawn_heat_maps(history).items()}
+    return {f"curvwatch/{name}": image for name, image in heat_map_pixels(history).items()}
 
 
 @cache

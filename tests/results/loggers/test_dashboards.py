@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from curvwatch import Alert, CurvatureMonitor, History, Rule, Sharpness, StepGeometry
-from curvwatch.charts.run_figures import drawn_story, plot_story
+from curvwatch.charts.run_figures import plot_story, story_pixels
 from curvwatch.measures import COST_METRICS
 from curvwatch.results import loggers as sinks
 from curvwatch.results.loggers.hyperparameters import hyperparameters
@@ -249,10 +249,10 @@ def test_the_story_is_drawn_at_the_end(tmp_path: Path) -> None:
 
 
 def test_a_story_of_nothing_and_of_strange_names_is_drawn() -> None:
-    assert drawn_story(History()).shape == (800, 1600, 3)
+    assert story_pixels(History()).shape == (800, 1600, 3)
     history = History()
     history.record(1, {"curvature/loss-$\\bad$": -1.0, "curvature/sharpness": math.nan})
-    drawn = drawn_story(history, [Alert("$x_$", "m", 1, 2.0, "t")])
+    drawn = story_pixels(history, [Alert("$x_$", "m", 1, 2.0, "t")])
     assert drawn.dtype == np.uint8
     assert drawn.std() > 0
 
@@ -277,7 +277,7 @@ def test_a_figure_that_cannot_be_drawn_is_told_and_the_run_ends_well(
     def fails(*_: Any) -> None:
         raise ValueError("no font")
 
-    monkeypatch.setattr("curvwatch.charts.run_figures.drawn_story", fails)
+    monkeypatch.setattr("curvwatch.charts.run_figures.story_pixels", fails)
     with told() as texts:
         events, _ = story_of(Classifier(), tmp_path)
     assert texts == [
