@@ -20,7 +20,7 @@ from curvwatch.objective.samples import RecordedBatch
 from curvwatch.results.advice import Advices, advise
 from curvwatch.results.alerts import Action, Alert, PresetName, Rule
 from curvwatch.results.history import History
-from curvwatch.results.loggers.plain import as_loggers
+from curvwatch.results.loggers import as_loggers
 from curvwatch.training.loop.forward_state import ForwardStateRecorder
 from curvwatch.training.loop.gradient_check import WRONG_ORDER, GradientCheck
 from curvwatch.training.loop.run import LoopRun, LossFn, check_loss_fns, check_optimizers
