@@ -53,7 +53,7 @@ class Process:
             now=lambda: self.time,
         )
 
-    def agreed_all(self, values: Sequence[float]) -> list[float]:
+    def mean_of(self, values: Sequence[float]) -> list[float]:
         """Alone: its own."""
         return list(values)
 
@@ -75,7 +75,7 @@ class Process:
             for stage, seconds in (("landscape", self.landscape), ("step", self.geometry)):
                 if due[stage]:
                     self.read[stage].append(t)
-                    with schedule.timed(run, due[stage]):
+                    with schedule.timed(due[stage]):
                         self.time += 0.9 * seconds(t)
                     self.time += 0.1 * seconds(t)  # copies, loggers
 

@@ -40,7 +40,7 @@ class WithDear(Process):
                 for part in schedule.parts(measures):
                     read = self.dear_read if part[0].dear else self.read[stage]
                     read.append(t)
-                    with schedule.timed(seen, part):
+                    with schedule.timed(part):
                         self.time += DEAR if part[0].dear else CHEAP
 
 
