@@ -64,7 +64,6 @@ class Process:
     def make_step(self, t: int) -> None:
         """What the monitor does in the course of one step."""
         schedule = self.schedule
-        run: Any = self
         self.marks.append((schedule.clock.total_seconds, schedule.clock.reading_seconds))
         self.time += self.pause(t)
         with schedule.clock.reading():

@@ -30,7 +30,6 @@ class WithDear(Process):
 
     def make_step(self, t: int) -> None:
         schedule, run = self.schedule, self
-        seen: Any = run
         self.marks.append((schedule.clock.total_seconds, schedule.clock.reading_seconds))
         with schedule.clock.reading():
             due = {stage: schedule.due(stage, t) for stage in ("landscape", "step")}
