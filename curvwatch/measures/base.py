@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from curvwatch.charts.histogram import Histogram
+from curvwatch.checks import check_int
 from curvwatch.objective import OpenObjective
 from curvwatch.stability import StabilityLaw
 
@@ -149,9 +150,6 @@ class StepMeasure(Measure):
 
 
 def check_cadence(every_n_steps: int) -> None:
-    """Raise a ValueError unless `every_n_steps` is a positive whole number."""
-    if isinstance(every_n_steps, bool) or not isinstance(every_n_steps, int) or every_n_steps < 1:
-        raise ValueError(
-            f"every_n_steps={every_n_steps!r}: a cadence is a positive number of optimizer steps, "
-            "such as 10"
-        )
+    """Raise a ValueError unless `every_n_steps` is a positive integer."""
+    needed = "a positive number of optimizer steps, such as 10,"
+    check_int("every_n_steps", every_n_steps, at_least=1, what=needed)
