@@ -79,7 +79,7 @@ where they span the same space |
     """
 
     name: str = "fisher"
-    dear: ClassVar[bool] = True
+    expensive: ClassVar[bool] = True
     metrics: tuple[str, ...] = (
         "fisher/lambda_max",
         "fisher/lambda_max_residual",

@@ -87,7 +87,7 @@ and its standard error: 0 where the Hessian is Gauss-Newton |
     """
 
     name: str = "gauss_newton"
-    dear: ClassVar[bool] = True
+    expensive: ClassVar[bool] = True
     metrics: tuple[str, ...] = (
         "gauss_newton/lambda_max",
         "gauss_newton/lambda_max_residual",

@@ -72,7 +72,7 @@ space: its residual / the gap to the next eigenvalue (Davis & Kahan 1970), 1 at 
     """
 
     name: str = "gradient_subspace"
-    dear: ClassVar[bool] = True
+    expensive: ClassVar[bool] = True
     metrics: tuple[str, ...] = (
         "curvature/subspace_gradient_share",
         "curvature/subspace_update_share",

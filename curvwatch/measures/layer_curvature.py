@@ -87,7 +87,7 @@ shape, 1: apart |
     """
 
     name: str = "layer_curvature"
-    dear: ClassVar[bool] = True
+    expensive: ClassVar[bool] = True
     metrics: tuple[str, ...] = (
         "curvature/layer_residual",
         "curvature/layer_heterogeneity",

@@ -95,7 +95,7 @@ layers move together, each layer in proportion to its abs(w_l) |
     """
 
     name: str = "layer_signal"
-    dear: ClassVar[bool] = True
+    expensive: ClassVar[bool] = True
     metrics: tuple[str, ...] = _WHOLE
 
     def __init__(

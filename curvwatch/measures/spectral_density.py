@@ -112,7 +112,7 @@ within it |
     """
 
     name: str = "spectral_density"
-    dear: ClassVar[bool] = True
+    expensive: ClassVar[bool] = True
     metrics: tuple[str, ...] = _OF_HESSIAN
     sampling_metrics: ClassVar[tuple[str, ...]] = ()
 

@@ -71,7 +71,7 @@ difference to a quadrature of fewer steps |
     """
 
     name: str = "stationary_point"
-    dear: ClassVar[bool] = True
+    expensive: ClassVar[bool] = True
     metrics: tuple[str, ...] = (
         "curvature/gradient_norm",
         "curvature/gradient_over_curvature",

@@ -57,7 +57,7 @@ together 1, but for layers that are left out |
     """
 
     name: str = "top_eigenvalues"
-    dear: ClassVar[bool] = True
+    expensive: ClassVar[bool] = True
     metrics: tuple[str, ...] = (
         "curvature/eigenvalue_residual",
         "curvature/eigenvalue_gap",

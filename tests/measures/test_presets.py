@@ -94,12 +94,12 @@ def spent(measure: Measure, *, batches: int) -> float:
 def test_prices_are_near_those_stated(which: str) -> None:
     preset = PRESETS[which]
     costs = {True: 0.0, False: 0.0}
-    for measure in preset.made():
+    for measure in preset.make():
         if measure.stage == "landscape":
-            costs[measure.dear] += spent(measure, batches=preset.probe_batches)
-    # of so small a network the sharpness is read more finely, and a first reading is dearer
+            costs[measure.expensive] += spent(measure, batches=preset.probe_batches)
+    # of so small a network the sharpness is read more finely, and a first reading costs more
     assert preset.landscape <= costs[False] <= 3 * preset.landscape
-    assert preset.dear <= costs[True] <= 3 * preset.dear
+    assert preset.expensive <= costs[True] <= 3 * preset.expensive
     assert f"{preset.budget:.0%} of the time" in preset.price
 
 
