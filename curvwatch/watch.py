@@ -21,7 +21,7 @@ from curvwatch.results.advice import Advices, advise
 from curvwatch.results.alerts import Action, Alert, PresetName, Rule, check_rules, rules_of
 from curvwatch.results.alerts.actions import check_actions
 from curvwatch.results.history import History
-from curvwatch.results.loggers.plain import as_loggers
+from curvwatch.results.loggers import as_loggers
 from curvwatch.training.loop.forward_state import ForwardStateRecorder
 from curvwatch.training.loop.gradient_check import PROBE_LOST, SHARDED, WRONG_ORDER, GradientCheck
 from curvwatch.training.loop.run import LoopRun, LossFn, check_loss_fns, check_optimizers
