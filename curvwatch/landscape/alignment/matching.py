@@ -192,3 +192,8 @@ def permuted(
         name: _permuted(places, name, t, chosen) if name in places.followed else t
         for name, t in state.items()
     }
+
+
+def moved_units(order: np.ndarray) -> int:
+    """How many units of a permutation have another place."""
+    return int((order != np.arange(len(order))).sum())

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from curvwatch.landscape import archive
+from curvwatch.landscape.alignment.figure import plot_aligned
+from curvwatch.landscape.alignment.matching import moved_units
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,7 +59,7 @@ class Aligned:
     def moved(self) -> float:
         """The share of hidden units that have another place than before."""
         units = sum(len(order) for order in self.permutations.values())
-        return sum(map(moved_by, self.permutations.values())) / units
+        return sum(map(moved_units, self.permutations.values())) / units
 
     def plot(self) -> Figure:
         """How far each layer was from its twin before and is now, and the share of units that moved.
@@ -65,8 +67,6 @@ class Aligned:
         Raises:
             ImportError: matplotlib is missing; `pip install 'curvwatch[report]'` has it.
         """
-        from curvwatch.landscape.alignment.figure import plot_aligned
-
         return plot_aligned(self)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -112,11 +112,6 @@ class Aligned:
                 permutations=orders,
                 **{n: values[n] for n in ("distances_before", "distances", "rounds", "error")},
             )
-
-
-def moved_by(order: np.ndarray) -> int:
-    """How many units have another place."""
-    return int((order != np.arange(len(order))).sum())
 
 
 def _as_array(t: Tensor) -> np.ndarray:

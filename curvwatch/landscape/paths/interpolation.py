@@ -20,6 +20,7 @@ from curvwatch.landscape.alignment.result import Aligned
 from curvwatch.landscape.checkpoints import Checkpoint, check_count, vector_of, weights_of
 from curvwatch.landscape.module_surface import ModuleSurface, Subject, surface_of
 from curvwatch.landscape.paths.curves import Curve, distance, segment_lengths
+from curvwatch.landscape.paths.figures import plot_interpolations
 from curvwatch.landscape.paths.gauss_length import GaussLength, gauss_length, outputs_at
 from curvwatch.landscape.surface import Surface, shown
 
@@ -85,8 +86,6 @@ class Interpolation:
         Raises:
             ImportError: matplotlib is missing; `pip install 'curvwatch[report]'` has it.
         """
-        from curvwatch.landscape.paths.figures import plot_interpolations
-
         return plot_interpolations([self])
 
     def save(self, path: str | os.PathLike[str]) -> Path:

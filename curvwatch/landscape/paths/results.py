@@ -15,6 +15,7 @@ from torch import Tensor
 
 from curvwatch.landscape import archive
 from curvwatch.landscape.paths.curves import Curve
+from curvwatch.landscape.paths.figures import plot_paths
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -103,8 +104,6 @@ class Path:
         Raises:
             ImportError: matplotlib is missing; `pip install 'curvwatch[report]'` has it.
         """
-        from curvwatch.landscape.paths.figures import plot_paths
-
         return plot_paths([self])
 
     def save(self, path: str | os.PathLike[str]) -> File:

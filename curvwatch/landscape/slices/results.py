@@ -12,6 +12,7 @@ import numpy as np
 
 from curvwatch.errors import CurvwatchError
 from curvwatch.landscape import archive
+from curvwatch.landscape.slices.figures import plot_line, plot_plane
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -112,8 +113,6 @@ class Slice1D(Slice):
         Raises:
             ImportError: matplotlib is missing.
         """
-        from curvwatch.landscape.slices.figures import plot_line
-
         return plot_line(self)
 
 
@@ -146,8 +145,6 @@ class Slice2D(Slice):
             ValueError: `kind` is another word.
             ImportError: matplotlib is missing.
         """
-        from curvwatch.landscape.slices.figures import plot_plane
-
         return plot_plane(self, kind)
 
 
