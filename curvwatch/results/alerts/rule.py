@@ -1,4 +1,4 @@
-"""Rules over readings: data, and what they compare."""
+"""Rules over readings: thresholds, and the value that is compared with them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from curvwatch.checks import check_choice, check_int
 from curvwatch.results.alerts.actions import Action, check_actions
 from curvwatch.results.alerts.alert import Level
 
-# the running median is that of so many readings before; below the least there is none
+# the running median is that of at most so many readings before, and needs at least so many
 MEDIAN_OF, MEDIAN_LEAST = 50, 10
 # a line needs so many readings
 _LINE_LEAST = 3
@@ -118,8 +118,13 @@ class Rule:
         return replace(parts[0], name=name, also=tuple(parts[1:]), **{**plain, **options})
 
     def __repr__(self) -> str:
-        told = {n: getattr(self, n) for n, f in self.__dataclass_fields__.items() if _told(self, n, f)}
-        return f"Rule({', '.join(f'{n}={value!r}' for n, value in told.items())})"
+        always = ("name", "metric")
+        shown = [
+            f"{name}={value!r}"
+            for name, field in self.__dataclass_fields__.items()
+            if (value := getattr(self, name)) != field.default or name in always
+        ]
+        return f"Rule({', '.join(shown)})"
 
     @property
     def parts(self) -> tuple[Rule, ...]:
@@ -127,24 +132,20 @@ class Rule:
         return (replace(self, also=()), *self.also)
 
     def suffix(self, metric: str) -> str | None:
-        """The suffix of an optimizer in `metric`; None where this rule does not watch it."""
+        """The optimizer's suffix in `metric`; None where this rule is not about it."""
         if metric == self.metric:
             return ""
         return metric[len(self.metric) :] if metric.startswith(self.metric + "-") else None
 
-    def watches(self, metric: str) -> bool:
-        """Whether `metric` is this rule's or one of its parts', with or without a suffix."""
-        return any(part.suffix(metric) is not None for part in self.parts)
-
     @property
     def threshold(self) -> float:
-        """Whichever was given."""
+        """Whichever of `above`, `below` and `times_median` was given."""
         given = (self.above, self.below, self.times_median)
         return next(value for value in given if value is not None)
 
     @property
     def memory(self) -> int:
-        """How many readings it looks at."""
+        """How many readings are kept, to compare the newest with."""
         before = MEDIAN_OF if self.times_median is not None else 0
         line = _LINE_LEAST if self.within_steps else 1
         return before + max(self.for_readings, line)
@@ -190,7 +191,3 @@ def _over_median(value: float, before: Sequence[float]) -> float | None:
         return None
     usual = median(before[-MEDIAN_OF:])
     return value / usual if usual > 0 and math.isfinite(usual) else None
-
-
-def _told(rule: Rule, name: str, field: Any) -> bool:
-    return name in ("name", "metric") or getattr(rule, name) != field.default
