@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,16 +14,17 @@ from torch import Tensor
 from curvwatch.landscape import archive
 from curvwatch.landscape.alignment.figure import plot_aligned
 from curvwatch.landscape.alignment.matching import moved_units
+from curvwatch.landscape.checkpoints import Checkpoint, weights_of
+from curvwatch.landscape.surface import Surface
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_WHAT = "alignment"
 _STATE, _ORDER = "tensor {}", "permutation {}"
 
 
 @dataclass(frozen=True, eq=False)
-class Aligned:
+class Aligned(archive.Archived):
     """A network whose hidden units were permuted.
 
     Attributes:
@@ -37,6 +36,8 @@ class Aligned:
         rounds: over all permutations until none changed; the last one changed nothing.
         error: the largest difference of an output, relative to the largest output, in float64.
     """
+
+    _WHAT = "alignment"
 
     state: Mapping[str, Tensor]
     permutations: Mapping[str, np.ndarray]
@@ -69,49 +70,33 @@ class Aligned:
         """
         return plot_aligned(self)
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the result as a .npz file without pickle, all tensors bit for bit.
-
-        Returns:
-            Where it is: ".npz" is added where it is missing.
-        """
+    def _pack(self) -> archive.Content:
+        _, values = super()._pack()
         tensors = list(self.state.values())
-        orders = list(self.permutations.values())
         arrays = {_STATE.format(i): _as_array(t) for i, t in enumerate(tensors)}
-        arrays |= {_ORDER.format(i): order for i, order in enumerate(orders)}
-        values = {
-            # names of tensors and permutations may be any text: not those of a file's members
-            "state": list(self.state),
+        arrays |= {_ORDER.format(i): order for i, order in enumerate(self.permutations.values())}
+        # names of tensors and permutations may be any text: not those of a file's members
+        values |= {"state": list(self.state), "permutations": list(self.permutations)}
+        values |= {
             "dtypes": [str(t.dtype).removeprefix("torch.") for t in tensors],
             "shapes": [list(t.shape) for t in tensors],
-            "permutations": list(self.permutations),
-            "distances_before": dict(self.distances_before),
-            "distances": dict(self.distances),
-            "rounds": self.rounds,
-            "error": self.error,
         }
-        return archive.write(path, _WHAT, arrays=arrays, values=values)
+        return arrays, values
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Aligned:
-        """Read what `save` wrote; tensors are on the CPU.
+    def _unpack(cls, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> Any:
+        kept = zip(values["state"], values["dtypes"], values["shapes"], strict=True)
+        state = {
+            name: _as_tensor(arrays[_STATE.format(i)], dtype, shape)
+            for i, (name, dtype, shape) in enumerate(kept)
+        }
+        orders = {n: arrays[_ORDER.format(i)] for i, n in enumerate(values["permutations"])}
+        return super()._unpack({}, {**values, "state": state, "permutations": orders})
 
-        Raises:
-            CurvwatchError: there is no such file, it holds no alignment, or is damaged.
-        """
-        arrays, values = archive.read(path, _WHAT)
-        with archive.made_from(path):
-            kept = zip(values["state"], values["dtypes"], values["shapes"], strict=True)
-            state = {
-                name: _as_tensor(arrays[_STATE.format(i)], dtype, shape)
-                for i, (name, dtype, shape) in enumerate(kept)
-            }
-            orders = {n: arrays[_ORDER.format(i)] for i, n in enumerate(values["permutations"])}
-            return cls(
-                state=state,
-                permutations=orders,
-                **{n: values[n] for n in ("distances_before", "distances", "rounds", "error")},
-            )
+
+def end_weights(surface: Surface, end: Checkpoint | Aligned) -> Tensor:
+    """The weights of a checkpoint, or of an aligned network, as a vector of `surface`."""
+    return weights_of(end.state if isinstance(end, Aligned) else end, surface)
 
 
 def _as_array(t: Tensor) -> np.ndarray:
