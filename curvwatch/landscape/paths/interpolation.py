@@ -141,7 +141,7 @@ def interpolate(
         >>> round(line.bump, 6), line.monotone
         (4.0, False)
     """
-    check_count("points", points, least=3)
+    check_count("points", points, at_least=3)
     if tolerance is not None and not tolerance >= 0:
         raise ValueError(f"tolerance={tolerance!r}: 0 or more, or None for that of rounding, is needed")
     surface = surface_of(subject, batches, loss_fn=loss_fn, mode=mode)

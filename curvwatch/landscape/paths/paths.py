@@ -110,8 +110,8 @@ def path(
     """
     check_choice("kind", kind, get_args(Kind))
     chosen = _checked_options(kind, options)
-    check_count("points", points, least=3)
-    check_count("refine", refine, least=0)
+    check_count("points", points, at_least=3)
+    check_count("refine", refine, at_least=0)
     surface = surface_of(subject, batches, loss_fn=loss_fn, mode=mode)
     ends = end_weights(surface, a), end_weights(surface, b)
     before = surface.counts.gradients, surface.counts.forwards
@@ -258,11 +258,11 @@ def _checked_options(kind: Kind, options: Mapping[str, Any]) -> dict[str, Any]:
     chosen = {**known, **options}
     for name in ("steps", "bends", "draws", "pivots"):
         if name in chosen:
-            check_count(name, chosen[name], least=1)
+            check_count(name, chosen[name], at_least=1)
     if "inserts" in chosen:
-        check_count("inserts", chosen["inserts"], least=0)
+        check_count("inserts", chosen["inserts"], at_least=0)
     if chosen.get("batches_per_step") is not None:
-        check_count("batches_per_step", chosen["batches_per_step"], least=1)
+        check_count("batches_per_step", chosen["batches_per_step"], at_least=1)
     if "optimizer" in chosen:
         check_choice("optimizer", chosen["optimizer"], tuple(DEFAULT_RATES))
         if chosen["learning_rate"] is None:

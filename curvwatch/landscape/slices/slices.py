@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from curvwatch.checks import check_choice
+from curvwatch.checks import check_choice, check_int
 from curvwatch.landscape.checkpoints import Checkpoint
 from curvwatch.landscape.module_surface import Subject, surface_of
 from curvwatch.landscape.slices.checkpoint_directions import plane_directions, principal_directions
@@ -328,8 +328,7 @@ def _common(directions: Directions) -> dict[str, Any]:
 
 
 def _check_points(points: int) -> None:
-    if isinstance(points, bool) or not isinstance(points, int) or points < 3:
-        raise ValueError(f"points={points!r}: a whole number, 3 at least, is needed")
+    check_int("points", points, at_least=3, what="a whole number, 3 at least,")
 
 
 def _symmetrical(distance: float, points: int) -> np.ndarray:
