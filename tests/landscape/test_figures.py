@@ -12,8 +12,8 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
+from curvwatch.charts.figures import is_logarithmic
 from curvwatch.landscape import FunctionSurface, plane, slice_1d, slice_2d, trajectory
-from curvwatch.landscape.slices.figures import is_logarithmic
 from curvwatch.landscape.slices.surface_figure import log_ticks
 from tests.landscape.surfaces import Bowl
 
