@@ -15,6 +15,7 @@ from curvwatch.charts.chart import (
     regex,
 )
 from curvwatch.charts.errors import ERRORS, Error, errors_of, half_widths
+from curvwatch.charts.figures import CurveLike
 from curvwatch.charts.layers import COST, LAYERS
 from curvwatch.charts.spectrum import (
     DENSITY,
@@ -62,6 +63,7 @@ __all__ = [
     "SHORT_STORY",
     "STORY",
     "Chart",
+    "CurveLike",
     "Error",
     "Match",
     "Story",

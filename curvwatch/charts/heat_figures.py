@@ -9,6 +9,7 @@ import numpy as np
 
 from curvwatch.charts import DENSITY, LAYER, density_title, layer_densities, whole_densities
 from curvwatch.charts.chart import match
+from curvwatch.charts.figures import RunLike, figure_pixels, new_figure, plain
 from curvwatch.charts.heat_maps import (
     DensityAxes,
     HeatMap,
@@ -18,8 +19,6 @@ from curvwatch.charts.heat_maps import (
     layer_map,
     taken,
 )
-from curvwatch.charts.run_figures import drawn, new_figure, plain
-from curvwatch.results.history import History
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,40 +39,40 @@ _LAYERS_OFF = (
 )
 
 
-def plot_density(history: History, name: str = DENSITY) -> Figure:
+def plot_density(run: RunLike, name: str = DENSITY) -> Figure:
     """`History.plot_density`."""
     figure = new_figure((11, 5.5))
-    if name not in history.densities:
-        known = ", ".join(map(repr, history.densities))
+    if name not in run.densities:
+        known = ", ".join(map(repr, run.densities))
         raise KeyError(f"no density {name!r} was read; there are {known}" if known else _DENSITIES_OFF)
-    _draw_density(figure.subplots(), history, name)
+    _draw_density(figure.subplots(), run, name)
     return figure
 
 
-def plot_layers(history: History, metric: str = "sharpness") -> Figure:
+def plot_layers(run: RunLike, metric: str = "sharpness") -> Figure:
     """`History.plot_layers`."""
     figure = new_figure((11, 5.5))
-    if not _layers(history, metric):
-        known = sorted({metric_of(name) for name in history if metric_of(name)})
+    if not _layers(run, metric):
+        known = sorted({metric_of(name) for name in run if metric_of(name)})
         raise KeyError(
             f"no layer has {metric!r}; layers have {', '.join(known)}" if known else _LAYERS_OFF
         )
-    _draw_layers(figure.subplots(), history, metric)
+    _draw_layers(figure.subplots(), run, metric)
     return figure
 
 
-def drawn_heat_maps(history: History) -> dict[str, np.ndarray]:
+def heat_map_pixels(run: RunLike) -> dict[str, np.ndarray]:
     """All heat maps of a run as pixels, shapes (height, width, 3), uint8, by name.
 
     "density": of the Hessian and other matrices; "layers": sharpness and share of each;
     "layer_densities": of each layer. Those of measures that did not run are missing.
     """
-    made = {
-        "density": _densities(history, whole_densities(history.densities)),
-        "layers": _all_layers(history),
-        "layer_densities": _densities(history, layer_densities(history.densities), of_layers=True),
+    figures = {
+        "density": _densities(run, whole_densities(run.densities)),
+        "layers": _all_layers(run),
+        "layer_densities": _densities(run, layer_densities(run.densities), of_layers=True),
     }
-    return {name: drawn(figure) for name, figure in made.items() if figure is not None}
+    return {name: figure_pixels(figure) for name, figure in figures.items() if figure is not None}
 
 
 def metric_of(name: str) -> str:
@@ -86,7 +85,7 @@ def metric_of(name: str) -> str:
     return ""
 
 
-def _densities(history: History, names: Sequence[str], *, of_layers: bool = False) -> Figure | None:
+def _densities(run: RunLike, names: Sequence[str], *, of_layers: bool = False) -> Figure | None:
     if not names:
         return None
     columns = min(3 if of_layers else 1, len(names))
@@ -96,39 +95,39 @@ def _densities(history: History, names: Sequence[str], *, of_layers: bool = Fals
     grid = figure.subplots(rows, columns, squeeze=False)
     shared = None  # other matrices may lie on another scale
     if of_layers:
-        shared = DensityAxes.of([h for name in names for h in history.densities[name].histograms])
+        shared = DensityAxes.of([h for name in names for h in run.densities[name].histograms])
     for axes, name in zip(grid.flat, names, strict=False):
-        _draw_density(axes, history, name, shared)
+        _draw_density(axes, run, name, shared)
     for axes in grid.flat[len(names) :]:
         axes.set_axis_off()
     return figure
 
 
-def _all_layers(history: History) -> Figure | None:
-    metrics = [metric for metric in ("sharpness", "share") if _layers(history, metric)]
+def _all_layers(run: RunLike) -> Figure | None:
+    metrics = [metric for metric in ("sharpness", "share") if _layers(run, metric)]
     if not metrics:
         return None
     figure = new_figure((11, 4.5 * len(metrics)))
     for axes, metric in zip(figure.subplots(len(metrics), 1, squeeze=False).flat, metrics, strict=True):
-        _draw_layers(axes, history, metric)
+        _draw_layers(axes, run, metric)
     return figure
 
 
-def _layers(history: History, metric: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _layers(run: RunLike, metric: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Steps and values of each layer that has any, by its name."""
     for head in _OF_LAYERS:
-        found = {}
-        for name in history:
-            if (of := match(head + metric, name)) and np.isfinite(history[name].values).any():
-                steps, values = history[name]
-                found[of.place + (f" ({of.suffix[1:]})" if of.suffix else "")] = steps, values
-        if found:
-            return found
+        layers = {}
+        for name in run:
+            if (of := match(head + metric, name)) and np.isfinite(run[name].values).any():
+                layer = of.place + (f" ({of.suffix[1:]})" if of.suffix else "")
+                layers[layer] = run[name].steps, run[name].values
+        if layers:
+            return layers
     return {}
 
 
-def _draw_density(axes: Axes, history: History, name: str, shared: DensityAxes | None = None) -> None:
-    density = history.densities[name]
+def _draw_density(axes: Axes, run: RunLike, name: str, shared: DensityAxes | None = None) -> None:
+    density = run.densities[name]
     heat = density_map(density.histograms, rows=_ROWS, columns=_COLUMNS, axes=shared)
     _draw(axes, heat, density.steps, "share of the eigenvalues per unit")
     axes.set_ylabel("eigenvalue")
@@ -140,8 +139,8 @@ def _draw_density(axes: Axes, history: History, name: str, shared: DensityAxes |
     axes.set_title(plain(title[0].upper() + title[1:]))
 
 
-def _draw_layers(axes: Axes, history: History, metric: str) -> None:
-    steps, values = aligned(_layers(history, metric))
+def _draw_layers(axes: Axes, run: RunLike, metric: str) -> None:
+    steps, values = aligned(_layers(run, metric))
     heat = layer_map(values, rows=_LAYERS, columns=_COLUMNS)
     _draw(axes, heat, steps, metric.replace("_", " "))
     told = taken(len(heat.names), _NAMES)

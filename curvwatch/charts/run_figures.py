@@ -8,29 +8,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from curvwatch.charts import CHARTS, SHORT_STORY, STORY, Story, names_of
-from curvwatch.results.alerts import Alert
-from curvwatch.results.history import History
+from curvwatch.charts.figures import AlertLike, RunLike, figure_pixels, new_figure, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def plot_history(history: History) -> Figure:
+def plot_history(run: RunLike) -> Figure:
     """A figure of four panels; a metric with several optimizers has a line for each.
 
     Raises:
         ImportError: matplotlib is missing.
     """
-    return _plot(history, SHORT_STORY, columns=2, size=(11, 7))
+    return _plot(run, SHORT_STORY, columns=2, size=(11, 7))
 
 
-def plot_story(history: History, alerts: Sequence[Alert] = ()) -> Figure:
+def plot_story(run: RunLike, alerts: Sequence[AlertLike] = ()) -> Figure:
     """Six panels: loss, sharpness against its edge, ratios and steps, with `alerts` marked in each.
 
     Raises:
         ImportError: matplotlib is missing.
     """
-    figure = _plot(history, STORY, columns=3, size=(16, 8))
+    figure = _plot(run, STORY, columns=3, size=(16, 8))
     for axes in figure.axes:
         for step in sorted({alert.step for alert in alerts}):
             axes.axvline(step, color="black", linewidth=1, linestyle="-.", label="_alert")
@@ -41,59 +40,28 @@ def plot_story(history: History, alerts: Sequence[Alert] = ()) -> Figure:
     return figure
 
 
-def drawn_story(history: History, alerts: Sequence[Alert] = ()) -> np.ndarray:
+def story_pixels(run: RunLike, alerts: Sequence[AlertLike] = ()) -> np.ndarray:
     """`plot_story` as pixels, shape (height, width, 3), uint8."""
-    return drawn(plot_story(history, alerts))
+    return figure_pixels(plot_story(run, alerts))
 
 
-def new_figure(size: tuple[float, float]) -> Figure:
-    """An empty figure, `size` in inches, that no window shows.
-
-    Raises:
-        ImportError: matplotlib is missing.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "figures of a history are drawn with matplotlib: pip install 'curvwatch[report]'"
-        ) from error
-    return Figure(figsize=size, layout="constrained")
-
-
-def drawn(figure: Figure) -> np.ndarray:
-    """`figure` as pixels, shape (height, width, 3), uint8."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas: Any = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
-
-
-def plain(text: str) -> str:
-    """`text` without the dollar signs that matplotlib reads as formulas."""
-    return text.replace("$", r"\$")
-
-
-def _plot(
-    history: History, panels: Sequence[Story], *, columns: int, size: tuple[float, float]
-) -> Figure:
+def _plot(run: RunLike, panels: Sequence[Story], *, columns: int, size: tuple[float, float]) -> Figure:
     figure = new_figure(size)
     grid = figure.subplots(len(panels) // columns, columns, sharex=True)
     for axes, panel in zip(grid.flat, panels, strict=True):
-        _draw(axes, panel, history)
+        _draw(axes, panel, run)
     return figure
 
 
-def _draw(axes: Any, panel: Story, history: History) -> None:
+def _draw(axes: Any, panel: Story, run: RunLike) -> None:
     for metric in (metric for title in panel.charts for metric in CHARTS[title].metrics):
-        for name in names_of(metric, history):
-            steps, values = history[name]
+        for name in names_of(metric, run):
+            curve = run[name]
             dashed = "edge" in metric or "predicted" in metric
             # of plain SGD both sharpnesses are one curve: the wide one shines through
             wide = metric in ("curvature/sharpness", "step/loss_change")
             style: dict[str, Any] = {"linewidth": 3.5, "alpha": 0.5} if wide else {"linewidth": 1.5}
-            axes.plot(steps, values, "--" if dashed else "-", label=plain(name), **style)
+            axes.plot(curve.steps, curve.values, "--" if dashed else "-", label=plain(name), **style)
     if panel.log and any((line.get_ydata() > 0).any() for line in axes.lines):
         axes.set_yscale("log", nonpositive="mask")
     if panel.limits is not None:

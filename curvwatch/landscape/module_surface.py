@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from curvwatch.checks import Mode, check_word
+from curvwatch.checks import Mode, check_choice
 from curvwatch.errors import CurvwatchError
 from curvwatch.landscape.batch_norm import Recalibrated, normalisations
 from curvwatch.landscape.checkpoints import check_has_values
@@ -192,7 +192,7 @@ def surface_of(
         36.0
     """
     if mode is not None:
-        check_word("mode", mode, ("eval", "train"))
+        check_choice("mode", mode, ("eval", "train"))
     if not isinstance(subject, (nn.Module, Objective)):
         _check_surface(subject)
         if batches is not None or loss_fn is not None:

@@ -27,6 +27,7 @@ from curvwatch.operators import (
     gauss_newton,
     hessian,
     random_signs,
+    with_product,
 )
 from curvwatch.solvers import stochastic_lanczos
 
@@ -181,14 +182,7 @@ and its standard error: 0 where the Hessian is Gauss-Newton |
 
 def _rest(H: SymmetricOperator, G: SymmetricOperator) -> FunctionOperator:
     """H - G."""
-    return FunctionOperator(
-        lambda v: H.matvec(v) - G.matvec(v),
-        size=H.size,
-        dtype=H.dtype,
-        device=H.device,
-        length=H.length,
-        inner=H.inner,
-    )
+    return with_product(H, lambda v: H.matvec(v) - G.matvec(v))
 
 
 def other_loss(at: Landscape, graphs: OutputGraphs, loss: float) -> list[str]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from curvwatch.measures.base import Landscape, LandscapeMeasure, Reading
-from curvwatch.measures.matrices import expanded, preconditioned
+from curvwatch.measures.matrices import Amplification, amplification, expanded, preconditioned
 from curvwatch.objective.linearization import Linearization
 from curvwatch.operators import Scaled, SymmetricOperator, hessian, unit
 from curvwatch.solvers import Eigenpairs, lanczos
@@ -61,7 +61,8 @@ the reading's eigenpairs, so a bound of the relative error of each |
 probe; where the probe has several |
 
     Price: one gradient and, while tracking, some 5 or 6 Hessian-vector products; as many products
-    again, or more, for an optimizer with a preconditioner. For up to 10,000 weights more, and finer
+    again, or more, for an optimizer with a preconditioner, and two where P is tiny for some weights
+    (six in a reading that finds others than the last). For up to 10,000 weights more, and finer
     values.
 
     Args:
@@ -70,6 +71,12 @@ probe; where the probe has several |
             the relative gap, some 1e-4. From 0.02 on eigenvalues that cross were seen to be missed.
         max_products: the most Hessian-vector products of one solve.
         every_n_steps: cadence of this measure alone; None: the monitor's.
+
+    A weight that the loss does not depend on, such as a bias before BatchNorm, has a gradient and
+    products of rounding alone, which P^-1 amplifies. Two products that differ by rounding alone tell
+    such weights, and they take no part in the effective sharpness. Where P is nowhere so small that
+    rounding could matter, nothing is looked for. Where rounding may be a part of the value it is
+    doubtful.
 
     Sources: Cohen et al. 2021 (sharpness, 2/lr); Cohen et al. 2022 (preconditioned sharpness).
     """
@@ -143,8 +150,12 @@ probe; where the probe has several |
                 values[effective] = sharpness
                 solves.follows(effective, "curvature/sharpness")
             else:
-                seen = partial(preconditioned, law=at.law, layout=at.objective.layout)
-                values[effective] = float(solves.largest(seen, "effective", effective).values[0])
+                rounding = amplification(at, point, "null")
+                seen = partial(
+                    preconditioned, law=at.law, layout=at.objective.layout, null=rounding.null
+                )
+                pairs = solves.largest(seen, "effective", effective, rounding=rounding)
+                values[effective] = float(pairs.values[0])
             values["curvature/stability_ratio"] = values[effective] / at.law.edge
             solves.follows("curvature/stability_ratio", effective)
         if at.law.note is not None:
@@ -165,7 +176,12 @@ class _Solves:
         self.doubts: list[str] = []
 
     def largest(
-        self, seen: Callable[[SymmetricOperator], SymmetricOperator], which: str, metric: str
+        self,
+        seen: Callable[[SymmetricOperator], SymmetricOperator],
+        which: str,
+        metric: str,
+        *,
+        rounding: Amplification | None = None,
     ) -> Eigenpairs:
         """The leading pair of the Hessian as `seen`, from the vectors kept in memory as `which`."""
         operator = seen(hessian(self._point))
@@ -189,7 +205,11 @@ class _Solves:
         by_difference = self._error_of_differences(seen, pairs)
         relative = max(relative, by_difference)
         self.residual = max(self.residual, relative)
-        if by_difference > _COARSEST:
+        amplified = rounding.doubt(metric, float(pairs.values[0])) if rounding else None
+        if amplified:
+            self.doubtful.append(metric)
+            self.doubts.append(amplified)
+        elif by_difference > _COARSEST:
             self.doubtful.append(metric)
             self.doubts.append(
                 f"{metric} is not to be trusted: at twice the distance differences of gradients give "

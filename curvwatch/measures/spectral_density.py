@@ -11,7 +11,9 @@ import torch
 from curvwatch.charts.histogram import Histogram
 from curvwatch.measures.base import Landscape, LandscapeMeasure, Reading
 from curvwatch.measures.matrices import (
+    Amplification,
     Matrix,
+    amplification,
     check_matrix,
     check_options,
     given_outputs,
@@ -166,7 +168,10 @@ within it |
         if not (math.isfinite(point.loss) and bool(torch.isfinite(point.gradient).all())):
             note = f"on the probe the loss is {point.loss} or its gradient is not finite"
             return Reading(nothing, (note,))
-        A = matrix_of(self.of, at, point, self.given)
+        amplified = Amplification()
+        if self.of == "preconditioned":
+            amplified = amplification(at, point, "null")
+        A = matrix_of(self.of, at, point, self.given, null=amplified.null)
         rule = stochastic_lanczos(A, self.probes, self.steps, generator=at.generator)
         top = self._leading(at, A, "highest", k=min(max(self.leading, 1), A.size))
         if not rule.finite or not math.isfinite(top.values[0]):
@@ -188,6 +193,9 @@ within it |
             doubt = solver_doubt(self._named(names[0]), pairs, type(self).__name__)
             for name in names if doubt else ():
                 doubtful.setdefault(self._named(name), doubt or "")
+        drowned = amplified.doubt(self._named("density"), float(top.values[0]))
+        if drowned:
+            doubtful = dict.fromkeys(self.metrics, drowned)
         density = rule.density(rule.edges(self.bins))
         return Reading(
             {**nothing, **{self._named(name): value for name, value in values.items()}},

@@ -1,6 +1,12 @@
 """Symmetric linear operators, known by their products with a vector."""
 
-from curvwatch.operators.base import FunctionOperator, SymmetricOperator, random_signs, unit
+from curvwatch.operators.base import (
+    FunctionOperator,
+    SymmetricOperator,
+    random_signs,
+    unit,
+    with_product,
+)
 from curvwatch.operators.gauss_newton import FisherKind, fisher, gauss_newton
 from curvwatch.operators.hessian import Block, Scaled, hessian
 
@@ -15,4 +21,5 @@ __all__ = [
     "hessian",
     "random_signs",
     "unit",
+    "with_product",
 ]

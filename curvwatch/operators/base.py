@@ -1,12 +1,15 @@
-"""Symmetric linear operators: all that a solver needs to know of a matrix."""
+"""Symmetric linear operators, what a solver needs of them, and one that is made from a function."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+_CPU = torch.device("cpu")
 
 
 class SymmetricOperator(Protocol):
@@ -28,10 +31,10 @@ class SymmetricOperator(Protocol):
     def device(self) -> torch.device:
         """Of the vectors."""
 
-    def matvec(self, v: Tensor) -> Tensor:
+    def matvec(self, v: Tensor, /) -> Tensor:
         """A v, from shape (length,) to shape (length,)."""
 
-    def inner(self, rows: Tensor, v: Tensor) -> Tensor:
+    def inner(self, rows: Tensor, v: Tensor, /) -> Tensor:
         """Inner products of `rows` (k, length) with `v` (length,), in float64: shape (k,)."""
 
 
@@ -53,16 +56,22 @@ def random_signs(operator: SymmetricOperator, generator: torch.Generator) -> Ten
     return signs.mul_(2.0).sub_(1.0).to(operator.device)
 
 
+def plain_inner(rows: Tensor, v: Tensor) -> Tensor:
+    """Inner products of `rows` (k, n) with `v` (n,), in float64: shape (k,)."""
+    return torch.mv(rows, v).double()
+
+
+@dataclass(frozen=True, eq=False)
 class FunctionOperator:
     """An operator from a function v -> A v.
 
-    Args:
-        matvec: from (size,) to (size,).
+    Attributes:
+        matvec: from shape (length,) to shape (length,).
         size: number of rows.
         dtype: of the vectors.
-        device: of the vectors.
-        length: entries of a vector on this process, where it is spread over several.
-        inner: inner products of rows with a vector there.
+        device: of the vectors; also its name.
+        length: entries of a vector on this process, where it is spread over several; -1: `size`.
+        inner: inner products of rows with a vector, where vectors are spread over processes.
 
     Example:
         >>> diagonal = torch.tensor([3.0, 1.0])
@@ -70,47 +79,27 @@ class FunctionOperator:
         tensor([3., 1.])
     """
 
-    def __init__(
-        self,
-        matvec: Callable[[Tensor], Tensor],
-        *,
-        size: int,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-        length: int | None = None,
-        inner: Callable[[Tensor, Tensor], Tensor] | None = None,
-    ) -> None:
-        self._matvec = matvec
-        self._size = size
-        self._length = size if length is None else length
-        self._inner = inner
-        self._dtype = dtype
-        self._device = torch.device(device)
+    matvec: Callable[[Tensor], Tensor]
+    _: KW_ONLY
+    size: int
+    dtype: torch.dtype = torch.float32
+    device: torch.device = _CPU
+    length: int = -1
+    inner: Callable[[Tensor, Tensor], Tensor] = plain_inner
 
-    @property
-    def size(self) -> int:
-        """Number of rows."""
-        return self._size
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "device", torch.device(self.device))
+        if self.length == -1:
+            object.__setattr__(self, "length", self.size)
 
-    @property
-    def length(self) -> int:
-        """Entries of a vector on this process."""
-        return self._length
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the vectors."""
-        return self._dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Of the vectors."""
-        return self._device
-
-    def matvec(self, v: Tensor) -> Tensor:
-        """A v."""
-        return self._matvec(v)
-
-    def inner(self, rows: Tensor, v: Tensor) -> Tensor:
-        """Inner products of `rows` (k, length) with `v` (length,), in float64: shape (k,)."""
-        return torch.mv(rows, v).double() if self._inner is None else self._inner(rows, v)
+def with_product(operator: SymmetricOperator, matvec: Callable[[Tensor], Tensor]) -> FunctionOperator:
+    """An operator on the same vectors as `operator`, with another product."""
+    return FunctionOperator(
+        matvec,
+        size=operator.size,
+        dtype=operator.dtype,
+        device=operator.device,
+        length=operator.length,
+        inner=operator.inner,
+    )

@@ -1,4 +1,4 @@
-"""The Gauss-Newton matrix of an objective at one point."""
+"""The Gauss-Newton and the Fisher matrix of an objective at one point."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from curvwatch.objective import OpenObjective
 from curvwatch.objective.outputs.likelihoods import likelihoods_of
 from curvwatch.objective.outputs.output_graph import OutputGraph, OutputGraphs
 from curvwatch.operators.base import FunctionOperator
+
+FisherKind = Literal["mc", "empirical", "type1"]
 
 
 def gauss_newton(opened: OpenObjective, graphs: OutputGraphs) -> FunctionOperator:
@@ -45,9 +47,6 @@ def through_outputs(
     )
 
 
-FisherKind = Literal["mc", "empirical", "type1"]
-
-
 def fisher(
     opened: OpenObjective, graphs: OutputGraphs, kind: FisherKind, *, seed: int = 0
 ) -> FunctionOperator:
@@ -65,7 +64,7 @@ def fisher(
     """
 
     def middle(graph: OutputGraph, i: int, over: list[Tensor]) -> list[Tensor]:
-        made = list(over)
+        products = list(over)
         generator = torch.Generator().manual_seed(seed + i)
         for likelihood, places in likelihoods_of(graph):
             u = [over[place] for place in places]
@@ -77,7 +76,7 @@ def fisher(
                 slopes = [graph.slopes[place] for place in places]
                 new = likelihood.outer(likelihood.observed(slopes), u)
             for place, part in zip(places, new, strict=True):
-                made[place] = part
-        return made
+                products[place] = part
+        return products
 
     return through_outputs(opened, graphs, middle)

@@ -1,4 +1,4 @@
-"""The Hessian of an objective at one point."""
+"""The Hessian of an objective at one point, scaled by a preconditioner, and its diagonal blocks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def hessian(
     )
 
 
-class Scaled:
+class Scaled(FunctionOperator):
     """S (sign A + C) S, for diagonal S and C.
 
     With S = P^-1/2 its eigenvalues are those of P^-1 (sign A + C).
@@ -37,6 +37,7 @@ class Scaled:
         scale: the diagonal of S, shape (length,).
         shift: the diagonal of C, shape (length,), or None for zero.
         sign: 1, or -1 for -A.
+        null: indices of the rows and columns of A that are taken as zero; None: of none.
 
     Attributes:
         scale: the diagonal of S.
@@ -49,43 +50,28 @@ class Scaled:
         *,
         shift: Tensor | None = None,
         sign: float = 1.0,
+        null: Tensor | None = None,
     ) -> None:
-        self._operator = operator
         self.scale = scale
-        self._shift = shift
-        self._sign = sign
 
-    @property
-    def size(self) -> int:
-        """Number of rows."""
-        return self._operator.size
+        def without_null(v: Tensor) -> Tensor:
+            return v if null is None else v.index_fill(0, null, 0.0)
 
-    @property
-    def length(self) -> int:
-        """Entries of a vector on this process."""
-        return self._operator.length
+        def product(v: Tensor) -> Tensor:
+            u = scale * v
+            w = sign * without_null(operator.matvec(without_null(u)))
+            if shift is not None:
+                w = w + shift * u
+            return scale * w
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the vectors."""
-        return self._operator.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Of the vectors."""
-        return self._operator.device
-
-    def matvec(self, v: Tensor) -> Tensor:
-        """S (sign A + C) S v."""
-        u = self.scale * v
-        w = self._sign * self._operator.matvec(u)
-        if self._shift is not None:
-            w = w + self._shift * u
-        return self.scale * w
-
-    def inner(self, rows: Tensor, v: Tensor) -> Tensor:
-        """As the wrapped operator's."""
-        return self._operator.inner(rows, v)
+        super().__init__(
+            product,
+            size=operator.size,
+            dtype=operator.dtype,
+            device=operator.device,
+            length=operator.length,
+            inner=operator.inner,
+        )
 
 
 class Block(FunctionOperator):
@@ -107,10 +93,10 @@ class Block(FunctionOperator):
         super().__init__(
             lambda v: self.cut(operator.matvec(self.padded(v))),
             size=self.layout.total,
-            length=self.layout.size,
-            inner=self.layout.inner,
             dtype=operator.dtype,
             device=operator.device,
+            length=self.layout.size,
+            inner=self.layout.inner,
         )
 
     def cut(self, whole: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from curvwatch.operators.base import FunctionOperator, SymmetricOperator
+from curvwatch.operators.base import FunctionOperator, SymmetricOperator, with_product
 from curvwatch.solvers.lanczos import Eigenpairs, lanczos
 
 # products of a look at what is left: a smaller eigenvalue may pass for its largest before
@@ -99,14 +99,7 @@ def _rest(operator: SymmetricOperator, pairs: Eigenpairs) -> FunctionOperator:
         parts = operator.inner(pairs.vectors, v) * down
         return operator.matvec(v) - pairs.vectors.T @ parts.to(v.dtype)
 
-    return FunctionOperator(
-        product,
-        size=operator.size,
-        dtype=operator.dtype,
-        device=operator.device,
-        length=operator.length,
-        inner=operator.inner,
-    )
+    return with_product(operator, product)
 
 
 def _with_rest(pairs: Eigenpairs, found: Eigenpairs) -> Eigenpairs:

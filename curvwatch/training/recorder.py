@@ -11,8 +11,7 @@ from curvwatch.errors import ErrorPolicy
 from curvwatch.results.alerts import Action, Alert, AlertEngine, Rule
 from curvwatch.results.alerts.actions import act, check_actions, named
 from curvwatch.results.history import History
-from curvwatch.results.loggers import Loggers
-from curvwatch.results.loggers.hyperparameters import hyperparameters
+from curvwatch.results.loggers import Loggers, hyperparameters
 from curvwatch.training.reader import Readings
 from curvwatch.training.run import TrainingRun
 
@@ -49,7 +48,7 @@ class Recorder:
         self._own_rules = own_rules
         self._actions = actions
         self._engine = AlertEngine(rules, watch_finite=watch_finite)
-        self._sinks = Loggers([], faults)
+        self._loggers = Loggers([], faults)
         self._logged: list[str] = []  # metrics of the user that rules watch
         self._never: set[str] = set()  # those of them that never came
         self.history = History()
@@ -70,8 +69,8 @@ class Recorder:
         setup: dict[str, float | str | bool] = {}
         with self._faults.guard("looking at the hyperparameters"):
             setup = hyperparameters(run.optimizers, run.suffixes)
-        self._sinks = Loggers(run.loggers, self._faults, setup)
-        self._sinks.start(metrics)
+        self._loggers = Loggers(run.loggers, self._faults, setup)
+        self._loggers.start(metrics)
         # the rules of a preset are for whatever is measured
         parts = [(rule, part) for rule in self._own_rules for part in rule.parts]
         strange = [(r, p) for r, p in parts if not any(p.suffix(m) is not None for m in metrics)]
@@ -91,9 +90,9 @@ class Recorder:
             self.history.record(step, readings.values, readings.histograms)
             self.history.doubt(step, sorted(readings.doubtful & readings.values.keys()))
             run.publish(readings.values)
-            self._sinks.scalars(readings.values, step)
+            self._loggers.scalars(readings.values, step)
         if readings.histograms:
-            self._sinks.histograms(readings.histograms, step)
+            self._loggers.histograms(readings.histograms, step)
         for measure, doubt in readings.doubts:
             self._faults.warn_once(f"{doubt} (step {step})", causes=(f"doubt of {measure}",))
         values = {**readings.trusted, **self._values_of_user(run)}
@@ -102,7 +101,7 @@ class Recorder:
             if run.is_main_process:
                 level = logging.INFO if alert.level == "info" else logging.WARNING
                 log.log(level, "curvwatch alert, %s", alert)
-            self._sinks.alert(alert, self.alerts)
+            self._loggers.alert(alert, self.alerts)
         return alerts
 
     def act(self, run: TrainingRun, alerts: Sequence[Alert]) -> None:
@@ -116,8 +115,8 @@ class Recorder:
         """The run is over: show it as a whole, where there is anything to show."""
         if len(self.history):
             last = max(int(self.history[name].steps[-1]) for name in self.history)
-            self._sinks.finish(self.history, self.alerts, last)
-        self._sinks = Loggers([], self._faults)
+            self._loggers.finish(self.history, self.alerts, last)
+        self._loggers = Loggers([], self._faults)
         for metric in sorted(self._never):
             self._faults.warn_once(f"a rule watches {metric!r}, which was never logged in this run")
         self._never = set()

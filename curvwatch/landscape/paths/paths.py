@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from curvwatch.checks import Mode, check_word
+from curvwatch.checks import Mode, check_choice
 from curvwatch.errors import CurvwatchError
 from curvwatch.landscape.alignment.result import Aligned
 from curvwatch.landscape.checkpoints import Checkpoint, check_count, check_positive, weights_of
@@ -108,7 +108,7 @@ def path(
         >>> path(surface, torch.tensor([-1.0]), torch.tensor([1.0]), progress=False).barrier
         1.0
     """
-    check_word("kind", kind, get_args(Kind))
+    check_choice("kind", kind, get_args(Kind))
     chosen = _checked_options(kind, options)
     check_count("points", points, least=3)
     check_count("refine", refine, least=0)
@@ -268,7 +268,7 @@ def _checked_options(kind: Kind, options: Mapping[str, Any]) -> dict[str, Any]:
     if chosen.get("batches_per_step") is not None:
         check_count("batches_per_step", chosen["batches_per_step"], least=1)
     if "optimizer" in chosen:
-        check_word("optimizer", chosen["optimizer"], tuple(DEFAULT_RATES))
+        check_choice("optimizer", chosen["optimizer"], tuple(DEFAULT_RATES))
         if chosen["learning_rate"] is None:
             chosen["learning_rate"] = DEFAULT_RATES[chosen["optimizer"]]
     for name in ("learning_rate", "spring", "tolerance"):

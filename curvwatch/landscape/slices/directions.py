@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from curvwatch.checks import check_word
+from curvwatch.checks import check_choice
 from curvwatch.errors import CurvwatchError
 from curvwatch.landscape.surface import CountCosts, Group, Surface, checked
 from curvwatch.objective import Counts
@@ -322,7 +322,7 @@ def _scaled(
 
 
 def _known(how: Normalize) -> Normalize:
-    check_word("normalize", how, ("filter", "layer", "none"))
+    check_choice("normalize", how, ("filter", "layer", "none"))
     return how
 
 

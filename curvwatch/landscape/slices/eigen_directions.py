@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from curvwatch.checks import check_word
+from curvwatch.checks import check_choice
 from curvwatch.errors import CurvwatchError
 from curvwatch.landscape.slices.directions import Directions, check_directions, held_fixed
 from curvwatch.landscape.surface import CountCosts, Surface, checked
@@ -52,7 +52,7 @@ def eigenvectors(
         CurvwatchError: the Hessian is not finite, or has too few rows.
     """
     check_directions(count)
-    check_word("ends", ends, ("largest", "smallest", "both"))
+    check_choice("ends", ends, ("largest", "smallest", "both"))
     if ends == "both" and count != 2:
         raise ValueError("ends='both' are two directions: count=2 is needed")
     if surface.size < count:

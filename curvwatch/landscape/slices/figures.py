@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from curvwatch.checks import check_word
+from curvwatch.checks import check_choice
 from curvwatch.landscape.slices.results import Slice, Slice1D, Slice2D
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def plot_line(line: Slice1D) -> Figure:
 
 def plot_plane(plane: Slice2D, kind: str) -> Figure:
     """A contour plot, or a surface in three dimensions."""
-    check_word("kind", kind, ("contour", "surface"))
+    check_choice("kind", kind, ("contour", "surface"))
     if kind == "contour":
         return _contour(plane)
     from curvwatch.landscape.slices.surface_figure import plot_surface

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from curvwatch.checks import check_word
+from curvwatch.checks import check_choice
 from curvwatch.landscape.checkpoints import Checkpoint
 from curvwatch.landscape.module_surface import Subject, surface_of
 from curvwatch.landscape.slices.checkpoint_directions import plane_directions, principal_directions
@@ -230,7 +230,7 @@ def _made(f: Surface, along: Any, count: int, options: dict[str, Any]) -> Direct
     normalize = options["normalize"]
     if not isinstance(along, str):
         return given_directions(f, along, at=at, normalize=normalize, keep_1d=keep_1d)
-    check_word("directions", along, ("random", "hessian", "gradient"))
+    check_choice("directions", along, ("random", "hessian", "gradient"))
     if along == "hessian":
         if normalize not in (None, "none"):
             raise ValueError(

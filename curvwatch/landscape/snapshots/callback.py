@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from curvwatch.checks import check_word
+from curvwatch.checks import check_choice
 from curvwatch.errors import CurvwatchError, ErrorPolicy, OnError
 from curvwatch.landscape.checkpoints import check_count
 from curvwatch.landscape.snapshots.files import HALVES, files_in, run_of, taken_of
@@ -75,15 +75,15 @@ class Snapshots(CallbackBase):
         on_error: OnError = "warn",
     ) -> None:
         super().__init__()
-        check_word("grid", grid, get_args(Grid))
+        check_choice("grid", grid, get_args(Grid))
         if every_n_steps is not None:
             check_count("every_n_steps", every_n_steps, least=1)
         check_count("max_files", max_files, least=2)
         if max_bytes is not None:
             check_count("max_bytes", max_bytes, least=1)
         if dtype is not None:
-            check_word("dtype", dtype, tuple(HALVES))
-        check_word("on_error", on_error, get_args(OnError))
+            check_choice("dtype", dtype, tuple(HALVES))
+        check_choice("on_error", on_error, get_args(OnError))
         self._folder_given = None if folder is None else Path(folder)
         self._every_n_steps = every_n_steps
         self._grid: Grid = grid

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
+
+from curvwatch.charts import CurveLike
 
 # of several learning rates the edges of one law lie on a line, to the rounding of a log in float32
 _AFFINE, _VARIED = 1e-5, 1.1
@@ -22,19 +23,7 @@ _LOWERED = 0.5
 _MOST = 0.999
 
 
-class HasSteps(Protocol):
-    """One metric: `Series` of a history, `Curve` of a log."""
-
-    @property
-    def steps(self) -> np.ndarray:
-        """(n,) int64."""
-
-    @property
-    def values(self) -> np.ndarray:
-        """(n,) float64."""
-
-
-Curves = Mapping[str, HasSteps]
+Curves = Mapping[str, CurveLike]
 
 
 @dataclass(frozen=True)
@@ -229,7 +218,7 @@ def ratio_of_step(s: np.ndarray, slowness: float) -> np.ndarray:
         return np.where((s > 0) & (s < 1), slowness * s / (slowness * s + 1.0 - s), s)
 
 
-def _at(curve: HasSteps | None, steps: np.ndarray, missing: float) -> np.ndarray:
+def _at(curve: CurveLike | None, steps: np.ndarray, missing: float) -> np.ndarray:
     """The values of `curve` at `steps`."""
     found = np.full(len(steps), missing)
     if curve is not None and len(curve.steps):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from curvwatch.checks import check_fraction, check_int
 from curvwatch.errors import CurvwatchError, CurvwatchWarning
 from curvwatch.results.alerts.alert import Alert
 
@@ -50,8 +51,7 @@ class LowerLR(RunAction):
     factor: float
 
     def __post_init__(self) -> None:
-        if isinstance(self.factor, (bool, str)) or not 0 < self.factor < 1:
-            raise ValueError(f"lower_lr({self.factor!r}): a factor between 0 and 1 is needed")
+        check_fraction("factor", self.factor, what="for lower_lr a number between 0 and 1")
 
     def act(self, alert: Alert, run: ControllableRun) -> None:
         """Multiply all learning rates from now on."""
@@ -67,10 +67,9 @@ class WarmUpAgain(RunAction):
     start: float = 0.1
 
     def __post_init__(self) -> None:
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
-            raise ValueError(f"warmup_again({self.steps!r}): a number of steps is needed")
-        if isinstance(self.start, (bool, str)) or not 0 < self.start < 1:
-            raise ValueError(f"warmup_again(start={self.start!r}): a factor between 0 and 1 is needed")
+        steps = "for warmup_again a number of steps, 1 or more,"
+        check_int("steps", self.steps, at_least=1, what=steps)
+        check_fraction("start", self.start, what="for warmup_again a number between 0 and 1")
 
     def act(self, alert: Alert, run: ControllableRun) -> None:
         """Begin to warm up."""

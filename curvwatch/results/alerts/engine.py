@@ -1,4 +1,4 @@
-"""Watches readings with rules."""
+"""Checks readings against rules, and raises alerts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Status = Literal["ok", "pending", "firing", "resolved"]
 
 @dataclass
 class _State:
-    """Of one rule for one optimizer.
+    """The state of one rule for one optimizer.
 
     Attributes:
         status: see `AlertEngine`.
@@ -30,30 +30,30 @@ class _State:
 
 @dataclass
 class _RuleHistory:
-    """What is known of one rule.
+    """The readings that one rule compares, and its states.
 
     Attributes:
-        readings: steps and values, by part of the rule and suffix.
-        states: by suffix.
+        readings: steps and values, by the number of the rule's part and the optimizer's suffix.
+        states: by the optimizer's suffix.
     """
 
     readings: dict[tuple[int, str], deque[tuple[int, float]]] = field(default_factory=dict)
     states: dict[str, _State] = field(default_factory=dict)
 
-    def knows(self, parts: int, suffix: str) -> bool:
+    def is_complete(self, parts: int, suffix: str) -> bool:
         """Whether each part has a reading, of this optimizer or of the whole run."""
         return all((i, suffix) in self.readings or (i, "") in self.readings for i in range(parts))
 
 
 class AlertEngine:
-    """Watches readings with `rules` and lists what began to fire.
+    """Checks readings against `rules` and raises an alert when one begins to fire.
 
-    Each rule, for each optimizer, is "ok"; "pending" once a reading is over the threshold but not yet
-    the median of all that it needs, or while it cools down; "firing" from its alert on; "resolved" at
-    the reading that is clear again, and "ok" at the next.
+    Each rule has a status for each optimizer: "ok"; "pending" once a reading is over the threshold,
+    while the median of the readings that it needs is not, or while it cools down; "firing" from its
+    alert on; "resolved" at the first reading that is clear again, and "ok" at the next.
 
     Args:
-        rules: what to watch for.
+        rules: to check.
         watch_finite: whether values that are not finite raise an alert, too.
 
     Attributes:
@@ -64,7 +64,7 @@ class AlertEngine:
         self.rules = tuple(rules)
         self.alerts: list[Alert] = []
         self._watch_finite = watch_finite
-        self._watches = {rule.name: _RuleHistory() for rule in rules}
+        self._histories = {rule.name: _RuleHistory() for rule in rules}
         self._broken: set[str] = set()
 
     def observe(
@@ -81,30 +81,22 @@ class AlertEngine:
             step: of the readings.
             values: metric names and values; a value that is nan is missing.
             broken: quantities that are not finite, and their values.
-            finite: quantities beside `values` that were looked at and found finite.
+            finite: quantities beside `values` that were checked and are finite.
         """
-        mended = {*finite, *(name for name, value in values.items() if math.isfinite(value))}
-        new = self._look_at_broken(step, list(broken), mended) if self._watch_finite else []
+        all_finite = {*finite, *(name for name, value in values.items() if math.isfinite(value))}
+        new = self._check_finite(step, list(broken), all_finite) if self._watch_finite else []
         for rule in self.rules:
-            for metric in self._touched(rule, step, values):
+            for metric in self._add_readings(rule, step, values):
                 new += self._judge(rule, metric, step)
         self.alerts += new
         return new
-
-    def statuses(self) -> dict[str, Status]:
-        """The status of each rule, by its name and the optimizer's suffix."""
-        return {
-            name + suffix: state.status
-            for name, watch in self._watches.items()
-            for suffix, state in watch.states.items()
-        }
 
     def wanted(self) -> set[str]:
         """The metrics, without suffix, that rules which are pending wait for."""
         pending = {
             name
-            for name, watch in self._watches.items()
-            if any(state.status == "pending" for state in watch.states.values())
+            for name, history in self._histories.items()
+            if any(state.status == "pending" for state in history.states.values())
         }
         return {part.metric for rule in self.rules if rule.name in pending for part in rule.parts}
 
@@ -112,58 +104,59 @@ class AlertEngine:
         """What the rule of `alert` asks for."""
         return next((rule.action for rule in self.rules if rule.name == alert.rule), None)
 
-    def _look_at_broken(
-        self, step: int, broken: list[tuple[str, float]], mended: set[str]
+    def _check_finite(
+        self, step: int, broken: list[tuple[str, float]], finite: set[str]
     ) -> list[Alert]:
-        """One alert when quantities stop being finite, the next once all of them were finite again."""
-        was = bool(self._broken)
-        self._broken -= mended
-        if was and not self._broken:
+        """One alert when quantities stop being finite, the next only after all were finite again."""
+        was_broken = bool(self._broken)
+        self._broken -= finite
+        if was_broken and not self._broken:
             self._resolve(NOT_FINITE, None, step)
-        was = bool(self._broken)
+        was_broken = bool(self._broken)
         self._broken |= {metric for metric, _ in broken}
-        if was or not broken:
+        if was_broken or not broken:
             return []
         metric, value = broken[0]
         text = f"{metric} is {value}: the loss, or a derivative of it, is not finite"
         return [Alert(NOT_FINITE, metric, step, value, text, "critical")]
 
-    def _touched(self, rule: Rule, step: int, values: Mapping[str, float]) -> list[str]:
-        """Take what `values` has for `rule`; the metrics, one for each optimizer, to judge by it."""
-        watch = self._watches[rule.name]
-        touched: set[str] = set()
+    def _add_readings(self, rule: Rule, step: int, values: Mapping[str, float]) -> list[str]:
+        """Add the `values` that `rule` compares; its metrics, one for each optimizer, to judge now."""
+        history = self._histories[rule.name]
+        updated: set[str] = set()
         for i, part in enumerate(rule.parts):
             for metric, value in values.items():
                 suffix = part.suffix(metric)
                 if suffix is None or math.isnan(value):
                     continue
-                of = watch.readings.setdefault((i, suffix), deque(maxlen=part.memory))
+                of = history.readings.setdefault((i, suffix), deque(maxlen=part.memory))
                 of.append((step, value))
-                touched.add(suffix)
-        known = dict.fromkeys(suffix for _, suffix in watch.readings)
-        # what no optimizer has for itself goes for all of them
-        shared = "" in touched and len(rule.parts) > 1
+                updated.add(suffix)
+        suffixes = dict.fromkeys(suffix for _, suffix in history.readings)
+        # a metric without a suffix belongs to all optimizers
+        shared = "" in updated and len(rule.parts) > 1
         return [
             rule.metric + suffix
-            for suffix in known
-            if (suffix in touched or shared) and watch.knows(len(rule.parts), suffix)
+            for suffix in suffixes
+            if (suffix in updated or shared) and history.is_complete(len(rule.parts), suffix)
         ]
 
     def _judge(self, rule: Rule, metric: str, step: int) -> list[Alert]:
-        watch = self._watches[rule.name]
+        history = self._histories[rule.name]
         suffix = metric[len(rule.metric) :]
-        state = watch.states.setdefault(suffix, _State())
-        seen = [
-            watch.readings.get((i, suffix)) or watch.readings[i, ""] for i in range(len(rule.parts))
+        state = history.states.setdefault(suffix, _State())
+        of_parts = [
+            list(history.readings.get((i, suffix)) or history.readings[i, ""])
+            for i in range(len(rule.parts))
         ]
-        pairs = list(zip(rule.parts, map(list, seen), strict=True))
+        pairs = list(zip(rule.parts, of_parts, strict=True))
         compared = [part.compared(readings) for part, readings in pairs]
         holds = all(
             value is not None and part.is_over(value, part.threshold)
             for part, value in zip(rule.parts, compared, strict=True)
         )
         if state.status == "firing":
-            if not holds and not self._still(rule, compared):
+            if not holds and not _goes_on(rule, compared):
                 state.status = "resolved"
                 self._resolve(rule.name, metric, step)
             return []
@@ -180,13 +173,6 @@ class AlertEngine:
         state.status = "pending" if holds or near else "ok"
         return []
 
-    def _still(self, rule: Rule, compared: Sequence[float | None]) -> bool:
-        """Whether no part is clear yet; one that cannot be compared tells nothing."""
-        return all(
-            value is None or part.is_over(value, part.threshold if part.clear is None else part.clear)
-            for part, value in zip(rule.parts, compared, strict=True)
-        )
-
     def _resolve(self, rule: str, metric: str | None, step: int) -> None:
         for i in reversed(range(len(self.alerts))):
             alert = self.alerts[i]
@@ -199,12 +185,12 @@ class AlertEngine:
         """For a checkpoint: a resumed run does not fire again."""
         return {
             "alerts": [vars(a).copy() for a in self.alerts],
-            "watches": {
+            "watches": {  # the histories, under the name that checkpoints have
                 name: {
-                    "readings": [[i, s, list(map(list, r))] for (i, s), r in watch.readings.items()],
-                    "states": {s: vars(state).copy() for s, state in watch.states.items()},
+                    "readings": [[i, s, list(map(list, r))] for (i, s), r in history.readings.items()],
+                    "states": {s: vars(state).copy() for s, state in history.states.items()},
                 }
-                for name, watch in self._watches.items()
+                for name, history in self._histories.items()
             },
             "broken": sorted(self._broken),
         }
@@ -215,33 +201,41 @@ class AlertEngine:
         self._broken = set(state["broken"])
         for rule in self.rules:
             saved = state["watches"].get(rule.name, {"readings": [], "states": {}})
-            watch = self._watches[rule.name] = _RuleHistory()
+            history = self._histories[rule.name] = _RuleHistory()
             for i, suffix, readings in saved["readings"]:
                 if i < len(rule.parts):
                     pairs = ((int(step), float(value)) for step, value in readings)
-                    watch.readings[i, suffix] = deque(pairs, maxlen=rule.parts[i].memory)
-            watch.states = {suffix: _State(**of) for suffix, of in saved["states"].items()}
+                    history.readings[i, suffix] = deque(pairs, maxlen=rule.parts[i].memory)
+            history.states = {suffix: _State(**of) for suffix, of in saved["states"].items()}
+
+
+def _goes_on(rule: Rule, compared: Sequence[float | None]) -> bool:
+    """Whether no part is clear yet; a part without enough readings is not."""
+    return all(
+        value is None or part.is_over(value, part.threshold if part.clear is None else part.clear)
+        for part, value in zip(rule.parts, compared, strict=True)
+    )
 
 
 def _text(rule: Rule, metric: str, compared: Sequence[float | None]) -> str:
     suffix = metric[len(rule.metric) :]
-    told = [
+    texts = [
         _part_text(part, part.metric + (suffix if i == 0 else ""), value)
         for i, (part, value) in enumerate(zip(rule.parts, compared, strict=True))
     ]
     meaning = f": {rule.meaning}" if rule.meaning else ""
-    return " and ".join(told) + meaning
+    return " and ".join(texts) + meaning
 
 
 def _part_text(part: Rule, metric: str, value: float | None) -> str:
     assert value is not None
-    of = f" (median of the last {part.for_readings} readings)" if part.for_readings > 1 else ""
+    median = f" (median of the last {part.for_readings} readings)" if part.for_readings > 1 else ""
     if part.times_median is not None:
-        return f"{metric} is {value:.3g} times its running median, over {part.times_median:.3g}{of}"
+        return f"{metric} is {value:.3g} times its running median, over {part.times_median:.3g}{median}"
     side = "under" if part.below is not None else "over"
     if part.within_steps:
         return (
             f"{metric} is, or within {part.within_steps} steps will be, {value:.3g}, "
             f"{side} {part.threshold:.3g}"
         )
-    return f"{metric} is {value:.3g}, {side} {part.threshold:.3g}{of}"
+    return f"{metric} is {value:.3g}, {side} {part.threshold:.3g}{median}"

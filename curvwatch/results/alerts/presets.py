@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
+from curvwatch.checks import check_choice
 from curvwatch.results.alerts.alert import NOT_FINITE
 from curvwatch.results.alerts.rule import Rule
 
@@ -107,8 +108,7 @@ def rules_of(preset: str | None, rules: Rule | Iterable[Rule] | None) -> tuple[R
     own = check_rules(rules)
     if preset is None:
         return DEFAULT_RULES if rules is None else own
-    if preset not in PRESETS:
-        raise ValueError(f"alerts={preset!r}: one of {', '.join(map(repr, PRESETS))} is needed")
+    check_choice("alerts", preset, tuple(PRESETS))
     names = [rule.name for rule in own]
     return (*(rule for rule in PRESETS[preset] if rule.name not in names), *own)
 

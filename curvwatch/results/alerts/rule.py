@@ -1,4 +1,4 @@
-"""Rules over readings: data, and what they compare."""
+"""Rules over readings: thresholds, and the value that is compared with them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any, get_args
 
 import numpy as np
 
+from curvwatch.checks import check_choice, check_int
 from curvwatch.results.alerts.actions import Action, check_actions
 from curvwatch.results.alerts.alert import Level
 
-# the running median is that of so many readings before; below the least there is none
+# the running median is that of at most so many readings before, and needs at least so many
 MEDIAN_OF, MEDIAN_LEAST = 50, 10
 # a line needs so many readings
 _LINE_LEAST = 3
@@ -68,10 +69,11 @@ class Rule:
     also: tuple[Rule, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_whole("for_readings", self.for_readings, 1, "at least one reading is needed")
-        _check_whole("cooldown", self.cooldown, 0, "a number of steps, 0 or more, is needed")
+        readings, steps = "a number of readings, 1 or more,", "a number of steps, {} or more,"
+        check_int("for_readings", self.for_readings, at_least=1, what=readings)
+        check_int("cooldown", self.cooldown, at_least=0, what=steps.format(0))
         if self.within_steps is not None:
-            _check_whole("within_steps", self.within_steps, 1, "a number of steps is needed")
+            check_int("within_steps", self.within_steps, at_least=1, what=steps.format(1))
         given = {n: getattr(self, n) for n in ("above", "below", "times_median")}
         given = {n: value for n, value in given.items() if value is not None}
         for name, value in (*given.items(), ("clear", 0.0 if self.clear is None else self.clear)):
@@ -91,8 +93,7 @@ class Rule:
                 f"clear={self.clear!r} is on the wrong side of {self.threshold!r}: the rule would be "
                 "clear while it fires"
             )
-        if self.level not in get_args(Level):
-            raise ValueError(f"level={self.level!r}: one of {', '.join(get_args(Level))} is needed")
+        check_choice("level", self.level, get_args(Level))
         check_actions(self.action, name="action")
 
     @classmethod
@@ -117,8 +118,13 @@ class Rule:
         return replace(parts[0], name=name, also=tuple(parts[1:]), **{**plain, **options})
 
     def __repr__(self) -> str:
-        told = {n: getattr(self, n) for n, f in self.__dataclass_fields__.items() if _told(self, n, f)}
-        return f"Rule({', '.join(f'{n}={value!r}' for n, value in told.items())})"
+        always = ("name", "metric")
+        shown = [
+            f"{name}={value!r}"
+            for name, field in self.__dataclass_fields__.items()
+            if (value := getattr(self, name)) != field.default or name in always
+        ]
+        return f"Rule({', '.join(shown)})"
 
     @property
     def parts(self) -> tuple[Rule, ...]:
@@ -126,24 +132,20 @@ class Rule:
         return (replace(self, also=()), *self.also)
 
     def suffix(self, metric: str) -> str | None:
-        """The suffix of an optimizer in `metric`; None where this rule does not watch it."""
+        """The optimizer's suffix in `metric`; None where this rule is not about it."""
         if metric == self.metric:
             return ""
         return metric[len(self.metric) :] if metric.startswith(self.metric + "-") else None
 
-    def watches(self, metric: str) -> bool:
-        """Whether `metric` is this rule's or one of its parts', with or without a suffix."""
-        return any(part.suffix(metric) is not None for part in self.parts)
-
     @property
     def threshold(self) -> float:
-        """Whichever was given."""
+        """Whichever of `above`, `below` and `times_median` was given."""
         given = (self.above, self.below, self.times_median)
         return next(value for value in given if value is not None)
 
     @property
     def memory(self) -> int:
-        """How many readings it looks at."""
+        """How many readings are kept, to compare the newest with."""
         before = MEDIAN_OF if self.times_median is not None else 0
         line = _LINE_LEAST if self.within_steps else 1
         return before + max(self.for_readings, line)
@@ -189,14 +191,3 @@ def _over_median(value: float, before: Sequence[float]) -> float | None:
         return None
     usual = median(before[-MEDIAN_OF:])
     return value / usual if usual > 0 and math.isfinite(usual) else None
-
-
-def _check_whole(name: str, value: Any, least: int, needed: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{name}={value!r}: a whole number is needed")
-    if value < least:
-        raise ValueError(f"{name}={value!r}: {needed}")
-
-
-def _told(rule: Rule, name: str, field: Any) -> bool:
-    return name in ("name", "metric") or getattr(rule, name) != field.default

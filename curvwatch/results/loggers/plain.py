@@ -1,54 +1,42 @@
-"""Loggers of a loop: Lightning's, a SummaryWriter, a W&B run."""
+"""Any other logger: it gets the scalars."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
-from curvwatch.results.loggers import tensorboard, wandb
+import numpy as np
 
-
-class _Bare:
-    """An experiment with the looks of a Lightning logger."""
-
-    def __init__(self, experiment: Any) -> None:
-        self.experiment = experiment
+from curvwatch.charts.histogram import Histogram
+from curvwatch.results.alerts import Alert
+from curvwatch.results.loggers.hyperparameters import Value
 
 
-class _Writer(_Bare):
-    """A SummaryWriter."""
+class PlainDestination:
+    """A logger with `log_metrics(dict, step=)`, such as a CSVLogger; see `LoggerDestination`."""
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        for name, value in metrics.items():
-            self.experiment.add_scalar(name, value, step)
+    accepts_images: ClassVar[bool] = False
 
+    def __init__(self, logger: Any) -> None:
+        self._logger = logger
 
-class _WandbRun(_Bare):
-    """A W&B run."""
+    def announce(self, metrics: Sequence[str], hyperparameters: Mapping[str, Value]) -> None:
+        """Do nothing."""
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        # W&B's own step counts calls of log
-        self.experiment.log({**metrics, "trainer/global_step": step})
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Log `values` of optimizer step `step`."""
+        self._logger.log_metrics(dict(values), step=step)
 
+    def histograms(self, histograms: Mapping[str, Histogram], step: int) -> None:
+        """Do nothing."""
 
-def as_loggers(logger: Any) -> list[Any]:
-    """`logger`, one or a list or None, as objects with `log_metrics(dict, step=)`.
+    def alert(self, alert: Alert, alerts: Sequence[Alert]) -> None:
+        """Do nothing."""
 
-    Raises:
-        ValueError: one of them has no such method and is no SummaryWriter and no W&B run.
-    """
-    given = [] if logger is None else list(logger) if isinstance(logger, (list, tuple)) else [logger]
-    return [_as_logger(one) for one in given]
+    def conclude(
+        self, hyperparameters: Mapping[str, Value], alerts: Sequence[Alert], step: int
+    ) -> None:
+        """Do nothing."""
 
-
-def _as_logger(one: Any) -> Any:
-    if callable(getattr(one, "log_metrics", None)):
-        return one
-    if tensorboard.is_tensorboard(one):
-        return _Writer(one)
-    if wandb.is_wandb(one):
-        return _WandbRun(one)
-    raise ValueError(
-        f"logger={one!r}: an object with log_metrics(dict, step=...), a SummaryWriter or a W&B run, or "
-        "a list of these is needed"
-    )
+    def image(self, name: str, image: np.ndarray, step: int) -> None:
+        """Do nothing."""

@@ -197,9 +197,9 @@ def test_a_metric_that_never_comes_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: lower_lr(2.0), r"lower_lr\(2.0\): a factor between 0 and 1"),
-        (lambda: warmup_again(0), r"warmup_again\(0\): a number of steps"),
-        (lambda: warmup_again(5, start=0.0), r"warmup_again\(start=0.0\): a factor"),
+        (lambda: lower_lr(2.0), "factor=2.0: for lower_lr a number between 0 and 1 is needed"),
+        (lambda: warmup_again(0), "steps=0: for warmup_again a number of steps, 1 or more"),
+        (lambda: warmup_again(5, start=0.0), "start=0.0: for warmup_again a number between 0 and 1"),
     ],
 )
 def test_bad_actions_are_quoted(make: Any, message: str) -> None:

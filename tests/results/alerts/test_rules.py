@@ -19,7 +19,8 @@ def statuses(rule: Rule, series: list[float], every: int = 1) -> list[str]:
     seen = []
     for i, value in enumerate(series):
         engine.observe(i * every, {"x": value})
-        seen.append(engine.statuses().get(rule.name, "-"))
+        states = engine.state_dict()["watches"][rule.name]["states"]
+        seen.append(states[""]["status"] if states else "-")
     return seen
 
 
@@ -131,8 +132,8 @@ def test_joined_rules_join_further() -> None:
     x, y, z = (Rule("", name, above=1) for name in "xyz")
     three = Rule.all("three", Rule.all("two", x, y), z)
     assert [part.metric for part in three.parts] == ["x", "y", "z"]
-    assert three.watches("z-SGD")
-    assert not three.watches("zz")
+    assert [part.suffix("z-SGD") for part in three.parts] == [None, None, "-SGD"]
+    assert all(part.suffix("zz") is None for part in three.parts)
     with pytest.raises(ValueError, match="joins 1 rules: two or more"):
         Rule.all("one", x)
 
@@ -166,7 +167,7 @@ def test_an_engine_goes_on_from_any_state(rule: Rule) -> None:
         for step, now in enumerate(values[:cut]):
             first.observe(step, now)
         second.load_state_dict(first.state_dict())
-        assert second.statuses() == first.statuses()
+        assert second.state_dict() == first.state_dict()
         for step in range(cut, len(values)):
             second.observe(step, values[step])
         assert second.alerts == whole.alerts
@@ -201,12 +202,12 @@ def test_values_that_are_not_finite_are_watched_on_request() -> None:
         ({"above": 1, "clear": 2}, "clear=2 is on the wrong side of 1"),
         ({"below": 1, "clear": 0}, "clear=0 is on the wrong side of 1"),
         ({"above": 1, "clear": INF}, "clear=inf: a finite number"),
-        ({"above": 1, "for_readings": 1.5}, "for_readings=1.5: a whole number"),
+        ({"above": 1, "for_readings": 1.5}, "for_readings=1.5: a number of readings"),
         ({"above": 1, "cooldown": -1}, "cooldown=-1: a number of steps, 0 or more"),
         ({"above": 1, "within_steps": 0}, "within_steps=0: a number of steps"),
         ({"times_median": 0}, "times_median=0: a positive number"),
         ({"times_median": 2, "within_steps": 5}, "without within_steps"),
-        ({"above": 1, "level": "bad"}, "level='bad': one of info, warning, critical"),
+        ({"above": 1, "level": "bad"}, "level='bad': one of 'info', 'warning', 'critical'"),
         ({"above": 1, "action": "halt"}, "action='halt': a function of one Alert, 'stop'"),
     ],
 )

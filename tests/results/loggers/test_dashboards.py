@@ -1,4 +1,4 @@
-"""What TensorBoard gets beside the scalars: the page of charts, margins, hyperparameters, alerts."""
+"""What TensorBoard gets beside the scalars: charts, error bands, hyperparameters, alerts, figures."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from curvwatch import Alert, CurvatureMonitor, History, Rule, Sharpness, StepGeometry
-from curvwatch.charts.run_figures import drawn_story, plot_story
+from curvwatch.charts.run_figures import plot_story, story_pixels
 from curvwatch.measures import COST_METRICS
-from curvwatch.results import loggers as sinks
-from curvwatch.results.loggers.hyperparameters import hyperparameters
-from curvwatch.results.loggers.tensorboard import alert_table, layout, margins
+from curvwatch.results.loggers import hyperparameters
+from curvwatch.results.loggers.loggers import _hint
+from curvwatch.results.loggers.tensorboard import alert_table, error_bands, layout
 from curvwatch.results.loggers.tensorboard_hparams import FIRST
 from tests.support.modules import Classifier, ListLogger, adam, fit, sgd, told
 
@@ -76,20 +76,20 @@ def test_a_margin_has_exact_names_for_each_optimizer() -> None:
     assert layout(ALL)["Stability"]["sharpness with its error"] == ["Margin", names]
 
 
-def test_margins() -> None:
+def test_error_bands() -> None:
     values = {"curvature/sharpness": -4.0, "curvature/residual": 0.25, "curvature/loss": 1.0}
-    assert margins(values) == {"curvature/sharpness_low": -5.0, "curvature/sharpness_high": -3.0}
+    assert error_bands(values) == {"curvature/sharpness_low": -5.0, "curvature/sharpness_high": -3.0}
     # of one batch alone the error is the solver's; several add two standard errors of their mean
     several = {**values, "curvature/sharpness_stderr": 0.5}
-    assert margins(several)["curvature/sharpness_high"] == -2.0
+    assert error_bands(several)["curvature/sharpness_high"] == -2.0
     suffixed = {name + "-Adam": value for name, value in several.items()}
-    assert margins(suffixed)["curvature/sharpness_low-Adam"] == -6.0
-    assert margins({"curvature/sharpness_x_lr": 1.0}) == {}
-    missing = margins({"curvature/sharpness": math.nan, "curvature/residual": math.nan})
+    assert error_bands(suffixed)["curvature/sharpness_low-Adam"] == -6.0
+    assert error_bands({"curvature/sharpness_x_lr": 1.0}) == {}
+    missing = error_bands({"curvature/sharpness": math.nan, "curvature/residual": math.nan})
     assert all(map(math.isnan, missing.values()))  # a chart needs as many of each
 
 
-def test_margins_go_to_tensorboard_alone(tmp_path: Path) -> None:
+def test_error_bands_go_to_tensorboard_alone(tmp_path: Path) -> None:
     board, table, rows = TensorBoardLogger(tmp_path), CSVLogger(tmp_path), ListLogger()
     monitor = CurvatureMonitor(every_n_steps=2)
     trainer = fit(Classifier(), monitor, logger=[table, board, rows])
@@ -249,10 +249,10 @@ def test_the_story_is_drawn_at_the_end(tmp_path: Path) -> None:
 
 
 def test_a_story_of_nothing_and_of_strange_names_is_drawn() -> None:
-    assert drawn_story(History()).shape == (800, 1600, 3)
+    assert story_pixels(History()).shape == (800, 1600, 3)
     history = History()
     history.record(1, {"curvature/loss-$\\bad$": -1.0, "curvature/sharpness": math.nan})
-    drawn = drawn_story(history, [Alert("$x_$", "m", 1, 2.0, "t")])
+    drawn = story_pixels(history, [Alert("$x_$", "m", 1, 2.0, "t")])
     assert drawn.dtype == np.uint8
     assert drawn.std() > 0
 
@@ -277,7 +277,7 @@ def test_a_figure_that_cannot_be_drawn_is_told_and_the_run_ends_well(
     def fails(*_: Any) -> None:
         raise ValueError("no font")
 
-    monkeypatch.setattr("curvwatch.charts.run_figures.drawn_story", fails)
+    monkeypatch.setattr("curvwatch.charts.run_figures.story_pixels", fails)
     with told() as texts:
         events, _ = story_of(Classifier(), tmp_path)
     assert texts == [
@@ -290,11 +290,12 @@ def test_without_matplotlib_one_hint_is_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    sinks._hint.cache_clear()
+    _hint.cache_clear()
     for name in ("first", "second"):
         events, _ = story_of(Classifier(), tmp_path / name)
         assert events.Tags()["images"] == []
     hints = [r.message for r in caplog.records if "matplotlib" in r.message]
     assert hints == [
-        "curvwatch draws the story of a run with matplotlib: pip install 'curvwatch[report]'"
+        "curvwatch logs no figures of the run, because matplotlib is not installed: "
+        "pip install 'curvwatch[report]'"
     ]

@@ -108,7 +108,7 @@ def test_the_figures_are_logged_beside_the_story(run: Any) -> None:
 @pytest.fixture
 def quick_story(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "curvwatch.charts.run_figures.drawn_story", lambda *_: np.zeros((2, 2, 3), np.uint8)
+        "curvwatch.charts.run_figures.story_pixels", lambda *_: np.zeros((2, 2, 3), np.uint8)
     )
 
 
@@ -133,7 +133,7 @@ def test_a_heat_map_that_cannot_be_drawn_is_told_and_the_story_is_there(
     def fails(*_: Any) -> None:
         raise ValueError("no colours")
 
-    monkeypatch.setattr("curvwatch.charts.heat_figures.drawn_heat_maps", fails)
+    monkeypatch.setattr("curvwatch.charts.heat_figures.heat_map_pixels", fails)
     logger = TensorBoardLogger(tmp_path)
     with told() as texts:
         fit(Classifier(), CurvatureMonitor(every_n_steps=2), logger=logger)

@@ -157,7 +157,7 @@ def test_bad_arguments_are_quoted(options: dict[str, Any], message: str) -> None
 
 
 def test_a_rule_needs_a_reading() -> None:
-    with pytest.raises(ValueError, match="for_readings=0: at least one reading"):
+    with pytest.raises(ValueError, match="for_readings=0: a number of readings, 1 or more, is needed"):
         Rule("x", RATIO, above=1, for_readings=0, meaning="")
 
 
