@@ -14,10 +14,17 @@ from curvwatch.measures import Measure, check_cadence, compared_by, feeding, mak
 from curvwatch.measures.presets import preset_options
 from curvwatch.objective import Products, check_products
 from curvwatch.objective.chunk_size import check_chunk_size
+from curvwatch.results import History
 from curvwatch.results.advice import Advices, advise
-from curvwatch.results.alerts import Action, Alert, PresetName, Rule, check_rules, rules_of
-from curvwatch.results.alerts.actions import check_actions
-from curvwatch.results.history import History
+from curvwatch.results.alerts import (
+    Action,
+    Alert,
+    PresetName,
+    Rule,
+    check_actions,
+    check_rules,
+    rules_of,
+)
 from curvwatch.training.lightning.callback import CallbackBase
 from curvwatch.training.lightning.run import LightningRun
 from curvwatch.training.lightning.training_step import LossFn, check_loss_fns
@@ -200,7 +207,7 @@ class CurvatureMonitor(CallbackBase):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look at the run; where it cannot be measured, say why and stand aside."""
         self._leave()
-        self._faults.forget()
+        self._faults.reset()
         with self._faults.guard("setting up for this run"):
             run = self._new_run(trainer, pl_module)
             if not self._resumed and run.step <= self._last_step:

@@ -17,10 +17,17 @@ from curvwatch.objective import Products, check_products
 from curvwatch.objective.chunk_size import check_chunk_size
 from curvwatch.objective.isolation.containers import clone_batch
 from curvwatch.objective.samples import RecordedBatch
+from curvwatch.results import History
 from curvwatch.results.advice import Advices, advise
-from curvwatch.results.alerts import Action, Alert, PresetName, Rule, check_rules, rules_of
-from curvwatch.results.alerts.actions import check_actions
-from curvwatch.results.history import History
+from curvwatch.results.alerts import (
+    Action,
+    Alert,
+    PresetName,
+    Rule,
+    check_actions,
+    check_rules,
+    rules_of,
+)
 from curvwatch.results.loggers import as_loggers
 from curvwatch.training.loop.forward_state import ForwardStateRecorder
 from curvwatch.training.loop.gradient_check import PROBE_LOST, SHARDED, WRONG_ORDER, GradientCheck

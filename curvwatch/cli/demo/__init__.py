@@ -14,7 +14,7 @@ from curvwatch.cli.demo.digits import RUNS, whole_data_set
 from curvwatch.cli.demo.table import results_table
 from curvwatch.cli.demo.train import progress_bar, quiet, train
 from curvwatch.errors import CurvwatchError
-from curvwatch.results.history import History
+from curvwatch.results import History
 
 MARKER = "made-by-curvwatch-demo"
 
