@@ -27,7 +27,7 @@ from tests.support.paths import ROOT
 EXAMPLES = ROOT / "examples"
 SNIPPETS = [
     pytest.param(code, id=f"{page}-{i}")
-    for page in ("README.md", "CONTRIBUTING.md", "docs/usage.md", "docs/stability.md")
+    for page in ("README.md", "docs/architecture.md", "docs/usage.md", "docs/stability.md")
     for i, code in enumerate(re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S), 1)
 ]
 

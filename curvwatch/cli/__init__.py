@@ -32,11 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             return _run(arguments)
         finally:
-            # here, where it can still be told from other mistakes: all may have stayed in the buffer
+            # here, where a pipe without a reader can be recognised: all may have stayed in the buffer
             if sys.stdout is not None:
                 sys.stdout.flush()
     except BrokenPipeError:
-        if not _cut_off():
+        if not _reader_is_gone():
             raise
         return 1
 
@@ -49,17 +49,17 @@ def _run(arguments: Sequence[str] | None) -> int:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for add in COMMANDS:
         add(commands)
-    chosen = parser.parse_args(arguments)
+    parsed = parser.parse_args(arguments)
     try:
-        chosen.run(chosen)
+        parsed.run(parsed)
     except CurvwatchError as error:
         print(f"curvwatch: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _cut_off() -> bool:
-    """Whether nobody reads what is printed, as behind `| head`; then what is left goes nowhere.
+def _reader_is_gone() -> bool:
+    """Whether nobody reads what is printed, as behind `| head`; the rest is then discarded.
 
     See the note on SIGPIPE in the documentation of Python's module signal.
     """

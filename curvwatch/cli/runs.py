@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from curvwatch.cli.arguments import need, positive
 from curvwatch.errors import CurvwatchError
 from curvwatch.report.text import printable
+
+if TYPE_CHECKING:
+    from curvwatch.report.logs import LoggedRun
 
 
 def add_demo(commands: Any) -> None:
@@ -32,12 +36,12 @@ def add_demo(commands: Any) -> None:
     parser.set_defaults(run=_demo)
 
 
-def _demo(chosen: argparse.Namespace) -> None:
+def _demo(arguments: argparse.Namespace) -> None:
     packages = {"sklearn": "scikit-learn", "tensorboard": "tensorboard", "rich": "rich"}
     need("demo", "demo", packages)
     from curvwatch.cli.demo import run_demo
 
-    run_demo(chosen.dir, steps=chosen.steps)
+    run_demo(arguments.dir, steps=arguments.steps)
 
 
 def add_compare(commands: Any) -> None:
@@ -64,38 +68,39 @@ def add_compare(commands: Any) -> None:
         "--x",
         choices=("step", "time", "epoch"),
         default="step",
-        help="what the charts of the report are drawn over (default: %(default)s)",
+        help="the x-axis of the charts of the report (default: %(default)s)",
     )
     parser.set_defaults(run=_compare)
 
 
-def _compare(chosen: argparse.Namespace) -> None:
+def _compare(arguments: argparse.Namespace) -> None:
     need("compare", "report", {"rich": "rich", "yaml": "PyYAML"})
     from rich.console import Console
 
-    from curvwatch.report.logs.read import read_runs
-    from curvwatch.report.summary import Wanted
-    from curvwatch.report.terminal.comparison import print_comparison
+    from curvwatch.report.logs import read_runs
+    from curvwatch.report.summary import UserMetric
+    from curvwatch.report.terminal import print_comparison
 
-    runs, problems = read_runs(chosen.runs)
+    runs, problems = read_runs(arguments.runs)
     if not any(run.curves for run in runs):
-        told = [f"{printable(run.path)}: {line}" for run in runs for line in run.problems]
-        raise CurvwatchError("no run could be read\n" + "\n".join([*told, *problems]))
-    metrics = [Wanted(name.removesuffix(":max"), name.endswith(":max")) for name in chosen.metric]
-    for wanted in metrics:
-        if not any(wanted.name in run.curves for run in runs):
-            problems.append(f"--metric {wanted.name}: no run has it")
+        raise CurvwatchError("\n".join(["no run could be read", *_problem_lines(runs, problems)]))
+    metrics = [
+        UserMetric(name.removesuffix(":max"), name.endswith(":max")) for name in arguments.metric
+    ]
+    for metric in metrics:
+        if not any(metric.name in run.curves for run in runs):
+            problems.append(f"--metric {metric.name}: no run has logged it")
     console = Console(highlight=False)
     print_comparison(runs, problems, console=console, metrics=metrics)
-    if chosen.output is not None:
+    if arguments.output is not None:
         need("compare -o", "report", {"jinja2": "Jinja2"})
         from curvwatch.report.html import write_report
 
         try:
-            write_report(runs, chosen.output, x=chosen.x, metrics=metrics, problems=problems)
+            write_report(runs, arguments.output, x=arguments.x, metrics=metrics, problems=problems)
         except OSError as error:
             raise CurvwatchError(f"the report cannot be written: {printable(error)}") from error
-        console.print(f"\nThe report is in {printable(chosen.output)}", markup=False, soft_wrap=True)
+        console.print(f"\nThe report is in {printable(arguments.output)}", markup=False, soft_wrap=True)
 
 
 def add_show(commands: Any) -> None:
@@ -115,13 +120,13 @@ def add_show(commands: Any) -> None:
     parser.set_defaults(run=_show)
 
 
-def _show(chosen: argparse.Namespace) -> None:
+def _show(arguments: argparse.Namespace) -> None:
     need("show", "report", {"rich": "rich", "yaml": "PyYAML", "plotext": "plotext"})
     from rich.console import Console
 
-    from curvwatch.report.terminal.show import follow, show
+    from curvwatch.report.terminal import follow, show
 
-    (follow if chosen.follow else show)(chosen.run_path, console=Console(highlight=False))
+    (follow if arguments.follow else show)(arguments.run_path, console=Console(highlight=False))
 
 
 def add_advise(commands: Any) -> None:
@@ -139,13 +144,13 @@ def add_advise(commands: Any) -> None:
     parser.set_defaults(run=_advise)
 
 
-def _advise(chosen: argparse.Namespace) -> None:
+def _advise(arguments: argparse.Namespace) -> None:
     need("advise", "report", {"yaml": "PyYAML"})
-    from curvwatch.report.logs.read import read_runs
+    from curvwatch.report.logs import read_runs
     from curvwatch.results.advice import advise_curves
 
-    runs, problems = read_runs(chosen.runs)
-    lines = [f"{printable(run.path)}: {line}" for run in runs for line in run.problems] + problems
+    runs, problems = read_runs(arguments.runs)
+    lines = _problem_lines(runs, problems)
     if not any(run.curves for run in runs):
         raise CurvwatchError("\n".join(["no run could be read", *lines]))
     for run in runs:
@@ -154,3 +159,8 @@ def _advise(chosen: argparse.Namespace) -> None:
         print("\n".join([printable(run.name), *(f"  {line}".rstrip() for line in text)]))
     for line in lines:
         print(line, file=sys.stderr)
+
+
+def _problem_lines(runs: Sequence[LoggedRun], problems: Sequence[str]) -> list[str]:
+    """Problems of each run, with its path, then those that belong to none."""
+    return [f"{printable(run.path)}: {line}" for run in runs for line in run.problems] + [*problems]

@@ -1,4 +1,4 @@
-"""Which heat maps there are of runs: densities over time, and layers that are too many for lines."""
+"""Which heat maps runs have: densities over time, and layers that are too many for lines."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 
 from curvwatch.charts import Chart, density_title, layer_densities, whole_densities
 from curvwatch.charts.heat_maps import DensityAxes, HeatMap, aligned, density_map, layer_map, taken
-from curvwatch.report.logs.logged_run import Curve, LoggedDensity, LoggedRun
-from curvwatch.report.panels import lines_of, section_of
+from curvwatch.report.logs import Curve, LoggedDensity, LoggedRun
+from curvwatch.report.run_charts import lines_of, section_of
 
 # rows of a heat map; columns, fewer where there are many heat maps; cells of all together, a byte each
 ROWS, COLUMNS, FEWEST_COLUMNS, MOST_CELLS = 96, 60, 20, 250_000
@@ -44,9 +44,9 @@ class RunHeatMap(NamedTuple):
     map: HeatMap
 
 
-def heats_of(
+def heat_maps_of(
     runs: Sequence[LoggedRun],
-    panels: Sequence[Chart],
+    charts: Sequence[Chart],
     *,
     rows: int = ROWS,
     columns: int = COLUMNS,
@@ -56,33 +56,33 @@ def heats_of(
 
     Args:
         runs: with any names.
-        panels: those of layers that are shown as heat maps.
+        charts: those of layers that are shown as heat maps.
         rows: of a density, and the most of layers.
         columns: the most of each.
         most_cells: of all together.
     """
-    wanted = [
+    makers = [
         *_densities(runs, rows),
         *(
-            _layers(i, run, panel, rows)
-            for panel in panels
+            _layers(i, run, chart, rows)
+            for chart in charts
             for i, run in enumerate(runs)
-            if lines_of(run, panel)
+            if lines_of(run, chart)
         ),
         *_layer_densities(runs, rows),
     ]
-    shown = wanted[: max(1, most_cells // (rows * FEWEST_COLUMNS))]
-    columns = max(FEWEST_COLUMNS, min(columns, most_cells // (rows * max(1, len(shown)))))
-    return [make(columns) for make in shown], len(wanted) - len(shown)
+    kept = makers[: max(1, most_cells // (rows * FEWEST_COLUMNS))]
+    columns = max(FEWEST_COLUMNS, min(columns, most_cells // (rows * max(1, len(kept)))))
+    return [make(columns) for make in kept], len(makers) - len(kept)
 
 
-_Make = Callable[[int], RunHeatMap]
+_Maker = Callable[[int], RunHeatMap]
 
 
-def _densities(runs: Sequence[LoggedRun], rows: int) -> list[_Make]:
+def _densities(runs: Sequence[LoggedRun], rows: int) -> list[_Maker]:
     """Those of whole networks, on axes of their own: at other scales nothing could be seen."""
 
-    def make(i: int, name: str) -> _Make:
+    def make(i: int, name: str) -> _Maker:
         density = runs[i].densities[name]
         return lambda columns: RunHeatMap(
             density_title(name),
@@ -96,36 +96,36 @@ def _densities(runs: Sequence[LoggedRun], rows: int) -> list[_Make]:
     return [make(i, name) for i, run in enumerate(runs) for name in whole_densities(run.densities)]
 
 
-def _layer_densities(runs: Sequence[LoggedRun], rows: int) -> list[_Make]:
+def _layer_densities(runs: Sequence[LoggedRun], rows: int) -> list[_Maker]:
     """Those of some layers, on the same axes for all of a run."""
 
-    def make(i: int, name: str, axes: DensityAxes, told: str) -> _Make:
+    def make(i: int, name: str, axes: DensityAxes, note: str) -> _Maker:
         density = runs[i].densities[name]
         return lambda columns: RunHeatMap(
             density_title(name),
-            _HOW_DENSITY + told,
+            _HOW_DENSITY + note,
             DENSITIES,
             i,
             density,
             density_map(density.histograms, rows=rows, columns=columns, axes=axes),
         )
 
-    made = []
+    makers = []
     for i, run in enumerate(runs):
         names = layer_densities(run.densities)
         shown = [names[j] for j in taken(len(names), _LAYERS)] if names else []
-        told = f" {len(shown)} of {len(names)} layers are shown." if len(shown) < len(names) else ""
+        note = f" {len(shown)} of {len(names)} layers are shown." if len(shown) < len(names) else ""
         if shown:
             axes = DensityAxes.of([h for name in shown for h in run.densities[name].histograms])
-            made += [make(i, name, axes, told) for name in shown]
-    return made
+            makers += [make(i, name, axes, note) for name in shown]
+    return makers
 
 
-def _layers(i: int, run: LoggedRun, panel: Chart, rows: int) -> _Make:
+def _layers(i: int, run: LoggedRun, chart: Chart, rows: int) -> _Maker:
     """One metric of all layers of a run."""
 
     def make(columns: int) -> RunHeatMap:
-        lines = lines_of(run, panel)
+        lines = lines_of(run, chart)
         steps, values = aligned({line.label: (line.curve.steps, line.curve.values) for line in lines})
         heat = layer_map(values, rows=rows, columns=columns)
         times, epochs = np.full(len(steps), np.nan), np.full(len(steps), np.nan)
@@ -134,8 +134,8 @@ def _layers(i: int, run: LoggedRun, panel: Chart, rows: int) -> _Make:
             times[where], epochs[where] = line.curve.times, line.curve.epochs
         source = Curve(steps, np.full(len(steps), np.nan), times, epochs)
         shown, count = len(heat.names), len(values)
-        told = f" {shown} of {count} layers have a row." if shown < count else ""
-        how = f"{panel.how} A row for each layer, the first at the top.{told}"
-        return RunHeatMap(panel.title, how, section_of(panel), i, source, heat)
+        note = f" {shown} of {count} layers have a row." if shown < count else ""
+        how = f"{chart.how} A row for each layer, the first at the top.{note}"
+        return RunHeatMap(chart.title, how, section_of(chart), i, source, heat)
 
     return make

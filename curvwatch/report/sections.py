@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from curvwatch.charts import SECTIONS, Chart
-from curvwatch.report.heat_maps import COLUMNS, DENSITIES, MOST_CELLS, ROWS, RunHeatMap, heats_of
-from curvwatch.report.logs.logged_run import LoggedRun
-from curvwatch.report.panels import is_crowded, panels_of, section_of
+from curvwatch.report.heat_maps import COLUMNS, DENSITIES, MOST_CELLS, ROWS, RunHeatMap, heat_maps_of
+from curvwatch.report.logs import LoggedRun
+from curvwatch.report.run_charts import charts_of, is_crowded, section_of
 
 
 class Section(NamedTuple):
@@ -16,13 +16,13 @@ class Section(NamedTuple):
 
     Attributes:
         title: "" of those that come first.
-        heats: of each run.
-        panels: of all runs.
+        heat_maps: each of one run.
+        charts: each of all runs.
     """
 
     title: str
-    heats: list[RunHeatMap]
-    panels: list[Chart]
+    heat_maps: list[RunHeatMap]
+    charts: list[Chart]
 
 
 def sections_of(
@@ -42,17 +42,17 @@ def sections_of(
         columns: the most of a heat map.
         most_cells: of all heat maps together.
     """
-    known = panels_of(runs, metrics)
-    crowded = [panel for panel in known if is_crowded(runs, panel)]
-    heats, left_out = heats_of(runs, crowded, rows=rows, columns=columns, most_cells=most_cells)
+    charts = charts_of(runs, metrics)
+    crowded = [chart for chart in charts if is_crowded(runs, chart)]
+    heat_maps, left_out = heat_maps_of(runs, crowded, rows=rows, columns=columns, most_cells=most_cells)
     titles = ["", *SECTIONS]
     titles.insert(titles.index("Layers") + 1, DENSITIES)
     sections = [
         Section(
             title,
-            [heat for heat in heats if heat.section == title],
-            [panel for panel in known if panel not in crowded and section_of(panel) == title],
+            [heat for heat in heat_maps if heat.section == title],
+            [chart for chart in charts if chart not in crowded and section_of(chart) == title],
         )
         for title in titles
     ]
-    return [section for section in sections if section.heats or section.panels], left_out
+    return [section for section in sections if section.heat_maps or section.charts], left_out

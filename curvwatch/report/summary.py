@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from curvwatch.report.logs.logged_run import Curve, LoggedRun
+from curvwatch.report.logs import Curve, LoggedRun
 
 # at the edge a single reading may be anywhere in an oscillation
 LAST_READINGS = 5
@@ -17,7 +17,7 @@ LOSS = "curvature/loss"
 _RATIO = "curvature/stability_ratio"
 
 
-class Wanted(NamedTuple):
+class UserMetric(NamedTuple):
     """A metric that the user asked for.
 
     Attributes:
@@ -29,7 +29,7 @@ class Wanted(NamedTuple):
     largest: bool = False
 
 
-PROBE_LOSS = Wanted(LOSS)
+PROBE_LOSS = UserMetric(LOSS)
 
 
 class Ends(NamedTuple):
@@ -74,7 +74,9 @@ class Summary:
     others: tuple[Ends, ...] = field(default=())
 
 
-def summarize(run: LoggedRun, loss: Wanted = PROBE_LOSS, others: Sequence[Wanted] = ()) -> Summary:
+def summarize(
+    run: LoggedRun, loss: UserMetric = PROBE_LOSS, others: Sequence[UserMetric] = ()
+) -> Summary:
     """The numbers of `run`; `loss` says which metric is its loss."""
     final, best = _ends(run, loss)
     sharpness = variants(run, "curvature/sharpness")
@@ -106,7 +108,7 @@ def variant_names(run: LoggedRun, metric: str) -> list[str]:
     return [n for n in run.curves if n == metric or n.startswith((metric + "-", metric + "/"))]
 
 
-def _ends(run: LoggedRun, wanted: Wanted) -> Ends:
+def _ends(run: LoggedRun, wanted: UserMetric) -> Ends:
     exact = run.curves.get(wanted.name)
     ends = [_ends_of(c, wanted) for c in ([exact] if exact else variants(run, wanted.name))]
     worst = min if wanted.largest else max
@@ -117,7 +119,7 @@ def _ends(run: LoggedRun, wanted: Wanted) -> Ends:
     return Ends(last, worst(bests, default=None))
 
 
-def _ends_of(curve: Curve, wanted: Wanted) -> Ends:
+def _ends_of(curve: Curve, wanted: UserMetric) -> Ends:
     known = curve.values[~np.isnan(curve.values)]
     if not len(known):
         return Ends(None, None)

@@ -6,8 +6,15 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from curvwatch.report.logs.logged_run import LoggedRun
-from curvwatch.report.summary import LAST_READINGS, LOSS, PROBE_LOSS, Summary, Wanted, summarize
+from curvwatch.report.logs import LoggedRun
+from curvwatch.report.summary import (
+    LAST_READINGS,
+    LOSS,
+    PROBE_LOSS,
+    Summary,
+    UserMetric,
+    summarize,
+)
 from curvwatch.report.text import number
 
 LEGEND = (
@@ -64,7 +71,7 @@ class RunTable(NamedTuple):
     rows: list[list[Cell]]
 
 
-def compare(runs: Sequence[LoggedRun], metrics: Sequence[Wanted] = (), saved: int = 0) -> RunTable:
+def compare(runs: Sequence[LoggedRun], metrics: Sequence[UserMetric] = (), saved: int = 0) -> RunTable:
     """The table of `runs`.
 
     Args:
@@ -81,7 +88,7 @@ def compare(runs: Sequence[LoggedRun], metrics: Sequence[Wanted] = (), saved: in
     return RunTable(titles, [summary.name for summary in summaries], rows)
 
 
-def _columns(loss: Wanted, others: Sequence[Wanted]) -> list[Column]:
+def _columns(loss: UserMetric, others: Sequence[UserMetric]) -> list[Column]:
     of = "loss" if loss.name == LOSS else loss.name
     best = max if loss.largest else min
     columns = [

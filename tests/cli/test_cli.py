@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import runpy
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -68,3 +69,28 @@ def test_another_pipe_that_broke_is_a_mistake(monkeypatch):
     run_as(monkeypatch, run)
     with pytest.raises(BrokenPipeError, match="a worker's"):
         cli.main(["it"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "expected"),
+    [
+        (["--help"], 0, "measures"),
+        (["measures"], 1, "`curvwatch measures` needs rich: pip install 'curvwatch[report]'"),
+        (["compare", "runs"], 1, "`curvwatch compare` needs rich and PyYAML: pip install"),
+        (["demo"], 1, "`curvwatch demo` needs scikit-learn and rich: pip install 'curvwatch[demo]'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_without_the_extras_a_command_names_the_one_it_needs(arguments, status, expected):
+    program = (
+        "import sys, importlib.util as util; find = util.find_spec;"
+        "missing = ('rich', 'yaml', 'jinja2', 'plotext', 'sklearn', 'matplotlib');"
+        "sys.modules.update(dict.fromkeys(missing));"
+        "util.find_spec = lambda name: None if name in missing else find(name);"
+        "from curvwatch.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stderr
+    assert expected in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from curvwatch.report.logs.logged_run import Curve, LoggedAlert, LoggedRun
+from curvwatch.report.logs import Curve, LoggedAlert, LoggedRun
 
 METRICS = (
     "curvature/loss",

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from curvwatch.report.logs.logged_run import LoggedRun
-from curvwatch.report.logs.read import read_runs
+from curvwatch.report.logs import LoggedRun, read_runs
 from tests.report import logs
 
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from curvwatch.report.logs.find import short_names
-from curvwatch.report.logs.read import read_runs
+from curvwatch.report.logs import read_runs, short_names
 from tests.report import logs
 
 

@@ -20,17 +20,15 @@ from curvwatch import History
 from curvwatch.charts import CHARTS, DENSITY
 from curvwatch.charts.heat_maps import layer_map
 from curvwatch.charts.histogram import Histogram
-from curvwatch.report.heat_maps import COLUMNS, FEWEST_COLUMNS, ROWS, heats_of
+from curvwatch.report.heat_maps import COLUMNS, FEWEST_COLUMNS, ROWS, heat_maps_of
 from curvwatch.report.html import write_report
 from curvwatch.report.html.cells import SHADES, heat_payload
 from curvwatch.report.html.payload import payload
-from curvwatch.report.logs.find import find_runs
-from curvwatch.report.logs.log import made_histogram
-from curvwatch.report.logs.logged_run import LoggedDensity, LoggedRun
-from curvwatch.report.logs.read import read_run, read_runs
-from curvwatch.report.panels import MOST_LAYERS, errors_around, lines_of, panels_of
+from curvwatch.report.logs import LoggedDensity, LoggedRun, find_runs, read_run, read_runs
+from curvwatch.report.logs.log import make_histogram
+from curvwatch.report.run_charts import MOST_LAYERS, charts_of, errors_around, lines_of
 from curvwatch.report.sections import sections_of
-from curvwatch.report.terminal.show import show
+from curvwatch.report.terminal import show
 from tests.report.synthetic import run
 
 EDGES = np.array([0.0, 1.0, 2.0, 4.0])
@@ -110,7 +108,7 @@ def test_the_report_draws_the_density_that_was_read(tmp_path: Path) -> None:
     ],
 )
 def test_columns_lie_where_their_readings_were(x: str, edges: list[float]) -> None:
-    ((heat,), _) = heats_of([with_density()], [])
+    ((heat,), _) = heat_maps_of([with_density()], [])
     assert heat_payload(heat, x)["x"] == pytest.approx(edges)
 
 
@@ -119,7 +117,7 @@ def test_readings_without_a_place_or_with_the_same_are_left_out() -> None:
     epochs = replace(made.densities[DENSITY], epochs=np.array([0.0, 0.0, 1.0]))
     blind = replace(made.densities[DENSITY], epochs=np.full(3, np.nan))
     told = [
-        heat_payload(heats_of([replace(made, densities={DENSITY: of})], [])[0][0], "epoch")
+        heat_payload(heat_maps_of([replace(made, densities={DENSITY: of})], [])[0][0], "epoch")
         for of in (epochs, blind)
     ]
     assert told[0]["x"] == [-0.5, 0.5, 1.5]
@@ -134,7 +132,7 @@ def test_heat_maps_stay_small(tmp_path: Path) -> None:
     assert heat["x"][0] < 0
     assert heat["x"][-1] > 29990
     many = [with_density(f"{i}", readings=30) for i in range(140)]
-    heats, left_out = heats_of(many, [])
+    heats, left_out = heat_maps_of(many, [])
     assert left_out == 10
     assert {len(h.map.columns) for h in heats} == {FEWEST_COLUMNS}
     text = page(tmp_path, many)
@@ -150,7 +148,7 @@ def test_densities_of_layers_have_one_axis_and_come_last(tmp_path: Path) -> None
     )
     for i in range(1, 20):
         made = replace(made, densities={**made.densities, f"curvature/layer/net.{i}/density": wide})
-    heats, _ = heats_of([made], [])
+    heats, _ = heat_maps_of([made], [])
     assert len(heats) == 12
     assert {h.map.edges[-1] for h in heats} == {8.0}
     assert heats[0].title == "density of the eigenvalues of net.0"
@@ -163,27 +161,27 @@ def test_densities_of_layers_have_one_axis_and_come_last(tmp_path: Path) -> None
 
 def test_few_layers_are_lines_in_their_order() -> None:
     made = with_layers(11)
-    (panel,) = panels_of([made])
+    (panel,) = charts_of([made])
     lines = lines_of(made, panel)
     assert [line.label for line in lines] == [f"net.{i}" for i in range(11)]
     assert [line.depth for line in lines] == pytest.approx(np.linspace(0, 1, 11))
     told = payload([made], [panel], "step")["panels"][0]["lines"]
     assert told[5]["depth"] == 0.5
-    assert sections_of([made])[0][0].heats == []
+    assert sections_of([made])[0][0].heat_maps == []
 
 
 def test_layers_are_in_the_order_in_which_they_were_logged() -> None:
     made = run("a", {f"curvature/layer/{n}/share": [1.0, 2.0] for n in ("stem", "body", "head")})
     late = {n: replace(c, times=c.times + 1e-5 * i) for i, (n, c) in enumerate(made.curves.items())}
     made = replace(made, curves=dict(sorted(late.items())))
-    labels = [line.label for line in lines_of(made, panels_of([made])[0])]
+    labels = [line.label for line in lines_of(made, charts_of([made])[0])]
     assert labels == ["stem", "body", "head"]
 
 
 def test_layers_of_a_table_are_in_the_order_of_their_numbers() -> None:
     made = with_layers(11)
     table = {n: replace(c, times=c.times * np.nan) for n, c in sorted(made.curves.items())}
-    (panel,) = panels_of([made])
+    (panel,) = charts_of([made])
     labels = [line.label for line in lines_of(replace(made, curves=table), panel)]
     assert labels == [f"net.{i}" for i in range(11)]
 
@@ -206,8 +204,8 @@ def test_many_layers_are_rows_of_a_heat_map(tmp_path: Path) -> None:
 
 
 def test_very_many_layers_are_told_to_be_left_out() -> None:
-    panel = panels_of([with_layers(200)])[0]
-    ((heat,), _) = heats_of([with_layers(200)], [panel])
+    panel = charts_of([with_layers(200)])[0]
+    ((heat,), _) = heat_maps_of([with_layers(200)], [panel])
     assert len(heat.map.names) == ROWS
     assert heat.map.names[-1] == "net.0"
     assert f"{ROWS} of 200 layers have a row" in heat.how
@@ -219,7 +217,7 @@ def test_missing_values_of_layers_are_blank() -> None:
     name = "curvature/layer/net.3/sharpness"
     holes = replace(made.curves[name], values=np.array([1.0, np.nan, 2.0, np.nan]))
     made = replace(made, curves={**made.curves, name: holes})
-    ((heat,), _) = heats_of([made], panels_of([made]))
+    ((heat,), _) = heat_maps_of([made], charts_of([made]))
     row = [heat_payload(heat, "step")["cells"][13 * column + 9] for column in range(4)]
     assert [letter == " " for letter in row] == [False, True, False, True]
 
@@ -284,7 +282,7 @@ def test_sections_follow_what_comes_first_and_a_chart_without_values_is_missing(
 def test_would_be_steps_are_beside_the_step_itself() -> None:
     names = ["step/directional_sharpness", "step/adam/directional_sharpness", "step/x/other"]
     made = run("a", {name: [1.0, 2.0] for name in names})
-    panel = panels_of([made])[1]
+    panel = charts_of([made])[1]
     assert panel.title == "directional sharpness, and that of other optimizers' steps"
     assert [line.label for line in lines_of(made, panel)] == ["", "adam"]
 
@@ -329,7 +327,7 @@ def test_histograms_of_event_files_are_read_back_and_those_of_the_user_are_not(t
     ],
 )
 def test_histograms_that_cannot_be_drawn_are_left_out(edges: list[float], weights: list[float]) -> None:
-    assert made_histogram(edges, weights) is None
+    assert make_histogram(edges, weights) is None
 
 
 # the terminal
@@ -362,7 +360,7 @@ def test_following_a_run_shows_what_fits(tmp_path: Path) -> None:
     history = History()
     values = {f"curvature/layer/net.{i}/sharpness": 1.0 for i in range(13)}
     history.record(0, {"curvature/loss": 1.0, **values}, {DENSITY: Histogram(EDGES, WEIGHTS)})
-    from curvwatch.report.terminal.show import view
+    from curvwatch.report.terminal.run_view import view
 
     file = io.StringIO()
     console = Console(file=file, width=80, height=24, highlight=False)

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
-from curvwatch.report.logs.logged_run import LoggedAlert, LoggedRun
-from curvwatch.report.logs.read import read_runs
+from curvwatch.report.logs import LoggedAlert, LoggedRun, read_runs
 from tests.report import logs
 
 TOLD = LoggedAlert(logs.ALERT.step, logs.ALERT.rule, logs.ALERT.text)

@@ -13,9 +13,9 @@ import pytest
 from curvwatch.charts import Chart
 from curvwatch.report.html import write_report
 from curvwatch.report.html.payload import MOST_POINTS, payload
-from curvwatch.report.logs.logged_run import LoggedAlert, LoggedRun
-from curvwatch.report.panels import is_logarithmic, panels_of, thinned
-from curvwatch.report.summary import Wanted
+from curvwatch.report.logs import LoggedAlert, LoggedRun
+from curvwatch.report.run_charts import charts_of, is_logarithmic, thin
+from curvwatch.report.summary import UserMetric
 from tests.report.synthetic import curve, run
 
 NASTY = "<img src=x onerror=alert(1)>\x1b[31m\u202e</script>'\"&{{ 7 * 7 }}"
@@ -78,7 +78,12 @@ def test_names_and_texts_are_escaped_everywhere(tmp_path: Path) -> None:
     broken = LoggedRun(
         NASTY, Path(NASTY), "csv", run("", values).curves, (ALERT,), {NASTY: NASTY}, (NASTY,)
     )
-    text = page(tmp_path, [broken], metrics=[Wanted("curvature/loss"), Wanted(NASTY)], problems=[NASTY])
+    text = page(
+        tmp_path,
+        [broken],
+        metrics=[UserMetric("curvature/loss"), UserMetric(NASTY)],
+        problems=[NASTY],
+    )
     assert "<img" not in text
     assert "\x1b" not in text
     assert "\u202e" not in text
@@ -118,7 +123,7 @@ def test_nothing_to_draw(tmp_path: Path) -> None:
 
 def test_metrics_of_the_user_come_first(tmp_path: Path) -> None:
     values = {"val/acc": [0.5, 0.9], "curvature/loss": [1.0, 2.0]}
-    text = page(tmp_path, [run("a", values)], metrics=[Wanted("val/acc", largest=True)])
+    text = page(tmp_path, [run("a", values)], metrics=[UserMetric("val/acc", largest=True)])
     assert [panel["title"] for panel in drawn(text)["panels"]] == ["val/acc", "loss on the probe"]  # type: ignore
     assert '<td data-value="0.9">0.9</td>' in text
 
@@ -126,20 +131,20 @@ def test_metrics_of_the_user_come_first(tmp_path: Path) -> None:
 def test_several_optimizers_have_lines_of_their_own() -> None:
     values = {"curvature/effective_sharpness-Adam": [1.0], "curvature/effective_edge-Adam": [3.0]}
     runs = [run("a", values)]
-    lines = payload(runs, panels_of(runs), "step")["panels"][0]["lines"]
+    lines = payload(runs, charts_of(runs), "step")["panels"][0]["lines"]
     assert [(line["label"], line["edge"]) for line in lines] == [("Adam", False), ("Adam edge", True)]
 
 
 def test_thinning_keeps_peaks_ends_and_gaps() -> None:
     values = np.sin(np.arange(3000) / 50)
     values[1234], values[777], values[2000:2010] = 50.0, -50.0, np.nan
-    kept = thinned(values, 300)
+    kept = thin(values, 300)
     assert len(kept) <= 300
     assert (np.diff(kept) > 0).all()
     assert {0, 1234, 777, 2999} <= set(kept.tolist())
     assert np.isnan(values[kept]).any()
-    assert thinned(values[:300], 300).tolist() == list(range(300))
-    assert len(thinned(np.full(500, np.nan), 50)) <= 50
+    assert thin(values[:300], 300).tolist() == list(range(300))
+    assert len(thin(np.full(500, np.nan), 50)) <= 50
 
 
 @pytest.mark.parametrize(
@@ -164,7 +169,7 @@ def test_no_powers_of_ten_where_the_level_is_zero() -> None:
 
 def test_points_are_shared_out() -> None:
     runs = [run(f"{i}", 5000, seed=i) for i in range(4)]
-    told = payload(runs, panels_of(runs), "step")
+    told = payload(runs, charts_of(runs), "step")
     assert told["thinned"]
     count = sum(len(line["x"]) for panel in told["panels"] for line in panel["lines"])
     assert 0.5 * MOST_POINTS < count <= MOST_POINTS

@@ -14,7 +14,7 @@ import pytest
 
 from curvwatch.charts.histogram import Histogram
 from curvwatch.report.html import write_report
-from curvwatch.report.logs.logged_run import LoggedAlert, LoggedDensity, LoggedRun
+from curvwatch.report.logs import LoggedAlert, LoggedDensity, LoggedRun
 from tests.report.synthetic import METRICS, run
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")

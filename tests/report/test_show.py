@@ -10,8 +10,8 @@ from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 
 from curvwatch import cli
-from curvwatch.report.terminal import show as module
-from curvwatch.report.terminal.show import follow, show
+from curvwatch.report.terminal import follow, show
+from curvwatch.report.terminal import run_view as module
 from tests.report import logs
 
 

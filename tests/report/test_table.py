@@ -14,9 +14,9 @@ from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 
 from curvwatch import cli
-from curvwatch.report.logs.read import read_runs
-from curvwatch.report.summary import Wanted, summarize
-from curvwatch.report.terminal.comparison import print_comparison
+from curvwatch.report.logs import read_runs
+from curvwatch.report.summary import UserMetric, summarize
+from curvwatch.report.terminal import print_comparison
 from tests.report import logs
 
 OTHER: logs.Values = {
@@ -29,7 +29,7 @@ ROW = ["1.5", "1", "3", "67%", "10", "3", "-2", "1", "6%"]
 
 
 def printed(
-    *paths: Path, width: int = 120, metrics: tuple[Wanted, ...] = (), colour: bool = False
+    *paths: Path, width: int = 120, metrics: tuple[UserMetric, ...] = (), colour: bool = False
 ) -> str:
     output = io.StringIO()
     system = "truecolor" if colour else None
@@ -78,7 +78,7 @@ def test_missing_values_are_dashes_and_never_zero(tmp_path: Path) -> None:
 def test_metrics_of_the_user(tmp_path: Path) -> None:
     logs.history(tmp_path / "a", {"train/loss": [3.0, 2.0, 4.0], "acc": [0.1, 0.9, 0.5]})
     logs.history(tmp_path / "b", {"train/loss": [3.0, 1.0, 5.0], "acc": [0.1, 0.8, 0.6]})
-    text = printed(tmp_path, metrics=(Wanted("train/loss"), Wanted("acc", largest=True)))
+    text = printed(tmp_path, metrics=(UserMetric("train/loss"), UserMetric("acc", largest=True)))
     assert cells(text, "a")[:4] == ["4*", "2", "0.5", "0.9*"]
     assert cells(text, "b")[:4] == ["5", "1*", "0.6*", "0.8"]
 
@@ -119,7 +119,7 @@ NASTY = "a[bold red]b\x1b[31m\u202e<script>\x07"
 def test_names_are_escaped(tmp_path: Path) -> None:
     logs.history(tmp_path / NASTY)
     logs.history(tmp_path / "b\nc", {"x\x1b[2J": [1.0]})
-    text = printed(tmp_path, width=160, metrics=(Wanted("x\x1b[2J"),))
+    text = printed(tmp_path, width=160, metrics=(UserMetric("x\x1b[2J"),))
     assert "a[bold red]b\\x1b[31m\\u202e<script>\\x07" in text.replace("\n", "")
     assert "b\\nc" in text
     assert not {"\x1b", "\x07", "\u202e"} & set(text)
@@ -150,7 +150,7 @@ def test_the_command_and_its_report(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert cli.main(["compare", str(tmp_path), str(tmp_path / "none"), "--metric", "y"]) == 0
     out = capsys.readouterr().out
     assert cells(out, "a")[:2] == ["-", "-"]
-    assert "--metric y: no run has it" in out
+    assert "--metric y: no run has logged it" in out
     assert "none: there is no such file or folder" in " ".join(out.split())
     file = tmp_path / "report.html"
     for x in ("step", "time", "epoch"):

@@ -23,7 +23,7 @@ def heat_payload(heat: RunHeatMap, x: str) -> dict[str, Any]:
 
     Args:
         heat: one heat map.
-        x: "step", "time" or "epoch"; readings for which the log does not tell it are left out.
+        x: "step", "time" or "epoch"; readings for which the log has none are left out.
 
     Returns:
         {"run", "x": where columns begin, and where the last one ends, "rows": how many, "cells": a text
@@ -72,6 +72,6 @@ def _ticks(heat: RunHeatMap) -> list[list[Any]]:
     drawn = heat.map
     if drawn.names:
         count = len(drawn.names)
-        told = range(count - 1, -1, -math.ceil(count / _MOST_NAMES))
-        return [[rounded((i + 0.5) / count), printable(drawn.names[i])] for i in reversed(told)]
+        labelled = range(count - 1, -1, -math.ceil(count / _MOST_NAMES))
+        return [[rounded((i + 0.5) / count), printable(drawn.names[i])] for i in reversed(labelled)]
     return [[rounded(drawn.height_of(tick)), number(tick)] for tick in drawn.ticks]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
+from importlib.metadata import version
 from importlib.resources import files
 from itertools import count
 from pathlib import Path
@@ -13,12 +14,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from curvwatch import __version__
 from curvwatch.report.html.cells import SHADES, heat_payload
 from curvwatch.report.html.payload import payload
-from curvwatch.report.logs.logged_run import LoggedRun
+from curvwatch.report.logs import LoggedRun
 from curvwatch.report.sections import Section, sections_of
-from curvwatch.report.summary import Wanted
+from curvwatch.report.summary import UserMetric
 from curvwatch.report.table import LEGEND, compare
 from curvwatch.report.text import printable
 
@@ -36,7 +36,7 @@ def write_report(
     path: Path,
     *,
     x: str = "step",
-    metrics: Sequence[Wanted] = (),
+    metrics: Sequence[UserMetric] = (),
     problems: Sequence[str] = (),
 ) -> None:
     """One HTML file with table, charts and alerts of `runs`; it loads nothing.
@@ -55,13 +55,13 @@ def write_report(
 
 
 def render(
-    runs: Sequence[LoggedRun], *, x: str, metrics: Sequence[Wanted], problems: Sequence[str]
+    runs: Sequence[LoggedRun], *, x: str, metrics: Sequence[UserMetric], problems: Sequence[str]
 ) -> str:
     """The page of `write_report`."""
     sections, left_out = sections_of(runs, [wanted.name for wanted in metrics])
-    panels = [panel for section in sections for panel in section.panels]
-    heats = [heat for section in sections for heat in section.heats]
-    data = payload(runs, panels, x)
+    charts = [chart for section in sections for chart in section.charts]
+    heat_maps = [heat for section in sections for heat in section.heat_maps]
+    data = payload(runs, charts, x)
     drawn = [{line["run"] for line in panel["lines"] if line["x"]} for panel in data["panels"]]
     styles = {"uplot_css": _file("uplot/uPlot.min.css"), "css": _file("page.css")}
     scripts = {"uplot_js": _file("uplot/uPlot.iife.min.js"), "js": _file("page.js")}
@@ -72,7 +72,7 @@ def render(
     return environment.get_template("page.html.jinja").render(
         **{name: Markup(text) for name, text in (styles | scripts).items()},
         policy=_policy(list(styles.values()), list(scripts.values())),
-        version=__version__,
+        version=version("curvwatch"),
         uplot_version=UPLOT,
         colours=COLOURS,
         dashes=DASHES,
@@ -92,26 +92,30 @@ def render(
         sources=[(r.name, r.path, r.kind, _settings(r)) for r in runs],
         data=data
         | {"colours": COLOURS, "dashes": DASHES, "lines": LINES, "shades": SHADES}
-        | {"heats": [heat_payload(heat, x) for heat in heats]},
+        | {"heats": [heat_payload(heat, x) for heat in heat_maps]},
     )
 
 
 def _numbered(sections: Sequence[Section]) -> list[tuple[str, list[Any], list[Any]]]:
-    """Title, heat maps and panels of each section, these with their numbers on the page."""
-    heats, panels = count(), count()
+    """Title, heat maps and charts of each section, with their numbers on the page."""
+    heat_maps, charts = count(), count()
     return [
-        (s.title, list(zip(s.heats, heats, strict=False)), list(zip(s.panels, panels, strict=False)))
+        (
+            s.title,
+            list(zip(s.heat_maps, heat_maps, strict=False)),
+            list(zip(s.charts, charts, strict=False)),
+        )
         for s in sections
     ]
 
 
 def _problems(runs: Sequence[LoggedRun], others: Sequence[str]) -> list[tuple[list[str], str]]:
     """Each with the names of the runs that have it."""
-    told: dict[str, list[str]] = {}
+    names_of: dict[str, list[str]] = {}
     for run in runs:
         for problem in run.problems:
-            told.setdefault(problem, []).append(run.name)
-    return [*((names, problem) for problem, names in told.items()), *(([], p) for p in others)]
+            names_of.setdefault(problem, []).append(run.name)
+    return [*((names, problem) for problem, names in names_of.items()), *(([], p) for p in others)]
 
 
 def _settings(run: LoggedRun) -> str:

@@ -5,47 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from curvwatch.report.logs.log import Log, make_curve
-
-
-def _plain(loader: Any, _: str, node: Any) -> Any:
-    if isinstance(node, yaml.MappingNode):
-        return loader.construct_mapping(node, deep=True)
-    if isinstance(node, yaml.SequenceNode):
-        return loader.construct_sequence(node, deep=True)
-    return node.value
-
-
-# reads tuples, paths and other objects of Python as plain lists, dicts and texts
-_Loader: Any = type("_Loader", (yaml.SafeLoader,), {})
-_Loader.add_multi_constructor("", _plain)
-
-
-def read_hparams(folder: Path) -> Mapping[str, Any]:
-    """What `folder`/hparams.yaml says; nothing where it is missing or damaged."""
-    try:
-        text = (folder / "hparams.yaml").read_text(encoding="utf-8", errors="replace")
-        found = yaml.load(text, Loader=_Loader)
-    except (OSError, yaml.YAMLError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def flat(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one, with names such as "optimizer/lr"."""
-    result: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            result.update(flat(value, f"{prefix}{name}/"))
-        else:
-            result[f"{prefix}{name}"] = value
-    return result
+from curvwatch.report.logs.log import Log, flatten, make_curve, read_hparams
 
 
 def read_csv(files: Sequence[Path]) -> Log:
@@ -53,17 +16,17 @@ def read_csv(files: Sequence[Path]) -> Log:
     (file,) = files
     header, rows, problems = _table(file)
     problems = [f"{file.name}: {problem}" for problem in problems]
-    hyperparameters = flat(read_hparams(file.parent))
+    hyperparameters = flatten(read_hparams(file.parent))
     if "step" not in header:
         problems.append(f"{file.name}: there is no column 'step', so it is not read")
         return Log({}, (), hyperparameters, tuple(problems))
-    place = header.index("step")
-    numbers = [_number(row[place]) for row in rows]
-    known = [i for i, step in enumerate(numbers) if step is not None and math.isfinite(step)]
-    if len(known) < len(rows):
-        problems.append(f"{file.name}: {len(rows) - len(known)} rows without a step are left out")
-        rows = [rows[i] for i in known]
-    steps = [int(numbers[i] or 0) for i in known]
+    step_column = header.index("step")
+    numbers = [_number(row[step_column]) for row in rows]
+    with_step = [i for i, step in enumerate(numbers) if step is not None and math.isfinite(step)]
+    if len(with_step) < len(rows):
+        problems.append(f"{file.name}: {len(rows) - len(with_step)} rows without a step are left out")
+        rows = [rows[i] for i in with_step]
+    steps = [int(numbers[i] or 0) for i in with_step]
     logged: dict[str, tuple[list[int], list[float]]] = {}
     for i, name in enumerate(header):
         cells = [(step, row[i]) for step, row in zip(steps, rows, strict=True) if row[i]]
@@ -74,7 +37,7 @@ def read_csv(files: Sequence[Path]) -> Log:
             cells = [(step, cell) for step, cell in cells if _number(cell) is not None]
             values = [float(cell) for _, cell in cells]
             problems.append(f"{file.name}: {written - len(cells)} cells of {name!r} hold no number")
-        if cells and i != place:
+        if cells and i != step_column:
             logged[name] = [step for step, _ in cells], values
     epochs = make_curve(*logged.pop("epoch")) if "epoch" in logged else None
     curves = {name: make_curve(*curve, epochs=epochs) for name, curve in logged.items()}

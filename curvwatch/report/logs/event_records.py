@@ -1,4 +1,4 @@
-"""The records of an event file, and the scalars in them.
+"""The records of a TensorBoard event file, and the scalars in them.
 
 A record is its length (8 bytes), a checksum of these, the data, and a checksum of the data.
 tensorboard makes the checksums byte by byte in Python; here they are made for all
@@ -17,8 +17,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 _LENGTH = Struct("<Q").unpack_from
-# a longer one is an image or the like, and its checksum would take seconds
+# a longer record is an image or the like, and its checksum would take seconds
 _CHECKED_BYTES = 2048
+# an event: 0x09 and the time (8 bytes), 0x10 and the step (7 bits a byte) unless it is 0, 0x2a and
+# the summary; that of one scalar ends with 0x15 and the value (4 bytes)
+_TIME, _STEP, _SUMMARY, _VALUE = 0x09, 0x10, 0x2A, 0x15
+# in bytes; longer events are parsed one by one
+_LONGEST_SCALAR = 512
+# of events of one length: where there are more, they are no scalars, or few of each
+_MOST_KINDS = 64
 
 
 class Records(NamedTuple):
@@ -27,6 +34,15 @@ class Records(NamedTuple):
     starts: np.ndarray  # (n,) int64, of the data of each
     lengths: np.ndarray  # (n,) int64, in bytes
     problems: tuple[str, ...]
+
+
+class Scalars(NamedTuple):
+    """Values of one tag, in the order of the file."""
+
+    tag: str
+    steps: np.ndarray  # (n,) int64
+    values: np.ndarray  # (n,) float64
+    times: np.ndarray  # (n,) float64, seconds since 1970
 
 
 def find_records(data: bytes) -> Records:
@@ -41,9 +57,11 @@ def find_records(data: bytes) -> Records:
         at += 16 + length
     problems = []
     begins = np.asarray([*starts, at + 12] if at + 12 <= end else starts, dtype=np.int64)
-    found = np.frombuffer(data, dtype=np.uint8)
+    content = np.frombuffer(data, dtype=np.uint8)
     heads = begins - 12
-    bad = np.flatnonzero(_checksums(found, heads, np.full(len(heads), 8)) != _stored(found, begins - 4))
+    bad = np.flatnonzero(
+        _checksums(content, heads, np.full(len(heads), 8)) != _stored(content, begins - 4)
+    )
     if len(bad):
         problems.append(f"damaged at byte {heads[bad[0]]} of {end}: what comes after it cannot be read")
         del starts[bad[0] :], lengths[bad[0] :]
@@ -52,7 +70,7 @@ def find_records(data: bytes) -> Records:
     where, sizes = np.asarray(starts, dtype=np.int64), np.asarray(lengths, dtype=np.int64)
     small = np.flatnonzero(sizes <= _CHECKED_BYTES)
     wrong = small[
-        _checksums(found, where[small], sizes[small]) != _stored(found, (where + sizes)[small])
+        _checksums(content, where[small], sizes[small]) != _stored(content, (where + sizes)[small])
     ]
     if len(wrong):
         problems.append(f"{len(wrong)} damaged records are left out")
@@ -91,23 +109,6 @@ def _table() -> np.ndarray:
 _TABLE = _table()
 
 
-# an event: 0x09 and the time (8 bytes), 0x10 and the step (7 bits a byte) unless it is 0, 0x2a and
-# the summary; that of one scalar ends with 0x15 and the value (4 bytes)
-_TIME, _STEP, _SUMMARY, _VALUE = 0x09, 0x10, 0x2A, 0x15
-_LONGEST = 512
-# of one length; more kinds than this are no scalars, or too few of each to gain anything
-_KINDS = 64
-
-
-class Scalars(NamedTuple):
-    """Values of one tag, in the order of the file."""
-
-    tag: str
-    steps: np.ndarray  # (n,) int64
-    values: np.ndarray  # (n,) float64
-    times: np.ndarray  # (n,) float64, seconds since 1970
-
-
 def alike_scalars(
     data: bytes, records: Records, parse: Callable[[bytes], Any]
 ) -> tuple[list[Scalars], list[Any]]:
@@ -125,18 +126,18 @@ def alike_scalars(
     def parse_one(start: int, length: int) -> Any:
         try:
             event = parse(data[start : start + length])
-        except Exception:  # its checksum was not looked at, or another program wrote it
+        except Exception:  # its checksum was not checked, or another program wrote it
             return None
         return event
 
     for length in np.unique(records.lengths):
         starts = records.starts[records.lengths == length]
         size, kinds = int(length), 0
-        rows = content[starts[:, None] + np.arange(size)] if size <= _LONGEST else None
+        rows = content[starts[:, None] + np.arange(size)] if size <= _LONGEST_SCALAR else None
         while len(starts):
             event = parse_one(int(starts[0]), size)
             fixed = None
-            if rows is not None and kinds < _KINDS and event is not None:
+            if rows is not None and kinds < _MOST_KINDS and event is not None:
                 fixed = _fixed_bytes(rows[0], event)
             if rows is None or fixed is None:
                 if event is not None:
@@ -168,8 +169,8 @@ def _fixed_bytes(row: np.ndarray, event: Any) -> np.ndarray | None:
         mask[10:begin] = 0x80
     if row[begin] != _SUMMARY:
         return None
-    _, steps, found, times = _read("", row[None], mask)
-    same = np.float32(found[0]) == np.float32(values[0].simple_value) or np.isnan(found[0])
+    _, steps, numbers, times = _read("", row[None], mask)
+    same = np.float32(numbers[0]) == np.float32(values[0].simple_value) or np.isnan(numbers[0])
     return mask if same and steps[0] == event.step and times[0] == event.wall_time else None
 
 

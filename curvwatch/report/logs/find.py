@@ -16,8 +16,8 @@ LOGS = f"TensorBoard event files, metrics.csv, run-*.wandb, *{HISTORY_SUFFIX}"
 
 
 @dataclass(frozen=True)
-class Found:
-    """A run that was found.
+class FoundRun:
+    """A run as `find_runs` finds it: nothing is read yet.
 
     Attributes:
         path: its folder; its file where that is all.
@@ -28,9 +28,9 @@ class Found:
     logs: tuple[tuple[str, tuple[Path, ...]], ...]
 
 
-def find_runs(paths: Iterable[Path]) -> tuple[list[Found], list[str]]:
+def find_runs(paths: Iterable[Path]) -> tuple[list[FoundRun], list[str]]:
     """The runs at and below `paths`, each once, and a line for each path that has none."""
-    found: dict[Path, Found] = {}
+    by_path: dict[Path, FoundRun] = {}
     problems: list[str] = []
     for path in paths:
         if path.is_dir():
@@ -39,15 +39,15 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Found], list[str]]:
                 problems.append(f"{printable(path)}: no run in it ({LOGS})")
         elif path.exists():
             kind = kind_of(path)
-            here = [Found(path, ((kind, (path,)),))] if kind else []
+            here = [FoundRun(path, ((kind, (path,)),))] if kind else []
             if not here:
                 problems.append(f"{printable(path)}: no log that curvwatch reads ({LOGS})")
         else:
             here = []
             problems.append(f"{printable(path)}: there is no such file or folder")
         for run in here:
-            found.setdefault(run.path.resolve(), run)
-    return list(found.values()), problems
+            by_path.setdefault(run.path.resolve(), run)
+    return list(by_path.values()), problems
 
 
 def kind_of(file: Path) -> str | None:
@@ -60,14 +60,14 @@ def kind_of(file: Path) -> str | None:
     return None
 
 
-def _below(top: Path, problems: list[str]) -> list[Found]:
-    runs: list[Found] = []
+def _below(top: Path, problems: list[str]) -> list[FoundRun]:
+    runs: list[FoundRun] = []
     wandb: dict[tuple[Path, str], list[Path]] = {}
 
-    def tell(error: OSError) -> None:
+    def note(error: OSError) -> None:
         problems.append(f"{printable(error.filename)}: {error.strerror}")
 
-    for folder, subfolders, names in os.walk(top, onerror=tell):
+    for folder, subfolders, names in os.walk(top, onerror=note):
         subfolders.sort(key=natural)
         here = Path(folder)
         files = [here / name for name in sorted(names, key=natural)]
@@ -87,10 +87,10 @@ def _below(top: Path, problems: list[str]) -> list[Found]:
         if len(histories) == 1 and (events or table):
             logs.append(("history", tuple(histories)))
         else:
-            runs.extend(Found(file, (("history", (file,)),)) for file in histories)
+            runs.extend(FoundRun(file, (("history", (file,)),)) for file in histories)
         if events or table:
-            runs.append(Found(here, tuple((kind, found) for kind, found in logs if found)))
-    runs.extend(Found(files[0].parent, (("wandb", tuple(files)),)) for files in wandb.values())
+            runs.append(FoundRun(here, tuple((kind, files) for kind, files in logs if files)))
+    runs.extend(FoundRun(files[0].parent, (("wandb", tuple(files)),)) for files in wandb.values())
     return runs
 
 
@@ -108,12 +108,12 @@ def short_names(paths: Sequence[Path]) -> list[str]:
 
 def unique(names: Sequence[str]) -> list[str]:
     """`names`, with numbers behind those that come again."""
-    seen: Counter[str] = Counter()
+    repeats: Counter[str] = Counter()
     result: list[str] = []
     for name in names:
         candidate = name
-        while candidate in result or (seen[name] and candidate == name):
-            seen[name] += 1
-            candidate = f"{name} ({seen[name] + 1})"
+        while candidate in result or (repeats[name] and candidate == name):
+            repeats[name] += 1
+            candidate = f"{name} ({repeats[name] + 1})"
         result.append(candidate)
     return result

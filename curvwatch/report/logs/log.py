@@ -1,13 +1,15 @@
-"""What a reader takes from the log of a run, and how it becomes curves."""
+"""The contents of a run's log, the same for all readers, and how these make curves of them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from html import unescape
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import yaml
 
 from curvwatch.charts.histogram import Histogram
 from curvwatch.report.logs.logged_run import Curve, LoggedAlert, LoggedDensity
@@ -54,12 +56,12 @@ def make_curve(
         times: (n,) seconds; None: the log has none.
         epochs: what the log says of epochs; a value gets the one that was logged last.
     """
-    at, found = np.asarray(steps, dtype=np.int64), np.asarray(values, dtype=np.float64)
+    at, logged = np.asarray(steps, dtype=np.int64), np.asarray(values, dtype=np.float64)
     times = np.full(len(at), np.nan) if times is None else np.asarray(times, dtype=np.float64)
     if (at[1:] <= at[:-1]).any():
         kept = _in_order(at)
-        at, found, times = at[kept], found[kept], times[kept]
-    return Curve(at, found, times, _epochs_at(at, epochs))
+        at, logged, times = at[kept], logged[kept], times[kept]
+    return Curve(at, logged, times, _epochs_at(at, epochs))
 
 
 def make_density(
@@ -78,8 +80,8 @@ def make_density(
     return LoggedDensity(at[kept], histograms, times, _epochs_at(at[kept], epochs))
 
 
-def made_histogram(edges: Sequence[float], weights: Sequence[float]) -> Histogram | None:
-    """What a log says of a histogram; None: it is none that could be drawn."""
+def make_histogram(edges: Sequence[float], weights: Sequence[float]) -> Histogram | None:
+    """A histogram as a log has it; None: it cannot be drawn."""
     at, mass = np.asarray(edges, dtype=np.float64), np.asarray(weights, dtype=np.float64)
     if not len(at) == len(mass) + 1 >= 2:
         return None
@@ -100,8 +102,10 @@ def make_alerts(alerts: Iterable[LoggedAlert]) -> tuple[LoggedAlert, ...]:
 
 def logged_alert(rule: str, text: str, step: int) -> LoggedAlert:
     """An alert, without the "step 12: " in front of its text, which goes before `step`."""
-    told = re.match(r"step (\d+): ", text)
-    return LoggedAlert(int(told[1]) if told else step, rule, text[told.end() :] if told else text)
+    prefix = re.match(r"step (\d+): ", text)
+    if prefix is None:
+        return LoggedAlert(step, rule, text)
+    return LoggedAlert(int(prefix[1]), rule, text[prefix.end() :])
 
 
 def alerts_of_table(text: str) -> Iterator[LoggedAlert]:
@@ -121,3 +125,37 @@ def _epochs_at(steps: np.ndarray, epochs: Curve | None) -> np.ndarray:
         return np.full(len(steps), np.nan)
     last = np.searchsorted(epochs.steps, steps, side="right") - 1
     return epochs.values[np.maximum(last, 0)]
+
+
+def _as_plain_data(loader: Any, _: str, node: Any) -> Any:
+    if isinstance(node, yaml.MappingNode):
+        return loader.construct_mapping(node, deep=True)
+    if isinstance(node, yaml.SequenceNode):
+        return loader.construct_sequence(node, deep=True)
+    return node.value
+
+
+# tuples, paths and other objects of Python become plain lists, dicts and texts
+_Loader: Any = type("_Loader", (yaml.SafeLoader,), {})
+_Loader.add_multi_constructor("", _as_plain_data)
+
+
+def read_hparams(folder: Path) -> Mapping[str, Any]:
+    """The hyperparameters of `folder`/hparams.yaml; none where it is missing or damaged."""
+    try:
+        text = (folder / "hparams.yaml").read_text(encoding="utf-8", errors="replace")
+        values = yaml.load(text, Loader=_Loader)
+    except (OSError, yaml.YAMLError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def flatten(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one, with names such as "optimizer/lr"."""
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            result.update(flatten(value, f"{prefix}{name}/"))
+        else:
+            result[f"{prefix}{name}"] = value
+    return result

@@ -10,38 +10,13 @@ from pathlib import Path
 
 from curvwatch.errors import CurvwatchError
 from curvwatch.report.logs.csv import read_csv
-from curvwatch.report.logs.find import Found, find_runs, short_names, unique
+from curvwatch.report.logs.find import FoundRun, find_runs, short_names, unique
 from curvwatch.report.logs.log import Log, has_curvwatch, make_alerts, make_curve, make_density
 from curvwatch.report.logs.logged_run import LoggedAlert, LoggedRun
 from curvwatch.report.logs.tensorboard import read_tensorboard
 from curvwatch.report.logs.wandb import read_wandb
 from curvwatch.report.text import printable
 from curvwatch.results import History
-
-
-def read_history(files: Sequence[Path]) -> Log:
-    """One run; the file has no times.
-
-    Raises:
-        CurvwatchError: it is none, is damaged, or a newer curvwatch wrote it.
-    """
-    (file,) = files
-    history = History.load(file)
-    curves = {name: make_curve(*history[name]) for name in history}
-    alerts = [LoggedAlert(alert.step, alert.rule, alert.text) for alert in history.alerts]
-    densities = {
-        name: make_density([(int(step), nan, histogram) for step, histogram in zip(*of, strict=True)])
-        for name, of in history.densities.items()
-    }
-    return Log(curves, make_alerts(alerts), densities=densities, doubtful=history.doubtful)
-
-
-READERS: dict[str, Callable[[Sequence[Path]], Log]] = {
-    "tensorboard": read_tensorboard,
-    "csv": read_csv,
-    "wandb": read_wandb,
-    "history": read_history,
-}
 
 
 def read_runs(paths: Iterable[Path]) -> tuple[list[LoggedRun], list[str]]:
@@ -53,15 +28,15 @@ def read_runs(paths: Iterable[Path]) -> tuple[list[LoggedRun], list[str]]:
     names = short_names([run.path for run in found])
     runs = [read_run(run, name) for run, name in zip(found, names, strict=True)]
     # W&B's own names may come twice
-    taken = Counter(run.name for run in runs)
-    told = [
-        f"{run.name} ({name})" if taken[run.name] > 1 and run.name != name else run.name
+    counts = Counter(run.name for run in runs)
+    titles = [
+        f"{run.name} ({name})" if counts[run.name] > 1 and run.name != name else run.name
         for run, name in zip(runs, names, strict=True)
     ]
-    return [replace(run, name=name) for run, name in zip(runs, unique(told), strict=True)], problems
+    return [replace(run, name=title) for run, title in zip(runs, unique(titles), strict=True)], problems
 
 
-def read_run(found: Found, name: str) -> LoggedRun:
+def read_run(found: FoundRun, name: str) -> LoggedRun:
     """A run; of several logs the first that has metrics of curvwatch, else the first with any."""
     problems: list[str] = []
     logs: dict[str, Log] = {}
@@ -105,3 +80,28 @@ def _read(kind: str, files: Sequence[Path], problems: list[str]) -> Log | None:
     except Exception as error:  # damaged in a way that no reader expects; others are still shown
         problems.append(f"{files[0].name} cannot be read: {type(error).__name__}: {error}")
     return None
+
+
+def read_history(files: Sequence[Path]) -> Log:
+    """One run from a file of `History.save`, which has no times.
+
+    Raises:
+        CurvwatchError: it is no such file, is damaged, or a newer curvwatch wrote it.
+    """
+    (file,) = files
+    history = History.load(file)
+    curves = {name: make_curve(*history[name]) for name in history}
+    alerts = [LoggedAlert(alert.step, alert.rule, alert.text) for alert in history.alerts]
+    densities = {
+        name: make_density([(int(step), nan, histogram) for step, histogram in zip(*of, strict=True)])
+        for name, of in history.densities.items()
+    }
+    return Log(curves, make_alerts(alerts), densities=densities, doubtful=history.doubtful)
+
+
+READERS: dict[str, Callable[[Sequence[Path]], Log]] = {
+    "tensorboard": read_tensorboard,
+    "csv": read_csv,
+    "wandb": read_wandb,
+    "history": read_history,
+}

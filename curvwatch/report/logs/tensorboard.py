@@ -11,16 +11,17 @@ import numpy as np
 from curvwatch.charts import is_density
 from curvwatch.charts.histogram import Histogram
 from curvwatch.errors import CurvwatchError
-from curvwatch.report.logs.csv import flat, read_hparams
 from curvwatch.report.logs.event_records import Scalars, alike_scalars, find_records, single_scalars
 from curvwatch.report.logs.log import (
     Log,
     alerts_of_table,
+    flatten,
     logged_alert,
-    made_histogram,
     make_alerts,
     make_curve,
     make_density,
+    make_histogram,
+    read_hparams,
 )
 from curvwatch.report.logs.logged_run import LoggedAlert
 
@@ -66,7 +67,7 @@ def read_tensorboard(files: Sequence[Path]) -> Log:
         tag: make_density(readings, epochs=epochs)
         for tag, readings in _densities(others, begin).items()
     }
-    logged = {**flat(read_hparams(files[0].parent)), **_hyperparameters(others)}
+    logged = {**flatten(read_hparams(files[0].parent)), **_hyperparameters(others)}
     for folder in sorted(files[0].parent.iterdir()):
         if is_hparams_folder(folder):
             for file in sorted(folder.glob("*tfevents*")):
@@ -95,7 +96,7 @@ def _read_file(file: Path) -> _File:
     for event in others:
         scalars.extend(single_scalars(event, make_ndarray))
     began = others[0].wall_time if others else 0.0
-    return _File(began, scalars, others, [f"{file.name}: {told}" for told in records.problems])
+    return _File(began, scalars, others, [f"{file.name}: {problem}" for problem in records.problems])
 
 
 def _join(pieces: Sequence[Scalars]) -> Scalars:
@@ -122,27 +123,27 @@ def _alerts(events: Iterable[Any]) -> Iterable[LoggedAlert]:
 
 def _densities(events: Iterable[Any], begin: float) -> dict[str, list[tuple[int, float, Histogram]]]:
     """Steps, seconds since `begin` and histograms by tag, in the order in which they were written."""
-    found: dict[str, list[tuple[int, float, Histogram]]] = {}
+    readings: dict[str, list[tuple[int, float, Histogram]]] = {}
     for event in events:
         for value in event.summary.value:
             if value.WhichOneof("value") == "histo" and is_density(value.tag):
                 edges = [value.histo.min, *value.histo.bucket_limit]
-                histogram = made_histogram(edges, value.histo.bucket)
+                histogram = make_histogram(edges, value.histo.bucket)
                 if histogram is not None:
                     reading = event.step, event.wall_time - begin, histogram
-                    found.setdefault(value.tag, []).append(reading)
-    return found
+                    readings.setdefault(value.tag, []).append(reading)
+    return readings
 
 
 def _hyperparameters(events: Iterable[Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for event in events:
         for value in event.summary.value:
             if value.tag == "_hparams_/session_start_info":
                 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
                 content = HParamsPluginData.FromString(value.metadata.plugin_data.content)
-                for name, kept in content.session_start_info.hparams.items():
-                    kind = kept.WhichOneof("kind")
-                    found[name] = getattr(kept, kind) if kind else None
-    return found
+                for name, stored in content.session_start_info.hparams.items():
+                    kind = stored.WhichOneof("kind")
+                    values[name] = getattr(stored, kind) if kind else None
+    return values

@@ -17,14 +17,14 @@ import numpy as np
 from curvwatch.charts import is_density
 from curvwatch.charts.histogram import Histogram
 from curvwatch.errors import CurvwatchError
-from curvwatch.report.logs.csv import flat
 from curvwatch.report.logs.log import (
     Log,
+    flatten,
     logged_alert,
-    made_histogram,
     make_alerts,
     make_curve,
     make_density,
+    make_histogram,
 )
 from curvwatch.report.logs.logged_run import LoggedAlert
 
@@ -67,9 +67,9 @@ class _Run:
         except ImportError as error:
             raise CurvwatchError("W&B runs need wandb: pip install 'curvwatch[wandb]'") from error
         problems: list[str] = []
-        dull = _dull(message)
+        is_irrelevant = _irrelevant(message)
         for data in _records(file.read_bytes(), problems):
-            if dull(data):
+            if is_irrelevant(data):
                 continue
             try:
                 record = message.FromString(data)
@@ -78,19 +78,19 @@ class _Run:
                 continue
             kind = record.WhichOneof("record_type")
             if kind == "history":
-                self._see_values(record.history)
+                self._add_values(record.history)
             elif kind == "run":
                 self._name = record.run.display_name or self._name
-                self._see_config(record.run.config.update)
+                self._add_config(record.run.config.update)
             elif kind == "config":
-                self._see_config(record.config.update)
+                self._add_config(record.config.update)
             elif kind == "alert" and record.alert.title.startswith(_TITLE):
                 rule = record.alert.title[len(_TITLE) :]
                 step = self._steps[-1] if self._steps else 0
                 self._alerts.append(logged_alert(rule, record.alert.text, step))
         self._problems += [f"{file.name}: {problem}" for problem in dict.fromkeys(problems)]
 
-    def _see_values(self, history: Any) -> None:
+    def _add_values(self, history: Any) -> None:
         row: dict[str, float] = {}
         parts: dict[str, dict[str, str]] = {}
         for item in history.item:
@@ -118,12 +118,12 @@ class _Run:
                 series[0].append(at)
                 series[1].append(value)
 
-    def _see_config(self, updates: Any) -> None:
+    def _add_config(self, updates: Any) -> None:
         for item in updates:
             name = "/".join(item.nested_key) or item.key
             if name != "_wandb":
                 try:
-                    self._config.update(flat({name: json.loads(item.value_json)}))
+                    self._config.update(flatten({name: json.loads(item.value_json)}))
                 except ValueError:
                     self._config[name] = item.value_json
 
@@ -147,8 +147,8 @@ class _Run:
         return Log(curves, alerts, self._config, tuple(self._problems), self._name, densities)
 
 
-def _dull(message: Any) -> Callable[[bytes], object]:
-    """Whether the bytes are a record of a kind that says nothing here, as half of them are."""
+def _irrelevant(message: Any) -> Callable[[bytes], object]:
+    """Matches records of kinds that hold nothing for us, as half of them do: they are not parsed."""
     fields = message.DESCRIPTOR.fields_by_name
     numbers = [fields[kind].number for kind in ("summary", "stats", "output") if kind in fields]
     # the tag of a message is its number * 8 + 2, in one byte below 16
@@ -160,7 +160,7 @@ def _dull(message: Any) -> Callable[[bytes], object]:
 def _histogram(parts: Mapping[str, str]) -> Histogram | None:
     """What wandb.Histogram wrote, in the parts "bins" and "values"."""
     try:
-        return made_histogram(json.loads(parts["bins"]), json.loads(parts["values"]))
+        return make_histogram(json.loads(parts["bins"]), json.loads(parts["values"]))
     except (KeyError, ValueError, TypeError):
         return None
 

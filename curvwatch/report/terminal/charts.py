@@ -8,8 +8,8 @@ from rich.text import Text
 from curvwatch.charts import Chart
 from curvwatch.charts.heat_maps import HeatMap, column_edges
 from curvwatch.report.heat_maps import RunHeatMap
-from curvwatch.report.logs.logged_run import Curve, LoggedRun
-from curvwatch.report.panels import is_edge, is_logarithmic, lines_of, thinned
+from curvwatch.report.logs import Curve, LoggedRun
+from curvwatch.report.run_charts import is_edge, is_logarithmic, lines_of, thin
 from curvwatch.report.text import number, printable
 
 _ASCII = str.maketrans("─│┌┐└┘├┤┬┴┼", "-|+++++++++")
@@ -19,14 +19,14 @@ _STYLES = ("blue", "dark_orange", "green", "magenta", "cyan", "red")
 _SHADES, _ASCII_SHADES = "·░▒▓█", ".:=*#"
 
 
-def draw(run: LoggedRun, panel: Chart, width: int, height: int, *, unicode: bool = True) -> Text:
-    """`panel` in `width` x `height` characters, coloured."""
+def draw(run: LoggedRun, chart: Chart, width: int, height: int, *, unicode: bool = True) -> Text:
+    """`chart` in `width` x `height` characters, coloured."""
     import plotext
 
-    lines = lines_of(run, panel)
+    lines = lines_of(run, chart)
     points = [(line, *_points(line.curve, 4 * width)) for line in lines]
     everything = np.concatenate([values for _, _, values in points])
-    logarithmic = is_logarithmic(panel, everything)
+    logarithmic = is_logarithmic(chart, everything)
     plotext.clear_figure()
     plotext.theme("clear")
     plotext.plotsize(width, height)
@@ -36,9 +36,9 @@ def draw(run: LoggedRun, panel: Chart, width: int, height: int, *, unicode: bool
         shown = np.log10(values) if logarithmic else values
         plotext.plot(steps.tolist(), shown.tolist(), marker=marker, color=_COLOURS[i % len(_COLOURS)])
     low, high = float(everything.min()), float(everything.max())
-    if panel.level is not None:
-        low, high = min(low, panel.level), max(high, panel.level)
-        plotext.hline(panel.level, "gray")
+    if chart.level is not None:
+        low, high = min(low, chart.level), max(high, chart.level)
+        plotext.hline(chart.level, "gray")
     if logarithmic:
         low, high = float(np.log10(low)), float(np.log10(high))
     if high - low <= 1e-9 * max(abs(low), abs(high)):  # a flat line needs room
@@ -52,7 +52,7 @@ def draw(run: LoggedRun, panel: Chart, width: int, height: int, *, unicode: bool
     plotext.xticks(marks, [str(mark) for mark in marks])
     built = plotext.build().rstrip("\n")
     text = Text.from_ansi(built if unicode else built.translate(_ASCII), no_wrap=True)
-    head = Text(f"{printable(panel.title)}{' (log axis)' if logarithmic else ''}", "bold")
+    head = Text(f"{printable(chart.title)}{' (log axis)' if logarithmic else ''}", "bold")
     named = [(i, line) for i, line in enumerate(lines) if line.label not in ("", "edge")]
     for i, line in named:
         head.append(": " if line is named[0][1] else ", ")
@@ -90,19 +90,19 @@ def draw_heat(heat: RunHeatMap, width: int, *, unicode: bool = True) -> Text:
 def _labels(drawn: HeatMap, width: int) -> list[str]:
     """What is written beside each row, from the top, all of one length."""
     count = len(drawn.cells)
-    told = list(drawn.names)
-    if not told:
-        told = [""] * count
+    labels = list(drawn.names)
+    if not labels:
+        labels = [""] * count
         for tick in drawn.ticks:
-            told[min(count - 1, int(drawn.height_of(tick) * count))] = number(tick)
-    told = [printable(name)[-width:] for name in reversed(told)]
-    longest = max(8, *map(len, told))
-    return [name.rjust(longest) for name in told]
+            labels[min(count - 1, int(drawn.height_of(tick) * count))] = number(tick)
+    labels = [printable(name)[-width:] for name in reversed(labels)]
+    longest = max(8, *map(len, labels))
+    return [name.rjust(longest) for name in labels]
 
 
 def _points(curve: Curve, most: int) -> tuple[np.ndarray, np.ndarray]:
     """The finite values, thinned."""
-    known = np.isfinite(curve.values)
-    steps, values = curve.steps[known], curve.values[known]
-    kept = thinned(values, most)
+    finite = np.isfinite(curve.values)
+    steps, values = curve.steps[finite], curve.values[finite]
+    kept = thin(values, most)
     return steps[kept], values[kept]

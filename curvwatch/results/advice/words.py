@@ -55,8 +55,8 @@ def _why(found: Evidence, share: float) -> str:
         return (
             f"By the landscape the run is at its edge ({since} the stability ratio has a median of "
             f"{chi:.2g}), but by its steps it is not (their median is "
-            f"{numbers['step_stability_ratio']:.2g}): its learning rate is supported, and a larger one may "
-            "be, too. A larger probe, or later readings of an adaptive optimizer, can decide."
+            f"{numbers['step_stability_ratio']:.2g}): its learning rate is supported, and a larger one "
+            "may be, too. A larger probe, or later readings of an adaptive optimizer, can decide."
         )
     if found.held:
         return (
@@ -85,7 +85,8 @@ def _remarks(found: Evidence) -> list[str]:
     if numbers["rises"] < RISES:
         remarks.append(
             "The landscape was still getting sharper: the learning rate at its edge fell to "
-            f"{numbers['rises']:.2g} of itself in the last quarter: the low end allows for as much again."
+            f"{numbers['rises']:.2g} of itself in the last quarter, and the low end allows for as much "
+            "again."
         )
     if not found.low:
         remarks.append("The low end is 0: the readings behind it scatter by as much as their size.")

@@ -1,4 +1,4 @@
-"""Which charts there are of a run, and how each is read; in the terminal and in the report."""
+"""Which charts a run has, the lines on each, and their errors; for the terminal and the report."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from curvwatch.charts import (
     match,
     names_of,
 )
-from curvwatch.report.logs.logged_run import Curve, LoggedRun
+from curvwatch.report.logs import Curve, LoggedRun
 from curvwatch.report.text import natural
 
 # a chart with a line for each of more layers than this cannot be read: a heat map can
@@ -32,7 +32,7 @@ class Line(NamedTuple):
         name: of the metric, with its suffix.
         curve: its values.
         which: of the chart's metrics it is.
-        label: what tells it from the other lines of the run, such as a layer; often "".
+        label: what distinguishes it from the other lines of the run, such as a layer; often "".
         depth: from 0 for the first to 1 for the last of several layers or numbers; None: there is one.
     """
 
@@ -43,20 +43,20 @@ class Line(NamedTuple):
     depth: float | None = None
 
 
-def lines_of(run: LoggedRun, panel: Chart) -> list[Line]:
-    """What `panel` shows of `run`: those of its metrics that have any values; layers in their order."""
+def lines_of(run: LoggedRun, chart: Chart) -> list[Line]:
+    """What `chart` shows of `run`: those of its metrics that have any values; layers in their order."""
     lines: list[Line] = []
-    for which, metric in enumerate(panel.metrics):
-        named = panel.lines[which] if panel.lines else "edge" if is_edge(metric) else ""
-        found = [n for n in names_of(metric, run.curves) if np.isfinite(run.curves[n].values).any()]
-        if panel.is_of_layers:
-            found = _by_depth(run, found)
-        several = has_place(metric) and len(found) > 1
-        for i, name in enumerate(found):
+    for which, metric in enumerate(chart.metrics):
+        named = chart.lines[which] if chart.lines else "edge" if is_edge(metric) else ""
+        names = [n for n in names_of(metric, run.curves) if np.isfinite(run.curves[n].values).any()]
+        if chart.is_of_layers:
+            names = _by_depth(run, names)
+        several = has_place(metric) and len(names) > 1
+        for i, name in enumerate(names):
             agreed = match(metric, name)
             parts = (agreed.place, agreed.suffix.lstrip("-/"), named) if agreed else ()
             label = " ".join(part for part in parts if part)
-            depth = i / (len(found) - 1) if several else None
+            depth = i / (len(names) - 1) if several else None
             lines.append(Line(name, run.curves[name], which, label, depth))
     return lines
 
@@ -74,27 +74,26 @@ def errors_around(run: LoggedRun, name: str) -> np.ndarray | None:
     return widths if np.isfinite(widths).any() else None
 
 
-def panels_of(runs: Sequence[LoggedRun], metrics: Sequence[str] = ()) -> list[Chart]:
-    """Those that any of `runs` has values for, `metrics` first, those of each section together.
+def charts_of(runs: Sequence[LoggedRun], metrics: Sequence[str] = ()) -> list[Chart]:
+    """The charts that any of `runs` has values for, `metrics` first, each section together.
 
     Runs without metrics of curvwatch show some of their own.
     """
-    known = [_headed(chart) for chart in _in_order() if _has(runs, chart)]
-    had = sorted({name for run in runs for name in run.curves})
-    wanted = list(metrics) or ([] if known else had[: len(FIRST)])
-    named = [Chart(name, "As logged.", (name,)) for name in wanted if name in had]
-    shown = [panel for panel in named if (panel.metrics not in [k.metrics for k in known])]
-    return [*shown, *known]
+    ours = [_headed(chart) for chart in _in_order() if _has(runs, chart)]
+    logged = sorted({name for run in runs for name in run.curves})
+    requested = list(metrics) or ([] if ours else logged[: len(FIRST)])
+    named = [Chart(name, "As logged.", (name,)) for name in requested if name in logged]
+    return [*(chart for chart in named if chart.metrics not in [c.metrics for c in ours]), *ours]
 
 
-def section_of(panel: Chart) -> str:
-    """The section of `panel`; "" of those that come first."""
-    return _SECTION_OF.get(panel.metrics, "")
+def section_of(chart: Chart) -> str:
+    """The section of `chart`; "" of those that come first."""
+    return _SECTION_OF.get(chart.metrics, "")
 
 
-def is_crowded(runs: Sequence[LoggedRun], panel: Chart) -> bool:
-    """Whether `panel` has a line for each of too many layers."""
-    return panel.is_of_layers and any(len(lines_of(run, panel)) > MOST_LAYERS for run in runs)
+def is_crowded(runs: Sequence[LoggedRun], chart: Chart) -> bool:
+    """Whether `chart` has a line for each of too many layers."""
+    return chart.is_of_layers and any(len(lines_of(run, chart)) > MOST_LAYERS for run in runs)
 
 
 def _in_order() -> list[Chart]:
@@ -128,14 +127,14 @@ def _by_depth(run: LoggedRun, names: Sequence[str]) -> list[str]:
     return sorted(names, key=lambda n: (0.0 if np.isnan(first[n]) else first[n], natural(n)))
 
 
-def is_logarithmic(panel: Chart, values: np.ndarray) -> bool:
+def is_logarithmic(chart: Chart, values: np.ndarray) -> bool:
     """Whether all of the finite `values` are shown in powers of ten.
 
-    They are where the panel asks for it, or a run that went astray would press all others flat.
+    They are where the chart asks for it, or where one run that diverged would flatten all others.
     """
-    if not len(values) or values.min() <= 0 or (panel.level is not None and panel.level <= 0):
+    if not len(values) or values.min() <= 0 or (chart.level is not None and chart.level <= 0):
         return False
-    return panel.log or bool(values.max() > 100 * np.median(values))
+    return chart.log or bool(values.max() > 100 * np.median(values))
 
 
 def is_edge(metric: str) -> bool:
@@ -143,8 +142,8 @@ def is_edge(metric: str) -> bool:
     return metric.startswith(("curvature/effective_edge", "curvature/edge"))
 
 
-def thinned(values: np.ndarray, most: int) -> np.ndarray:
-    """Positions, in order, of at most `most` of the (n,) values.
+def thin(values: np.ndarray, most: int) -> np.ndarray:
+    """Positions, in order, of at most `most` of the (n,) values, so that a curve keeps its shape.
 
     The smallest and the largest of each stretch are kept, the first and the last, and one that is
     missing in a stretch that has any: peaks and gaps stay.
@@ -155,9 +154,9 @@ def thinned(values: np.ndarray, most: int) -> np.ndarray:
     finite = np.isfinite(values)
     kept = {0, count - 1}
     for stretch in np.array_split(np.arange(count), max(1, (most - 2) // 3)):
-        known = stretch[finite[stretch]]
-        if len(known):
-            kept |= {int(known[values[known].argmin()]), int(known[values[known].argmax()])}
-        if len(known) < len(stretch):
+        present = stretch[finite[stretch]]
+        if len(present):
+            kept |= {int(present[values[present].argmin()]), int(present[values[present].argmax()])}
+        if len(present) < len(stretch):
             kept.add(int(stretch[~finite[stretch]][0]))
     return np.array(sorted(kept))

@@ -15,9 +15,7 @@ from rich.text import Text
 from curvwatch.charts import Chart
 from curvwatch.errors import CurvwatchError
 from curvwatch.report.heat_maps import RunHeatMap
-from curvwatch.report.logs.find import Found, find_runs, short_names
-from curvwatch.report.logs.logged_run import LoggedRun
-from curvwatch.report.logs.read import read_run
+from curvwatch.report.logs import FoundRun, LoggedRun, find_runs, read_run, short_names
 from curvwatch.report.sections import sections_of
 from curvwatch.report.summary import variant_names
 from curvwatch.report.terminal.charts import draw, draw_heat
@@ -65,24 +63,23 @@ def follow(
         path: of the run, which need not have begun.
         console: where to show it.
         wait: sleeps for so many seconds.
-        every: seconds between two looks at the files.
+        every: seconds between two checks of the files.
 
     Raises:
         CurvwatchError: there are several runs.
     """
-    seen: object = None
+    drawn: object = None
     waiting = Text(f"{printable(path)}: no readings yet; Ctrl-C ends")
     with Live(waiting, console=console, auto_refresh=False, vertical_overflow="crop") as live:
         try:
             while True:
                 found = _find_one(path) if path.exists() else None
-                now = _state(found) if found else None
-                size = (*console.size, now)
-                if found and size != seen:
+                state = (*console.size, _state(found) if found else None)
+                if found and state != drawn:
                     run = read_run(found, *short_names([found.path]))
                     shown = view(run, console=console, height=console.height) if run.curves else waiting
                     live.update(shown, refresh=True)
-                seen = size
+                drawn = state
                 wait(every)
         except KeyboardInterrupt:
             return
@@ -114,7 +111,7 @@ def _grid(run: LoggedRun, console: Console, columns: int, rows: int | None) -> T
     )
     charts: list[RunHeatMap | Chart] = []
     for section in sections:
-        charts += [*section.heats, *section.panels]
+        charts += [*section.heat_maps, *section.charts]
     drawn = [
         draw_heat(chart, width, unicode=unicode)
         if isinstance(chart, RunHeatMap)
@@ -128,7 +125,7 @@ def _grid(run: LoggedRun, console: Console, columns: int, rows: int | None) -> T
 
 
 def _latest(run: LoggedRun, most: int | None) -> Table:
-    """The last value of each metric in words; a value that is missing is told as such."""
+    """The last value of each metric in words; "-" for one that is missing."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(justify="right", no_wrap=True)
     table.add_column(overflow="fold")
@@ -136,10 +133,10 @@ def _latest(run: LoggedRun, most: int | None) -> Table:
         for name in variant_names(run, metric)[: None if most is None else most - table.row_count]:
             curve = run.curves[name]
             value = float(curve.values[-1])
-            told = "-" if np.isnan(value) else number(value, 4)
+            text = "-" if np.isnan(value) else number(value, 4)
             of = printable(name[len(metric) :])
             where = Text.assemble(f"{words}{of} ", (f"at step {curve.steps[-1]}", "dim"))
-            table.add_row(Text(told, "bold"), where)
+            table.add_row(Text(text, "bold"), where)
     return table
 
 
@@ -150,7 +147,7 @@ def _read_one(path: Path) -> LoggedRun:
     return read_run(found, *short_names([found.path]))
 
 
-def _find_one(path: Path) -> Found | None:
+def _find_one(path: Path) -> FoundRun | None:
     found, _ = find_runs([path])
     if len(found) > 1:
         some = ", ".join(printable(run.path) for run in found[:5])
@@ -159,7 +156,7 @@ def _find_one(path: Path) -> Found | None:
     return found[0] if found else None
 
 
-def _state(found: Found) -> tuple[tuple[str, int, int], ...]:
+def _state(found: FoundRun) -> tuple[tuple[str, int, int], ...]:
     """Changes whenever a file does."""
     stats = [(file, file.stat()) for _, files in found.logs for file in files if file.exists()]
     return tuple((str(file), stat.st_size, stat.st_mtime_ns) for file, stat in stats)
