@@ -281,7 +281,7 @@ def test_an_edge_that_the_steps_do_not_see_is_told() -> None:
     noise = np.exp(0.3 * np.random.default_rng(0).standard_normal(200))
     advice = advise(made([0.95] * 20, s=0.1 * noise)).only
     assert advice.learning_rate == pytest.approx(0.01, rel=0.06)
-    assert "but its steps do not (theirs is 0.1)" in str(advice)
+    assert "but by its steps it is not (their median is 0.1)" in str(advice)
     # nobody read them; a full batch, most of whose steps go along flat directions; some do overshoot
     bursts = [0.1] * 17 + [1.1] * 3
     for s in (None, 0.1, 0.1 * noise + np.repeat(bursts, 10) - 0.1):
@@ -554,7 +554,7 @@ def test_an_optimizer_without_a_law() -> None:
     history = made([NAN] * 20, law=lambda lr: NAN)
     for step in range(0, 200, 10):
         history.note(step, "Lion: the sign of a gradient does not grow with it")
-    assert "has no law" in str(advise(history))
+    assert "has no stability law" in str(advise(history))
     assert "Lion: the sign" in str(advise(history))
 
 
