@@ -14,8 +14,15 @@ from curvwatch.errors import ErrorPolicy, OnError
 from curvwatch.measures import Measure, check_cadence, compared_by, feeding, make_measures
 from curvwatch.objective import Products, check_products
 from curvwatch.objective.chunk_size import check_chunk_size
-from curvwatch.results.alerts import Action, Alert, PresetName, Rule, check_rules, rules_of
-from curvwatch.results.alerts.actions import check_actions
+from curvwatch.results.alerts import (
+    Action,
+    Alert,
+    PresetName,
+    Rule,
+    check_actions,
+    check_rules,
+    rules_of,
+)
 from curvwatch.training.plan import ReadingPlan
 from curvwatch.training.probe import Probe, ProbeKind
 from curvwatch.training.reader import Reader, Readings
