@@ -229,7 +229,7 @@ class _LossOf:
 
     def __call__(self, item: StepInput) -> Any:
         with silent(self._module):
-            return self._loss_fn(self._module, item.batch)
+            return self._loss_fn(self._module, item.data)
 
 
 def _loss_of(

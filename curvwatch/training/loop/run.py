@@ -14,8 +14,8 @@ from torch.optim import Optimizer
 from curvwatch.errors import CurvwatchError
 from curvwatch.objective import Products
 from curvwatch.objective.processes import average_over, is_sharded
-from curvwatch.stability.unsupported import unwrap
-from curvwatch.training.loop.wrappers import ddp_inside, take_off_inside, without_wrappers
+from curvwatch.stability.unsupported import unwrap as unwrap_optimizer
+from curvwatch.training.loop.wrappers import ddp_inside, unwrap, unwrap_children
 from curvwatch.training.run import StepInput, TrainingRun
 from curvwatch.training.steps import FinishedStep
 
@@ -64,7 +64,7 @@ class LoopRun(TrainingRun):
         average = average_over(group) if spread else None
         several = average is not None
         super().__init__(
-            without_wrappers(model),
+            unwrap(model),
             optimizers,
             average=average,
             processes=torch.distributed.get_world_size(group) if several else 1,
@@ -112,8 +112,10 @@ class LoopRun(TrainingRun):
             "a loop of your own saves its own checkpoints: on_alert takes a function that does"
         )
 
-    def training_loss(self, loss: Tensor, *, read_now: bool) -> Tensor | None:
-        """`loss` averaged over processes; None where a look at it would make the host wait."""
+    def training_loss(self, loss: Tensor | None, *, read_now: bool) -> Tensor | None:
+        """`loss` averaged over processes; None where reading it would make the host wait."""
+        if loss is None:
+            return None
         if self._average is None:
             return loss.detach() if read_now or loss.device.type == "cpu" else None
         return self._average(loss.detach().float()) if read_now else None
@@ -127,8 +129,8 @@ class _Loss:
         self._function = function
 
     def __call__(self, item: StepInput) -> Any:
-        take_off_inside(self._module)
-        return self._function(item.batch)
+        unwrap_children(self._module)
+        return self._function(item.data)
 
     def instead(self, function: Callable[[Any], Any]) -> _Loss:
         """Another function of the batch alone."""
@@ -150,8 +152,8 @@ def check_optimizers(model: nn.Module, optimizer: Optimizer | Sequence[Optimizer
     bare = []
     for one in given:
         inner = one
-        while unwrap(inner) is not inner:
-            inner = unwrap(inner)
+        while unwrap_optimizer(inner) is not inner:
+            inner = unwrap_optimizer(inner)
         if not isinstance(inner, Optimizer):
             raise ValueError(
                 f"optimizer={type(one).__name__}: a torch.optim.Optimizer, or a list of them, is needed"
