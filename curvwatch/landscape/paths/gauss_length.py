@@ -13,11 +13,10 @@ from torch import Tensor
 
 from curvwatch.errors import CurvwatchError
 from curvwatch.landscape.batch_norm import Recalibrated
-from curvwatch.landscape.module_loss import silent
+from curvwatch.landscape.module_loss import mute_module
 from curvwatch.landscape.module_surface import ModuleSurface
 from curvwatch.landscape.surface import Surface
 from curvwatch.objective import OpenObjective
-from curvwatch.objective.functional import FunctionalEvaluation
 from curvwatch.objective.isolation.containers import tensors_in
 from curvwatch.objective.outputs.loss_calls import ADVICE
 from curvwatch.objective.outputs.output_graph import OutputGraphs
@@ -71,11 +70,10 @@ def _given(opened: OpenObjective, surface: ModuleSurface, outputs: Callable[...,
 
     def instead(item: Any) -> Tensor:
         batch = item.data if isinstance(item, StepInput) else item
-        with silent(module), torch.no_grad():
+        with mute_module(module), torch.no_grad():
             made.append(_rows(outputs(module, batch)))
         return made[-1].sum()
 
-    assert isinstance(opened.evaluation, FunctionalEvaluation)
     loss_fn: Callable[[Any], Any] = instead
     if isinstance(surface.objective.loss_fn, Recalibrated):
         loss_fn = copy.copy(surface.objective.loss_fn)  # with the statistics that it has
