@@ -230,7 +230,7 @@ class _LossOf:
 
     def __call__(self, item: StepInput) -> Any:
         with mute_module(self._module):
-            return self._loss_fn(self._module, item.batch)
+            return self._loss_fn(self._module, item.data)
 
 
 def _loss_of(

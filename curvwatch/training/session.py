@@ -201,7 +201,7 @@ class Session:
             trained: the loss on the probe as training had it at this step; nan where it is unknown.
             is_step: whether the probe is all that the step was made of.
         """
-        for i, group in enumerate(self.schedule.parts(plan.landscape)):
+        for i, group in enumerate(self.schedule.groups(plan.landscape)):
             with self.schedule.timed(group) as seconds:
                 if i == 0:
                     finished = correct(finished)

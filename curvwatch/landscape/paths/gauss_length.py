@@ -69,7 +69,7 @@ def _given(opened: OpenObjective, surface: ModuleSurface, outputs: Callable[...,
     made: list[Tensor] = []
 
     def instead(item: Any) -> Tensor:
-        batch = item.batch if isinstance(item, StepInput) else item
+        batch = item.data if isinstance(item, StepInput) else item
         with mute_module(module), torch.no_grad():
             made.append(_rows(outputs(module, batch)))
         return made[-1].sum()

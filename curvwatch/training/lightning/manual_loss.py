@@ -191,7 +191,7 @@ class ManualOptimizationLoss(TrainingStepLoss):
             progress.completed += counted  # put back with the silence
             return output
 
-        item = item._replace(batch=clone_batch(item.batch))
+        item = item._replace(data=clone_batch(item.data))
         with (
             self._silent(item, on_step=step, on_clear=hearing.clear),
             hearing.listening(self._trainer, self._module),
