@@ -13,9 +13,9 @@ from curvwatch.errors import OnError
 from curvwatch.measures import Measure
 from curvwatch.measures.presets import preset_options
 from curvwatch.objective import Products
+from curvwatch.results import History
 from curvwatch.results.advice import Advices, advise
 from curvwatch.results.alerts import Action, Alert, PresetName, Rule
-from curvwatch.results.history import History
 from curvwatch.training.lightning.callback import CallbackBase
 from curvwatch.training.lightning.run import LightningRun
 from curvwatch.training.lightning.training_step import LossFn, check_loss_fns
@@ -181,7 +181,7 @@ class CurvatureMonitor(CallbackBase):
         """Look at the run; where it cannot be measured, say why and stand aside."""
         session = self._session
         self._leave()
-        session.errors.forget()
+        session.errors.reset()
         with session.errors.guard("setting up for this run"):
             run = self._new_run(trainer, pl_module)
             if not self._resumed and run.step <= session.last_step:
@@ -198,7 +198,7 @@ class CurvatureMonitor(CallbackBase):
             if not self._run.trainer.loggers:
                 session.errors.warn_once(_NO_LOGGER)
             session.warn_of_limits(self._run)
-            session.schedule.start(self._run)
+            session.schedule.start(self._run.processes)
 
     def on_before_backward(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor

@@ -17,9 +17,9 @@ from curvwatch.measures.presets import preset_options
 from curvwatch.objective import Products
 from curvwatch.objective.isolation.containers import clone_batch
 from curvwatch.objective.samples import RecordedBatch
+from curvwatch.results import History
 from curvwatch.results.advice import Advices, advise
 from curvwatch.results.alerts import Action, Alert, PresetName, Rule
-from curvwatch.results.history import History
 from curvwatch.results.loggers import as_loggers
 from curvwatch.training.loop.forward_state import ForwardStateRecorder
 from curvwatch.training.loop.gradient_check import WRONG_ORDER, GradientCheck
@@ -159,7 +159,7 @@ class Watch:
             self._steps = StepWatch(run.optimizers, faults=session.errors, following=session.shadows)
             self._run = run
             self._open = True
-            session.schedule.start(run)
+            session.schedule.start(run.processes)
             self._get_ready(run)
 
     @classmethod

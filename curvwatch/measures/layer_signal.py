@@ -9,6 +9,7 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from curvwatch.checks import check_choice, check_fraction, check_int
 from curvwatch.measures.base import Landscape, LandscapeMeasure, Reading
 from curvwatch.measures.layer_signal_passes import (
     Layers,
@@ -19,7 +20,6 @@ from curvwatch.measures.layer_signal_passes import (
     outputs_change,
 )
 from curvwatch.objective import OpenObjective
-from curvwatch.objective.functional import FunctionalEvaluation
 from curvwatch.objective.layers import called_layers, padding_rows, parameter_names
 
 Direction = Literal["random", "gradient"]
@@ -94,7 +94,7 @@ layers move together, each layer in proportion to its abs(w_l) |
     """
 
     name: str = "layer_signal"
-    dear: ClassVar[bool] = True
+    expensive: ClassVar[bool] = True
     metrics: tuple[str, ...] = _WHOLE
 
     def __init__(
@@ -106,17 +106,13 @@ layers move together, each layer in proportion to its abs(w_l) |
         every_n_steps: int | None = None,
     ) -> None:
         super().__init__(every_n_steps=every_n_steps)
-        if direction not in get_args(Direction):
-            raise ValueError(f"direction={direction!r}: 'random' or 'gradient' is needed")
-        if isinstance(probes, bool) or not isinstance(probes, int) or probes < 2:
-            raise ValueError(
-                f"probes={probes!r}: at least 2 random directions, for a standard error, is needed"
-            )
-        if distance is not None and (isinstance(distance, (str, bool)) or not 0 < distance < 1):
-            raise ValueError(
-                f"distance={distance!r}: a share of the weights' norm between 0 and 1, such as 0.01, "
-                "or None is needed"
-            )
+        check_choice("direction", direction, get_args(Direction))
+        check_int(
+            "probes", probes, at_least=2, what="a number of random directions, 2 or more for an error,"
+        )
+        if distance is not None:
+            needed = "a share of the weights' norm between 0 and 1, such as 0.01, or None"
+            check_fraction("distance", distance, what=needed)
         self.direction: Direction = direction
         self.probes = probes if direction == "random" else 1
         self.distance = distance
@@ -130,11 +126,9 @@ layers move together, each layer in proportion to its abs(w_l) |
     def read(self, at: Landscape) -> Reading:
         """Read the signals; nan with a note where one cannot be had."""
         objective = at.objective
-        layers = called_layers(objective.objective.module, objective.objective.names)
+        layers = called_layers(objective.module, objective.names)
         values = dict.fromkeys(self._metrics(layers), math.nan)
-        exact = objective.objective.hvp == "exact" and isinstance(
-            objective.evaluation, FunctionalEvaluation
-        )
+        exact = objective.hvp == "exact" and objective.evaluation.supports_graphs
         gradient = self._gradient(objective, exact=exact)
         if gradient is not None and not bool(torch.isfinite(gradient).all()):
             return Reading(values, ("the gradient on the probe is not finite",))
@@ -145,7 +139,7 @@ layers move together, each layer in proportion to its abs(w_l) |
         else:
             assert gradient is not None
             vectors = gradient[None].clone()  # it is the objective's
-        for rows in padding_rows(objective.objective.module, objective.objective.names, layout):
+        for rows in padding_rows(objective.module, objective.names, layout):
             vectors[:, rows] = 0.0  # they are never trained
         directions = WeightDirections.of(layout, layers, weights, vectors)
         distance = self.distance or max(torch.finfo(t).eps for t in layout.dtypes) ** (1 / 3)
@@ -172,7 +166,7 @@ layers move together, each layer in proportion to its abs(w_l) |
         """Of the loss on the probe; None where it is not needed."""
         if exact:  # made with the graphs that large batches are cut by
             point = objective.linearize()
-            if objective.in_parts:
+            if objective.is_chunked:
                 point.product(point.gradient)  # shows whether they add up
             return point.gradient
         if self.direction == "random":

@@ -198,7 +198,7 @@ class Snapshots(CallbackBase):
                     return
         elif self._folder is not None and self._run and step >= max(self._paths, default=0) and step:
             return  # another fit of the same Trainer
-        self._faults.forget()
+        self._faults.reset()
         folder, number = where, 0
         while files_in(folder):
             number += 1

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from curvwatch.measures import Measure, Stage
-from curvwatch.training.run import TrainingRun
+from curvwatch.objective.processes import Processes
 from curvwatch.training.schedule.account import BudgetAccount
 from curvwatch.training.schedule.budget import Budget
 from curvwatch.training.schedule.clock import Clock
@@ -42,7 +42,9 @@ class Schedule:
         self.clock = Clock(now)
         self._measures = [(m, m.every_n_steps or every_n_steps) for m in measures]
         stages = {
-            dear: sorted({m.stage for m, fixed in self._measures if fixed is None and m.dear == dear})
+            dear: sorted(
+                {m.stage for m, fixed in self._measures if fixed is None and m.expensive == dear}
+            )
             for dear in (False, True)
         }
         shares = {False: 1.0, True: 1.0}
@@ -54,7 +56,7 @@ class Schedule:
             for dear, of_purse in stages.items()
             if of_purse
         }
-        self._agreed: Callable[[Sequence[float]], list[float]] = list
+        self._processes = Processes()
         self._step: int | None = None
         self._hurried: frozenset[str] = frozenset()
 
@@ -63,9 +65,9 @@ class Schedule:
         """Of the measures that are not dear, else of those that are; None: all cadences are fixed."""
         return next((purse.budget for purse in self._purses.values()), None)
 
-    def start(self, run: TrainingRun) -> None:
-        """Training begins: all processes of `run` will decide alike."""
-        self._agreed = run.agreed_all
+    def start(self, processes: Processes) -> None:
+        """Training begins: all `processes` will decide alike."""
+        self._processes = processes
         self.clock.start()
 
     def prioritize(self, names: Collection[str]) -> None:
@@ -90,12 +92,12 @@ class Schedule:
 
         Together where no two budgets pay them: they share a gradient then.
         """
-        if len({m.dear for m, fixed in self._measures if fixed is None and m in measures}) < 2:
+        if len({m.expensive for m, fixed in self._measures if fixed is None and m in measures}) < 2:
             return [list(measures)] if measures else []
-        return [[m for m in measures if m.dear == dear] for dear in (False, True)]
+        return [[m for m in measures if m.expensive == dear] for dear in (False, True)]
 
     def _is_due(self, measure: Measure, step: int) -> bool:
-        purse, kind = self._purses[measure.dear], _kind(measure.stage, measure.dear)
+        purse, kind = self._purses[measure.expensive], _kind(measure.stage, measure.expensive)
         if purse.budget.due(kind, step):
             return True
         return measure.name in self._hurried and purse.budget.can_afford(kind, purse.counts)
@@ -106,23 +108,23 @@ class Schedule:
         for purse in self._purses.values():
             if lap is not None:
                 purse.lap(lap)
-            purse.look(step, self._agreed)
+            purse.look(step, self._processes.mean_of)
 
     @contextmanager
-    def timed(self, run: TrainingRun, measures: Sequence[Measure]) -> Iterator[list[float]]:
+    def timed(self, measures: Sequence[Measure]) -> Iterator[list[float]]:
         """Time a reading of `measures`, of one stage and one of its `parts`.
 
         The list then has its seconds and the share that all readings took so far, averaged over
         processes.
         """
         kept = [m for m, fixed in self._measures if fixed is None and m in measures]
-        kind = _kind(kept[0].stage, kept[0].dear) if kept else None
+        kind = _kind(kept[0].stage, kept[0].expensive) if kept else None
         for purse in self._purses.values():
             purse.begin(kind)
         begin = self.clock.now()
         taken: list[float] = []
         yield taken
-        taken += run.agreed_all([self.clock.now() - begin, self.clock.share])
+        taken += self._processes.mean_of([self.clock.now() - begin, self.clock.share])
         for purse in self._purses.values():
             purse.end(kind, taken[0])
 
