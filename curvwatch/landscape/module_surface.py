@@ -183,7 +183,7 @@ def surface_of(
 
     Raises:
         ValueError: the arguments do not fit together.
-        CurvwatchError: there is no batch, or the loss cannot be had.
+        CurvwatchError: there is no batch, or the loss cannot be computed.
 
     Example:
         >>> net = nn.Linear(1, 1, bias=False).double()

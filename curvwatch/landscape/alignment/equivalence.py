@@ -54,7 +54,7 @@ def output_difference(
 
     def outputs(state: Mapping[str, Tensor], inputs: Any, dtype: torch.dtype | None) -> Tensor:
         loan.place({}, train=False, random=start)
-        # copies, while the module is on loan
+        # copies, while the module is isolated
         for name, t in tensors_of(module).items():
             t.data = _copied(state[name], t.device, dtype)
         inputs = map_containers(inputs, lambda x: _copied(x, device, dtype) if _is_tensor(x) else x)

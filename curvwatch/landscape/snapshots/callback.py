@@ -50,7 +50,7 @@ class Snapshots(CallbackBase):
         max_bytes: the most bytes of all files together, kept likewise; None: any number.
         dtype: "float16" or "bfloat16": of the files, which say so; weights are cast back on reading. A
             tensor with numbers too large for it keeps its own. None: all bits.
-        name: tells several in one Trainer apart; needs a folder for each, too.
+        name: distinguishes several in one Trainer; needs a folder for each, too.
         on_error: "warn" where a file cannot be written, or "raise".
 
     Raises:
@@ -101,7 +101,7 @@ class Snapshots(CallbackBase):
 
     @property
     def paths(self) -> Mapping[int, Path]:
-        """From step to file, in order; other ranks than zero are told when the run begins and ends.
+        """From step to file, in order; other ranks than zero have it when the run begins and ends.
 
         Processes that a strategy forks or spawns keep this to themselves: `snapshots_in` has it then.
         """
