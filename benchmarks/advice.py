@@ -24,10 +24,9 @@ from rich.progress import track
 from benchmarks.alerts.ladder import make_optimizer
 from benchmarks.alerts.tasks import TASKS
 from benchmarks.report import between, machine, markdown_table
-from curvwatch import Watch
+from curvwatch import History, Watch
 from curvwatch.measures import Sharpness, StepGeometry
 from curvwatch.results.advice import Advice, advise
-from curvwatch.results.history import History
 
 _DOCS = Path(__file__).parents[1] / "docs"
 PAGE, RESULTS = _DOCS / "advice.md", _DOCS / "advice.json"

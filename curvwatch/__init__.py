@@ -10,9 +10,9 @@ from curvwatch.errors import CurvwatchError, CurvwatchWarning
 from curvwatch.measures import Measure, Sharpness, StepGeometry
 from curvwatch.measures.compared import Compared
 from curvwatch.objective import Objective
+from curvwatch.results import History
 from curvwatch.results.advice import Advice, advise
 from curvwatch.results.alerts import Alert, Rule, lower_lr, warmup_again, webhook
-from curvwatch.results.history import History
 from curvwatch.stability import StabilityLaw, register_law, stability_law
 from curvwatch.watch import Watch
 

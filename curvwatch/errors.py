@@ -28,15 +28,15 @@ class ErrorPolicy:
 
     def __init__(self, on_error: OnError = "warn") -> None:
         self.on_error = on_error
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
-    def forget(self) -> None:
-        """Another run: tell all over again."""
-        self._told.clear()
+    def reset(self) -> None:
+        """Another run begins: give each warning anew."""
+        self._warned.clear()
 
     @contextmanager
     def guard(self, doing: str) -> Iterator[None]:
-        """Catch what goes wrong while `doing`."""
+        """Turn an exception in the block into a warning that `doing` failed."""
         try:
             yield
         except Exception as error:
@@ -48,9 +48,9 @@ class ErrorPolicy:
             self.warn_once(f"{doing} failed: {reason}", causes=(f"{kind}: {error}", f"{doing}: {kind}"))
 
     def warn_once(self, text: str, *, causes: Sequence[str] = ()) -> None:
-        """Warn of `text`, unless it or one of its `causes` was told before."""
-        known = not self._told.isdisjoint((text, *causes))
-        self._told.update((text, *causes))
-        if known:
+        """Warn with `text`, unless there was a warning with it or one of its `causes` before."""
+        was_given = not self._warned.isdisjoint((text, *causes))
+        self._warned.update((text, *causes))
+        if was_given:
             return
         warnings.warn(f"curvwatch: {text}. Training goes on", CurvwatchWarning, stacklevel=2)

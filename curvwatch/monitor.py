@@ -6,32 +6,32 @@ import math
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
-from curvwatch.checks import Mode, check_choice, check_fraction
-from curvwatch.errors import ErrorPolicy, OnError
-from curvwatch.measures import Measure, check_cadence, compared_by, feeding, make_measures
+from curvwatch.checks import Mode
+from curvwatch.errors import OnError
+from curvwatch.measures import Measure
 from curvwatch.measures.presets import preset_options
-from curvwatch.objective import Products, check_products
-from curvwatch.objective.chunk_size import check_chunk_size
+from curvwatch.objective import Products
+from curvwatch.results import History
 from curvwatch.results.advice import Advices, advise
-from curvwatch.results.alerts import Action, Alert, PresetName, Rule, check_rules, rules_of
-from curvwatch.results.alerts.actions import check_actions
-from curvwatch.results.history import History
+from curvwatch.results.alerts import Action, Alert, PresetName, Rule
 from curvwatch.training.lightning.callback import CallbackBase
 from curvwatch.training.lightning.run import LightningRun
 from curvwatch.training.lightning.training_step import LossFn, check_loss_fns
 from curvwatch.training.plan import ReadingPlan
-from curvwatch.training.probe import Probe, ProbeKind
-from curvwatch.training.reader import Reader, Readings
-from curvwatch.training.recorder import Recorder
-from curvwatch.training.schedule.schedule import Schedule
-from curvwatch.training.shadow_optimizers import ShadowOptimizers
-from curvwatch.training.steps import FinishedStep, StepWatch
+from curvwatch.training.probe import ProbeKind
+from curvwatch.training.reader import Readings
+from curvwatch.training.session import Session
+from curvwatch.training.steps import StepWatch
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
     from torch import Tensor
+
+_NO_LOGGER = (
+    "the Trainer has no logger, so readings are in monitor.history and in trainer.callback_metrics only"
+)
 
 
 class CurvatureMonitor(CallbackBase):
@@ -97,33 +97,28 @@ class CurvatureMonitor(CallbackBase):
         name: str = "",
     ) -> None:
         super().__init__()
-        if every_n_steps is not None:
-            check_cadence(every_n_steps)
-        check_fraction("budget", budget, what="a share of time between 0 and 1")
-        check_choice("mode", mode, get_args(Mode))
-        check_choice("on_error", on_error, get_args(OnError))
-        check_products(hvp)
-        if chunk_size is not None:
-            check_chunk_size(chunk_size)
-        self.measures = make_measures(measures)
+        self._session = Session(
+            measures,
+            every_n_steps=every_n_steps,
+            budget=budget,
+            probe=probe,
+            probe_batches=probe_batches,
+            mode=mode,
+            hvp=hvp,
+            chunk_size=chunk_size,
+            alerts=alerts,
+            rules=rules,
+            on_alert=on_alert,
+            on_error=on_error,
+        )
+        self.measures = self._session.measures
         self.every_n_steps = every_n_steps
         self.budget = budget
         self.name = name
-        self._probe_source, self._probe_batches = probe, probe_batches
-        self._train = False if mode == "eval" else None
-        self._hvp: Products = hvp
-        self._chunk_size = chunk_size
         self._loss_fn = check_loss_fns(loss_fn)
-        self._own_rules = check_rules(rules)
-        self._rules = rules_of(alerts, None if rules is None else self._own_rules)
-        self._watch_finite = alerts != "off"
-        self._actions = check_actions(on_alert)
-        self._faults = ErrorPolicy(on_error)
         self._run: LightningRun | None = None
         self._backwards = 0
         self._resumed = False
-        self._probe_lost = False
-        self._reset()
 
     @classmethod
     def preset(
@@ -156,30 +151,15 @@ class CurvatureMonitor(CallbackBase):
             return cls(**options)
         return CurvatureMonitor(**options)  # by this name jsonargparse learns what the options are
 
-    def _reset(self) -> None:
-        self._probe = Probe(self._probe_source, batches=self._probe_batches)
-        self._recorder = Recorder(
-            self._faults,
-            rules=self._rules,
-            own_rules=self._own_rules,
-            watch_finite=self._watch_finite,
-            actions=self._actions,
-        )
-        self._reader = Reader(self._faults, train=self._train)
-        self._following = ShadowOptimizers(compared_by(self.measures), faults=self._faults)
-        self._schedule = Schedule(self.measures, every_n_steps=self.every_n_steps, budget=self.budget)
-        self._last_step = -1
-        self._rates: dict[str, Any] = {}  # state of what alerts did to the learning rates
-
     @property
     def history(self) -> History:
         """All readings of the run."""
-        return self._recorder.history
+        return self._session.recorder.history
 
     @property
     def alerts(self) -> list[Alert]:
         """All alerts of the run, in order."""
-        return self._recorder.alerts
+        return self._session.recorder.alerts
 
     def advice(self) -> Advices:
         """What the readings so far say about the learning rate of each optimizer and group.
@@ -199,26 +179,26 @@ class CurvatureMonitor(CallbackBase):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look at the run; where it cannot be measured, say why and stand aside."""
+        session = self._session
         self._leave()
-        self._faults.forget()
-        with self._faults.guard("setting up for this run"):
+        session.errors.reset()
+        with session.errors.guard("setting up for this run"):
             run = self._new_run(trainer, pl_module)
-            if not self._resumed and run.step <= self._last_step:
-                self._reset()  # another run, from its beginning
-            if self._rates:
-                run.rates.load_state_dict(self._rates)
+            if not self._resumed and run.step <= session.last_step:
+                session.reset()  # another run, from its beginning
             self._resumed = False
-            self._probe.start(pl_module, run.prepare_batch, device=pl_module.device)
-            self._recorder.start(run, run.metric_names(self.measures, batches=self._probe.batches))
-            self._watch = self._new_watch(run)
-            self._pending = ReadingPlan()
+            session.start(run, prepare_batch=run.prepare_batch, device=pl_module.device)
+            self._steps = self._new_step_watch(run)
+            self._plan = ReadingPlan()
             self._owed: list[Measure] = []
             self._probe_loss = math.nan
             self._before_step = run.call_before_step(self._get_ready)
             self._run = run
         if self._run is not None:
-            self._tell_what_is_missing(self._run)
-            self._schedule.start(self._run)
+            if not self._run.trainer.loggers:
+                session.errors.warn_once(_NO_LOGGER)
+            session.warn_of_limits(self._run)
+            session.schedule.start(self._run)
 
     def on_before_backward(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor
@@ -230,9 +210,10 @@ class CurvatureMonitor(CallbackBase):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any
     ) -> None:
         """Look at the gradient before it is clipped."""
+        session = self._session
         if self._run is not None:
-            with self._schedule.clock.reading(), self._faults.guard("looking at the gradient"):
-                self._watch.record_gradient(optimizer)
+            with session.schedule.clock.reading(), session.errors.guard("looking at the gradient"):
+                self._steps.record_gradient(optimizer)
 
     def on_train_batch_end(
         self,
@@ -243,64 +224,34 @@ class CurvatureMonitor(CallbackBase):
         batch_idx: int,
     ) -> None:
         """Read the landscape at w(t), and the step from there to w(t+1)."""
-        run = self._run
+        run, session = self._run, self._session
         if run is None:
             return
         run.end_fetches()
-        with self._schedule.clock.reading():
-            self._last_step = run.step
-            due, readings = self._pending, Readings()
-            lossless = not outputs and run.module.automatic_optimization
-            if lossless:
-                due.forget_newest()
+        with session.schedule.clock.reading():
+            session.last_step = run.step
+            plan, readings = self._plan, Readings()
+            has_no_loss = not outputs and run.module.automatic_optimization
+            if has_no_loss:
+                plan.drop_last_batch()
             else:
-                self._see_loss(run, due, run.batch_loss(outputs), batch_idx)
-            if due and run.is_last_batch_of_step:
-                finished = self._watch.disarm()
-                landscape, finished = self._agreed(run, due, finished)
-                run.finished = finished
-                for part in self._schedule.parts(due.landscape) if landscape else ():
-                    with self._faults.guard("the reading of the landscape"):
-                        with self._schedule.timed(run, part) as seconds:
-                            samples, trained = self._probe.samples(), self._probe_loss
-                            self._reader.landscape(
-                                run,
-                                replace(due, landscape=part),
-                                samples,
-                                finished,
-                                readings,
-                                trained=trained,
-                                is_step=run.batch_weight == 1.0,
-                            )
-                        readings.cost(*seconds)
-                with self._faults.guard("the reading of the step"):
-                    if due.step and finished:
-                        with self._schedule.timed(run, due.step):
-                            self._reader.step(run, due, finished, readings)
-                run.finished = {}
-                if finished or run.module.automatic_optimization:
-                    self._pending = ReadingPlan()
-            if lossless and run.is_first_batch_of_step(batch_idx):
-                self._probe.discard_newest()
-            with self._faults.guard("looking at the training loss"):
-                loss = run.training_loss(outputs, read_now=bool(due))
-                if loss is not None:
-                    readings.check_finite("training loss", loss)
-            alerts = self._recorder.record(run, run.step, readings)
+                self._add_loss(run, plan, run.batch_loss(outputs), batch_idx)
+            if plan and run.is_last_batch_of_step:
+                self._read(run, plan, readings)
+            if has_no_loss and run.is_first_batch_of_step(batch_idx):
+                session.probe.discard_newest()
+            alerts = session.record(
+                run, readings, lambda: run.training_loss(outputs, read_now=bool(plan))
+            )
         # what an alert does to the run is not of the readings' time
         if run.is_last_batch_of_step:
             run.rates.advance()
-        self._recorder.act(run, alerts)
-        self._rates = run.rates.state_dict()
-        self._schedule.prioritize(feeding(self.measures, self._recorder.wanted))
+        session.act(run, alerts)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the hooks off the optimizers."""
-        shortage = self._probe.shortage
-        if shortage and self._run is not None and any(m.stage == "landscape" for m in self.measures):
-            self._faults.warn_once(shortage)
         if self._run is not None:
-            self._recorder.finish()
+            self._session.finish()
         self._leave()
 
     def on_exception(
@@ -309,7 +260,7 @@ class CurvatureMonitor(CallbackBase):
         """Take the hooks off the optimizers; what there is of the run is shown."""
         if self._run is not None:
             with suppress(Exception):  # the one that ended the run is what matters
-                self._recorder.finish()
+                self._session.recorder.finish()
         self._leave()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -318,59 +269,22 @@ class CurvatureMonitor(CallbackBase):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to go on as one run in one piece: tensors and plain Python."""
-        with self._faults.guard("saving the state of the monitor"):
-            return {
-                "last_step": self._last_step,
-                **self._recorder.state_dict(),
-                "rates": dict(self._rates),
-                **self._schedule.state_dict(),
-                "memory": self._reader.state_dict(),
-                "compared": self._following.state_dict(),
-                "probe": self._probe.state_dict(),
-            }
-        return {}  # a run that is resumed from this begins its readings anew
+        return self._session.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from `state_dict()`."""
-        self._reset()
-        with self._faults.guard("loading the state of the monitor"):
+        self._session.reset()
+        with self._session.errors.guard("loading the state of the monitor"):
             self._resumed = True
-            self._last_step = state_dict["last_step"]
-            self._recorder.load_state_dict(state_dict)
-            self._rates = dict(state_dict.get("rates", {}))
-            self._schedule.load_state_dict(state_dict)
-            self._reader.load_state_dict(state_dict["memory"])
-            self._following.load_state_dict(state_dict.get("compared", {}))
-            self._probe.load_state_dict(state_dict["probe"])
-            seen = self._last_step >= 0
-            self._probe_lost = seen and state_dict["probe"] is None and self._probe_source == "first"
+            self._session.load_state_dict(state_dict)
             return
-        self._reset()
+        self._session.reset()
 
     # what the hooks do
 
-    def _tell_what_is_missing(self, run: LightningRun) -> None:
-        if not run.trainer.loggers:
-            self._faults.warn_once(
-                "the Trainer has no logger, so readings are in monitor.history and in "
-                "trainer.callback_metrics only"
-            )
-        if run.sharded:
-            self._faults.warn_once(
-                "the weights are sharded, so Hessian-vector products are made by central differences "
-                "of gradients"
-            )
-        if self._probe_lost:
-            self._faults.warn_once(
-                "the checkpoint holds no probe, for its batches are over 64 MiB or no plain dicts, "
-                "lists and tensors: the landscape is read on a new one, and its curves may jump; "
-                "probe=[...] takes batches of your own"
-            )
-            self._probe_lost = False
-
     def _get_ready(self, batch: Any, batch_idx: int) -> None:
         """Right before `training_step`: keep what a reading of this step will need."""
-        run = self._run
+        run, session = self._run, self._session
         if run is None:
             return
         begins = run.is_first_batch_of_step(batch_idx)
@@ -380,96 +294,101 @@ class CurvatureMonitor(CallbackBase):
                 return
         item = run.item(batch, batch_idx)
         self._backwards = 0
-        with self._schedule.clock.reading():
+        with session.schedule.clock.reading():
             if begins:
-                self._pending = self._what_is_due(run, last=self._pending)
-            due = self._pending
-            ready, due.ready = due.ready, False
-            with self._faults.guard("getting ready for a reading"):
+                self._plan = self._what_is_due(run, last=self._plan)
+            plan = self._plan
+            with session.errors.guard("getting ready for a reading"):
                 if begins:
                     self._probe_loss = math.nan
-                    self._probe.see(item, run.module, needed=bool(due.landscape))
-                    if due.step or (due.landscape and self._probe.complete):
-                        due.look(run, item)
-                        self._watch.arm()
-                if due.step:
-                    due.keep(run, item)
+                    session.probe.see(item, run.module, needed=bool(plan.landscape))
+                    if plan.step or (plan.landscape and session.probe.complete):
+                        plan.save_module_state(run, item)
+                        self._steps.arm()
+                if plan.step:
+                    plan.add_batch(run, item)
                 run.begin_fetches()
-                due.ready = ready
+                return
+            plan.ready = False
 
     def _new_run(self, trainer: pl.Trainer, module: pl.LightningModule) -> LightningRun:
-        return LightningRun(
-            trainer, module, loss_fns=self._loss_fn, hvp=self._hvp, chunk_size=self._chunk_size
-        )
+        return LightningRun(trainer, module, loss_fns=self._loss_fn, **self._session.run_options)
 
-    def _new_watch(self, run: LightningRun) -> StepWatch:
-        self._following.start(run.optimizers, run.suffixes, self._schedule.clock)
+    def _new_step_watch(self, run: LightningRun) -> StepWatch:
+        session = self._session
+        session.shadows.start(run.optimizers, run.suffixes, session.schedule.clock)
         return StepWatch(
             run.optimizers,
-            faults=self._faults,
+            faults=session.errors,
             clips_by_value=run.clips_by_value,
-            following=self._following,
+            following=session.shadows,
             keeps_used=any(m.needs_used for m in self.measures),
         )
 
     def _follow_new_optimizers(self, run: LightningRun) -> LightningRun | None:
         """The optimizers were replaced in mid-run: go on with the new ones, or stand aside."""
-        with self._faults.guard("setting up for other optimizers"):
+        with self._session.errors.guard("setting up for other optimizers"):
             other = self._new_run(run.trainer, run.module)
-            self._watch.remove()
-            self._watch = self._new_watch(other)
-            self._pending, self._run = ReadingPlan(), other
+            self._steps.remove()
+            self._steps = self._new_step_watch(other)
+            self._plan, self._run = ReadingPlan(), other
             return other
         self._leave()
         return None
 
     def _what_is_due(self, run: LightningRun, *, last: ReadingPlan) -> ReadingPlan:
         """What the cadences ask for: the same on every process, whatever each is ready for."""
-        self._watch.disarm()
-        due = ReadingPlan(self._schedule.due("landscape", run.step))
-        self._owed = self._schedule.due("step", run.step) or self._owed
+        self._steps.disarm()
+        plan = self._session.plan(run.step)
+        self._owed = plan.step or self._owed
+        plan.step = []
         by_hand = not run.module.automatic_optimization
-        if (
-            by_hand and last.samples and not run.gradients_are_clear
-        ):  # the step goes on over several batches
-            due.step, due.samples = last.step, last.samples
-        elif not by_hand or self._watch.stepped:
-            due.step, self._owed = self._owed, []
-        self._watch.stepped = False
-        return due
+        if by_hand and last.samples and not run.gradients_are_clear:
+            # the step goes on over several batches
+            plan.step, plan.samples = last.step, last.samples
+        elif not by_hand or self._steps.stepped:
+            plan.step, self._owed = self._owed, []
+        self._steps.stepped = False
+        return plan
 
-    def _see_loss(
-        self, run: LightningRun, due: ReadingPlan, loss: Tensor | None, batch_idx: int
+    def _add_loss(
+        self, run: LightningRun, plan: ReadingPlan, loss: Tensor | None, batch_idx: int
     ) -> None:
         """Keep the loss of a batch, to compare it with that of the re-run."""
         if self._backwards != 1:  # LBFGS, SAM: it is of another point
             loss = None
-        if due.step:
-            due.see_loss(loss)
-        probed = self._probe.is_newest and run.is_first_batch_of_step(batch_idx)
-        if due.landscape and probed and loss is not None:
+        if plan.step:
+            plan.add_loss(loss)
+        probed = self._session.probe.is_newest and run.is_first_batch_of_step(batch_idx)
+        if plan.landscape and probed and loss is not None:
             self._probe_loss = float(loss) / run.batch_weight
 
-    def _agreed(
-        self, run: LightningRun, due: ReadingPlan, finished: dict[int, FinishedStep]
-    ) -> tuple[bool, dict[int, FinishedStep]]:
-        """Whether the landscape can be read, and of which optimizers the step: on all processes."""
-        ready = due.ready and not self._watch.failed  # else the weights before the step are lost
-        landscape = bool(due.landscape) and ready and self._probe.complete
-        here = [landscape, *(ready and i in finished for i in range(len(run.optimizers)))]
-        everywhere = run.ready_everywhere(here)
-        if here != everywhere:
-            self._faults.warn_once("there is no reading, for another process was not ready for it")
-        return everywhere[0], {i: step for i, step in finished.items() if everywhere[i + 1]}
+    def _read(self, run: LightningRun, plan: ReadingPlan, readings: Readings) -> None:
+        """Read what is due, once the step was made."""
+        session = self._session
+        finished = self._steps.disarm()
+        ready = plan.ready and not self._steps.failed  # else the weights before the step are lost
+        wanted = plan if session.probe.complete else replace(plan, landscape=[])
+        readable, finished = session.readable_everywhere(run, wanted, finished, ready=ready)
+        session.read(
+            run,
+            readable,
+            finished,
+            readings,
+            trained=self._probe_loss,
+            is_step=run.batch_weight == 1.0,
+        )
+        if finished or run.module.automatic_optimization:
+            self._plan = ReadingPlan()
 
     def _leave(self) -> None:
         if self._run is not None:
             self._run.end_fetches()
             self._run = None
             self._before_step.remove()
-            self._watch.remove()
-            self._pending = ReadingPlan()
-            self._schedule.clock.stop()
+            self._steps.remove()
+            self._plan = ReadingPlan()
+            self._session.schedule.clock.stop()
 
 
 class StandbyMonitor(CurvatureMonitor):

@@ -4,37 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from curvwatch.checks import Mode, check_choice, check_fraction
-from curvwatch.errors import ErrorPolicy, OnError
-from curvwatch.measures import Measure, check_cadence, compared_by, feeding, make_measures
+from curvwatch.checks import Mode
+from curvwatch.errors import OnError
+from curvwatch.measures import Measure
 from curvwatch.measures.presets import preset_options
-from curvwatch.objective import Products, check_products
-from curvwatch.objective.chunk_size import check_chunk_size
+from curvwatch.objective import Products
 from curvwatch.objective.isolation.containers import clone_batch
 from curvwatch.objective.samples import RecordedBatch
+from curvwatch.results import History
 from curvwatch.results.advice import Advices, advise
-from curvwatch.results.alerts import Action, Alert, PresetName, Rule, check_rules, rules_of
-from curvwatch.results.alerts.actions import check_actions
-from curvwatch.results.history import History
+from curvwatch.results.alerts import Action, Alert, PresetName, Rule
 from curvwatch.results.loggers import as_loggers
 from curvwatch.training.loop.forward_state import ForwardStateRecorder
-from curvwatch.training.loop.gradient_check import PROBE_LOST, SHARDED, WRONG_ORDER, GradientCheck
+from curvwatch.training.loop.gradient_check import WRONG_ORDER, GradientCheck
 from curvwatch.training.loop.run import LoopRun, LossFn, check_loss_fns, check_optimizers
 from curvwatch.training.loop.step_gradients import StepGradients
 from curvwatch.training.loop.wrappers import called_module
+from curvwatch.training.optimizer_groups import trained
 from curvwatch.training.plan import ReadingPlan
-from curvwatch.training.probe import Probe, ProbeKind
-from curvwatch.training.reader import Reader, Readings
-from curvwatch.training.recorder import Recorder
+from curvwatch.training.probe import ProbeKind
+from curvwatch.training.reader import Readings
 from curvwatch.training.run import StepInput
-from curvwatch.training.schedule.schedule import Schedule
-from curvwatch.training.shadow_optimizers import ShadowOptimizers
-from curvwatch.training.steps import FinishedStep, StepWatch, trained
+from curvwatch.training.session import Session
+from curvwatch.training.steps import FinishedStep, StepWatch
 
 W = TypeVar("W", bound="Watch")
 
@@ -118,59 +116,50 @@ class Watch:
         on_error: OnError = "warn",
         logger: Any = None,
     ) -> None:
-        if every_n_steps is not None:
-            check_cadence(every_n_steps)
-        check_fraction("budget", budget, what="a share of time between 0 and 1")
-        check_choice("mode", mode, get_args(Mode))
-        check_choice("on_error", on_error, get_args(OnError))
-        check_products(hvp)
-        if chunk_size is not None:
-            check_chunk_size(chunk_size)
         optimizers = check_optimizers(model, optimizer)
         self._model = model
         self._loss_fns = check_loss_fns(loss_fn, len(optimizers))
-        self.measures = make_measures(measures)
-        self._faults = ErrorPolicy(on_error)
-        self._probe_source, self._probe_batches = probe, probe_batches
-        self._probe = Probe(probe, batches=probe_batches)
-        own_rules = check_rules(rules)
-        self._recorder = Recorder(
-            self._faults,
-            rules=rules_of(alerts, None if rules is None else own_rules),
-            own_rules=own_rules,
-            watch_finite=alerts != "off",
-            actions=check_actions(on_alert),
+        self._session = session = Session(
+            measures,
+            every_n_steps=every_n_steps,
+            budget=budget,
+            probe=probe,
+            probe_batches=probe_batches,
+            mode=mode,
+            hvp=hvp,
+            chunk_size=chunk_size,
+            alerts=alerts,
+            rules=rules,
+            on_alert=on_alert,
+            on_error=on_error,
         )
-        self._reader = Reader(self._faults, train=False if mode == "eval" else None)
-        self._schedule = Schedule(self.measures, every_n_steps=every_n_steps, budget=budget)
-        self._following = ShadowOptimizers(compared_by(self.measures), faults=self._faults)
+        self.measures = session.measures
         loggers = as_loggers(logger)
-        self._due = ReadingPlan()
+        self._plan = ReadingPlan()
         self._loss_called = False
         self._has_stepped = False
         self._calls_without_step = 0
         self._run: LoopRun | None = None
-        with self._faults.guard("setting up for this run"):
+        with session.errors.guard("setting up for this run"):
             run = LoopRun(
                 model,
                 optimizers,
                 self._loss_fns,
                 loggers=loggers,
-                hvp=hvp,
-                chunk_size=chunk_size,
                 schedulers=schedulers,
+                **session.run_options,
             )
-            self._start_probe(run)
-            self._recorder.start(run, run.metric_names(self.measures, batches=self._probe.batches))
-            if run.sharded:
-                self._faults.warn_once(SHARDED)
-            self._beginnings = ForwardStateRecorder(run, called_module(model), self._before_the_step)
-            self._gradients = StepGradients(run.optimizers, faults=self._faults)
-            self._following.start(run.optimizers, run.suffixes, self._schedule.clock)
-            self._steps = StepWatch(run.optimizers, faults=self._faults, following=self._following)
+            session.start(run, prepare_batch=clone_batch, device=_device(run))
+            session.warn_of_limits(run)
+            self._forward_states = ForwardStateRecorder(
+                run, called_module(model), self._before_the_step
+            )
+            self._gradients = StepGradients(run.optimizers, faults=session.errors)
+            session.shadows.start(run.optimizers, run.suffixes, session.schedule.clock)
+            self._steps = StepWatch(run.optimizers, faults=session.errors, following=session.shadows)
             self._run = run
             self._open = True
-            self._schedule.start(run)
+            session.schedule.start(run)
             self._get_ready(run)
 
     @classmethod
@@ -228,25 +217,27 @@ class Watch:
         run = self._run
         if run is None or not self._open:
             return {}
-        readings = Readings()
-        with self._schedule.clock.reading():
-            wanted, self._due = self._due, ReadingPlan()
-            finished, due = self._steps.disarm(), ReadingPlan()
-            with self._faults.guard("getting ready for a reading"):
-                self._tell_of_wrong_order(run)
-                due = self._what_is_due(run, wanted, batches)
+        session, readings = self._session, Readings()
+        with session.schedule.clock.reading():
+            session.last_step = run.step
+            wanted, self._plan = self._plan, ReadingPlan()
+            finished, plan = self._steps.disarm(), ReadingPlan()
+            with session.errors.guard("getting ready for a reading"):
+                self._warn_of_wrong_order(run)
+                plan = self._with_batches(run, wanted, batches)
             if wanted:
-                self._read(run, *self._agreed(run, due, finished), readings)
-            with self._faults.guard("looking at the training loss"):
-                seen = None if loss is None else run.training_loss(loss, read_now=bool(readings.values))
-                if seen is not None:
-                    readings.check_finite("training loss", seen)
-            alerts = self._recorder.record(run, run.step, readings)
+                self._read(run, plan, finished, readings)
+            alerts = session.record(
+                run,
+                readings,
+                lambda: (
+                    loss if loss is None else run.training_loss(loss, read_now=bool(readings.values))
+                ),
+            )
             run.step += 1
         run.rates.advance()
-        self._recorder.act(run, alerts)
-        self._schedule.prioritize(feeding(self.measures, self._recorder.wanted))
-        with self._schedule.clock.reading():
+        session.act(run, alerts)
+        with session.schedule.clock.reading():
             self._get_ready(run)
         return readings.values
 
@@ -262,18 +253,18 @@ class Watch:
         """
         if self._run is not None and index == 0:
             self._loss_called = True
-            self._beginnings.see(batch)
+            self._forward_states.see(batch)
         return self._loss_fns[index](self._model, batch)
 
     @property
     def history(self) -> History:
         """All readings of the run."""
-        return self._recorder.history
+        return self._session.recorder.history
 
     @property
     def alerts(self) -> list[Alert]:
         """All alerts of the run, in order."""
-        return self._recorder.alerts
+        return self._session.recorder.alerts
 
     def advice(self) -> Advices:
         """What the readings so far say about the learning rate, see `CurvatureMonitor.advice`."""
@@ -289,14 +280,11 @@ class Watch:
         if self._run is None or not self._open:
             return
         self._open = False
-        self._beginnings.disarm()
+        self._forward_states.disarm()
         self._gradients.remove()
         self._steps.remove()
-        self._schedule.clock.stop()
-        shortage = self._probe.shortage
-        if shortage and any(m.stage == "landscape" for m in self.measures):
-            self._faults.warn_once(shortage)
-        self._recorder.finish()
+        self._session.schedule.clock.stop()
+        self._session.finish()
 
     def __enter__(self) -> Watch:
         return self
@@ -306,124 +294,89 @@ class Watch:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to go on as one run in one piece: tensors and plain Python."""
-        with self._faults.guard("saving the state of the monitor"):
-            return {
-                "last_step": -1 if self._run is None else self._run.step - 1,
-                **self._recorder.state_dict(),
-                "rates": {} if self._run is None else self._run.rates.state_dict(),
-                **self._schedule.state_dict(),
-                "memory": self._reader.state_dict(),
-                "compared": self._following.state_dict(),
-                "probe": self._probe.state_dict(),
-            }
-        return {}  # a loop that is resumed from this begins its readings anew
+        if self._run is not None:
+            self._session.rates = self._run.rates.state_dict()
+        return self._session.state_dict()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from `state_dict()`, of this class or of a `CurvatureMonitor`."""
-        state = dict(state_dict)
-        self._recorder.load_state_dict(state)
-        self._schedule.load_state_dict(state)
-        self._reader.load_state_dict(state["memory"])
-        self._following.load_state_dict(state.get("compared", {}))
-        self._probe = Probe(self._probe_source, batches=self._probe_batches)
-        self._probe.load_state_dict(state["probe"])
+        session = self._session
+        session.load_state_dict(state_dict)
         run = self._run
         if run is None:
             return
-        run.step = state["last_step"] + 1
-        if state.get("rates"):
-            run.rates.load_state_dict(state["rates"])
-        with self._faults.guard("setting up for this run"):
-            self._start_probe(run)
-            if state["probe"] is None and self._probe_source == "first" and run.step:
-                self._faults.warn_once(PROBE_LOST)
+        run.step = session.last_step + 1
+        with session.errors.guard("setting up for this run"):
+            session.resume(run, prepare_batch=clone_batch, device=_device(run))
+            session.warn_of_limits(run)
             self._get_ready(run)
-
-    def _start_probe(self, run: LoopRun) -> None:
-        device = run.optimizers[0].param_groups[0]["params"][0].device
-        self._probe.start(run.module, clone_batch, device=device)
 
     def _get_ready(self, run: LoopRun) -> None:
         """Look ahead to the coming step."""
-        self._due = due = ReadingPlan(
-            self._schedule.due("landscape", run.step), self._schedule.due("step", run.step)
-        )
+        self._plan = plan = self._session.plan(run.step)
         self._steps.disarm()
         self._steps.stepped = False
         self._gradients.disarm()
-        if due:
+        if plan:
             self._steps.arm()
             self._gradients.arm()
-        with self._faults.guard("getting ready for a reading"):
-            self._beginnings.disarm()
-            if due or not self._probe.complete:
-                self._beginnings.arm()
+        with self._session.errors.guard("getting ready for a reading"):
+            self._forward_states.disarm()
+            if plan or not self._session.probe.complete:
+                self._forward_states.arm()
 
-    def _before_the_step(self, look: Callable[[], None]) -> None:
-        """Take a look at what a forward pass begins from, unless the step was made already."""
+    def _before_the_step(self, save: Callable[[], None]) -> None:
+        """Save what a forward pass begins from, unless the step was made already."""
+        session = self._session
         if not self._steps.stepped:
-            with self._schedule.clock.reading(), self._faults.guard("getting ready for a reading"):
-                look()
+            with session.schedule.clock.reading(), session.errors.guard("getting ready for a reading"):
+                save()
 
-    def _what_is_due(self, run: LoopRun, wanted: ReadingPlan, batches: Sequence[Any]) -> ReadingPlan:
+    def _with_batches(self, run: LoopRun, wanted: ReadingPlan, batches: Sequence[Any]) -> ReadingPlan:
         """What can be read of the step, with all that its loss depends on."""
-        kept = self._beginnings.disarm()
+        kept = self._forward_states.disarm()
         if batches:
             samples = _of_batches(kept.samples, batches)
         else:
             samples = [s for s in kept.samples if s.batch.batch is not None]
         if not samples:
             return ReadingPlan()
-        first = samples[0]
-        self._probe.see(first.batch, run.module, needed=bool(wanted.landscape), random=first.random)
-        landscape = wanted.landscape if self._probe.complete else []
+        first, probe = samples[0], self._session.probe
+        probe.see(first.batch, run.module, needed=bool(wanted.landscape), random=first.random)
+        landscape = wanted.landscape if probe.complete else []
         return replace(kept, landscape=landscape, step=wanted.step, samples=samples)
 
-    def _agreed(
-        self, run: LoopRun, due: ReadingPlan, finished: dict[int, FinishedStep]
-    ) -> tuple[ReadingPlan, dict[int, FinishedStep]]:
-        """What all processes are ready to read: one alone would wait for ever."""
-        # a fused optimizer may have been told by a GradScaler to skip
-        made = [i in finished and i not in self._gradients.skipped for i in range(len(run.optimizers))]
-        landscape, step, *made = run.ready_everywhere([bool(due.landscape), bool(due.step), *made])
-        due = replace(due, landscape=due.landscape if landscape else [], step=due.step if step else [])
-        return due, {i: finished[i] for i, everywhere in enumerate(made) if everywhere}
-
     def _read(
-        self, run: LoopRun, due: ReadingPlan, finished: dict[int, FinishedStep], readings: Readings
+        self, run: LoopRun, plan: ReadingPlan, finished: dict[int, FinishedStep], readings: Readings
     ) -> None:
-        for i, part in enumerate(self._schedule.parts(due.landscape)):
-            with self._schedule.timed(run, part) as seconds:
-                if i == 0:
-                    finished = self._corrected(run, due, finished, readings)
-                now = replace(due, landscape=part)
-                with self._faults.guard("the reading of the landscape"):
-                    self._reader.landscape(run, now, self._probe.samples(), finished, readings)
-            readings.cost(*seconds)
-        if due.step and finished:
-            with self._schedule.timed(run, due.step):
-                if not due.landscape:
-                    finished = self._corrected(run, due, finished, readings)
-                with self._faults.guard("the reading of the step"):
-                    self._reader.step(run, due, finished, readings)
+        # a fused optimizer may have been told by a GradScaler to skip
+        made = {i: step for i, step in finished.items() if i not in self._gradients.skipped}
+        plan, made = self._session.readable_everywhere(run, plan, made)
+        self._session.read(
+            run,
+            plan,
+            made,
+            readings,
+            correct=lambda finished: self._corrected(run, plan, finished, readings),
+        )
 
     def _corrected(
-        self, run: LoopRun, due: ReadingPlan, finished: dict[int, FinishedStep], readings: Readings
+        self, run: LoopRun, plan: ReadingPlan, finished: dict[int, FinishedStep], readings: Readings
     ) -> dict[int, FinishedStep]:
         """`finished`, with the laws of stability for what was done to the gradients."""
         corrected = dict(finished)
         for index, step in finished.items():
-            made = self._gradients.of_step.get(index)
-            with self._faults.guard("the comparison of gradients"):
-                if made:
-                    step = corrected[index] = replace(step, used=made)
-                if made and (due.landscape or any(m.looks_at_loss for m in due.step)):
-                    seen = GradientCheck.of_step(run, due, index, step, made)
-                    corrected[index] = seen.corrected(step)
-                    seen.doubt(readings, self.measures, run.suffixes[index])
+            gradient = self._gradients.of_step.get(index)
+            with self._session.errors.guard("the comparison of gradients"):
+                if gradient:
+                    step = corrected[index] = replace(step, used=gradient)
+                if gradient and (plan.landscape or any(m.looks_at_loss for m in plan.step)):
+                    check = GradientCheck.of_step(run, plan, index, step, gradient)
+                    corrected[index] = check.corrected(step)
+                    check.doubt(readings, self.measures, run.suffixes[index])
         return corrected
 
-    def _tell_of_wrong_order(self, run: LoopRun) -> None:
+    def _warn_of_wrong_order(self, run: LoopRun) -> None:
         """Say it where no step was ever made; a GradScaler may skip the first ones."""
         self._has_stepped |= self._steps.stepped
         if self._has_stepped:
@@ -432,7 +385,12 @@ class Watch:
         gradients = [p.grad for o in run.optimizers for p in trained(o) if p.grad is not None]
         waiting = bool(gradients) and all(bool(g.isfinite().all()) for g in gradients)
         if waiting or self._calls_without_step == _SKIPPED_AT_FIRST:
-            self._faults.warn_once(WRONG_ORDER)
+            self._session.errors.warn_once(WRONG_ORDER)
+
+
+def _device(run: LoopRun) -> torch.device:
+    device: torch.device = run.optimizers[0].param_groups[0]["params"][0].device
+    return device
 
 
 def _of_batches(kept: Sequence[RecordedBatch], batches: Sequence[Any]) -> list[RecordedBatch]:

@@ -98,6 +98,8 @@ def test_wandb_digits(tmp_path: Path) -> None:
     assert [row["trainer/global_step"] for row in rows if "step/loss_change" in row] == [0, 20, 40]
 
 
+# six trainings, of which `digits.py` and `curvwatch demo` have three
+@pytest.mark.study
 def test_compare_optimizers(tmp_path: Path) -> None:
     printed = run("compare_optimizers.py", 51, tmp_path)
     names = ("sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop")

@@ -52,7 +52,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     parsed = parser.parse_args(arguments)
     try:
         parsed.run(parsed)
-    except CurvwatchError as error:
+    # the library raises a ValueError for an option that is out of range
+    except (CurvwatchError, ValueError) as error:
         print(f"curvwatch: {error}", file=sys.stderr)
         return 1
     return 0

@@ -87,7 +87,7 @@ def _table(measures: Mapping[str, type[Measure]]) -> Table:
 
 
 def _marked(measure: type[Measure]) -> str:
-    on = " (on)" if measure in DEFAULT_MEASURES else " (expensive)" if measure.dear else ""
+    on = " (on)" if measure in DEFAULT_MEASURES else " (expensive)" if measure.expensive else ""
     return measure.name + on
 
 

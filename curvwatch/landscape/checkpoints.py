@@ -15,15 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from curvwatch.checks import check_int
 from curvwatch.errors import CurvwatchError, CurvwatchWarning
 from curvwatch.landscape.surface import Group, Surface, checked
 from curvwatch.objective.flat_layout import Layout
 
 
-def check_count(name: str, value: object, *, least: int) -> None:
-    """Raise a ValueError unless `value` is a whole number of `least` or more."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}={value!r}: a whole number of {least} or more is needed")
+def check_count(name: str, value: object, *, at_least: int) -> None:
+    """Raise a ValueError unless `value` is a whole number of `at_least` or more."""
+    check_int(name, value, at_least=at_least, what=f"a whole number of {at_least} or more")
 
 
 def check_positive(name: str, value: object) -> None:

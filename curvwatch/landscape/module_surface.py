@@ -19,7 +19,7 @@ from curvwatch.checks import Mode, check_choice
 from curvwatch.errors import CurvwatchError
 from curvwatch.landscape.batch_norm import Recalibrated, normalisations
 from curvwatch.landscape.checkpoints import check_has_values
-from curvwatch.landscape.module_loss import ModuleLoss, feed_of, is_lightning, silent
+from curvwatch.landscape.module_loss import ModuleLoss, is_lightning, mute_module
 from curvwatch.landscape.surface import Group, Surface, checked, groups_of
 from curvwatch.objective import Counts, Objective, OpenObjective
 from curvwatch.objective.flat_layout import Layout
@@ -29,6 +29,7 @@ from curvwatch.objective.isolation.random_state import RandomState
 from curvwatch.objective.samples import RecordedBatch
 from curvwatch.operators import hessian
 from curvwatch.operators.base import SymmetricOperator
+from curvwatch.training.lightning.training_step import batch_transfer_of
 from curvwatch.training.probe import generators_of, moved
 from curvwatch.training.run import StepInput
 
@@ -228,7 +229,7 @@ class _LossOf:
         self._loss_fn = loss_fn
 
     def __call__(self, item: StepInput) -> Any:
-        with silent(self._module):
+        with mute_module(self._module):
             return self._loss_fn(self._module, item.batch)
 
 
@@ -263,7 +264,7 @@ def _samples(
     if max_batches is not None and (not isinstance(max_batches, int) or max_batches < 1):
         raise ValueError(f"max_batches={max_batches!r}: a positive whole number, or None, is needed")
     device = Layout.of([p for p in module.parameters() if p.requires_grad]).device
-    feed = feed_of(module, device) or partial(moved, device=device)
+    feed = batch_transfer_of(module, device) or partial(moved, device=device)
     own = generators_of(batches)
     states = [g.get_state() for g in own]
     with isolated(module) as loan:

@@ -19,7 +19,7 @@ from curvwatch.operators.base import FunctionOperator, SymmetricOperator
 T = TypeVar("T")
 
 
-def shown(items: Sequence[T], label: str, *, progress: bool) -> Iterator[T]:
+def progress_bar(items: Sequence[T], label: str, *, progress: bool) -> Iterator[T]:
     """`items` one by one, with a progress bar on a terminal where tqdm is installed."""
     bar: Iterable[T] = items
     # lightning brings it, but may not for ever

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from curvwatch.charts.histogram import Histogram
+from curvwatch.checks import check_int
 from curvwatch.objective import OpenObjective
 from curvwatch.stability import StabilityLaw
 
@@ -106,8 +108,9 @@ class Measure(ABC):
         sampling_metrics: further ones, where the objective is a mean over several batches.
         looks_at_loss: whether it evaluates the loss; one of the gradients of training alone does not.
         needs_used: whether it needs `Step.used`.
-        dear: whether a reading costs several times what the sharpness does: the budget then gives it,
-            with others alike, a cadence of its own, so that the cheap ones are read often.
+        expensive: whether a reading costs several times what the sharpness does: the budget then gives
+            all expensive measures a cadence of their own, so that the cheap ones are read often.
+        dear: the former name of `expensive`; a measure of your own that sets it is honoured.
     """
 
     name: str
@@ -116,7 +119,17 @@ class Measure(ABC):
     sampling_metrics: ClassVar[tuple[str, ...]] = ()
     looks_at_loss: ClassVar[bool] = True
     needs_used: ClassVar[bool] = False
+    expensive: ClassVar[bool] = False
     dear: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "dear" in vars(cls):
+            text = f"{cls.__name__}.dear is deprecated: set `expensive` instead"
+            warnings.warn(text, DeprecationWarning, stacklevel=2)
+            if "expensive" not in vars(cls):
+                cls.expensive = cls.dear
+        cls.dear = cls.expensive
 
     def __init__(self, *, every_n_steps: int | None = None) -> None:
         if every_n_steps is not None:
@@ -149,9 +162,6 @@ class StepMeasure(Measure):
 
 
 def check_cadence(every_n_steps: int) -> None:
-    """Raise a ValueError unless `every_n_steps` is a positive whole number."""
-    if isinstance(every_n_steps, bool) or not isinstance(every_n_steps, int) or every_n_steps < 1:
-        raise ValueError(
-            f"every_n_steps={every_n_steps!r}: a cadence is a positive number of optimizer steps, "
-            "such as 10"
-        )
+    """Raise a ValueError unless `every_n_steps` is a positive integer."""
+    needed = "a positive number of optimizer steps, such as 10,"
+    check_int("every_n_steps", every_n_steps, at_least=1, what=needed)

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
+from curvwatch.checks import check_fraction
+
 
 class _Rule(Optimizer):
     """Takes a step by all gradients together."""
@@ -149,8 +151,8 @@ class Compared:
                 f"the optimizer {self.name!r} is {optimizer!r}: a name or a function of a list of "
                 "parameters is needed, such as lambda params: torch.optim.RMSprop(params)"
             )
-        if self.clip is not None and not (isinstance(self.clip, (int, float)) and 0 < self.clip < 1):
-            raise ValueError(f"clip={self.clip!r}: a share of coordinates between 0 and 1 is needed")
+        if self.clip is not None:
+            check_fraction("clip", self.clip, what="a share of coordinates between 0 and 1")
 
     @property
     def is_built_in(self) -> bool:

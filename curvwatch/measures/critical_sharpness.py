@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 
+from curvwatch.checks import check_fraction, check_int
 from curvwatch.measures.base import Landscape, LandscapeMeasure, Reading
 
 # a rise over the bracket that is smaller, relative to the loss, is rounding
@@ -66,10 +67,10 @@ error is the same |
         self, *, tolerance: float = 2**-4, max_forwards: int = 20, every_n_steps: int | None = None
     ) -> None:
         super().__init__(every_n_steps=every_n_steps)
-        if isinstance(tolerance, str) or not 0 < tolerance < 1:
-            raise ValueError(f"tolerance={tolerance!r}: a relative width between 0 and 1 is needed")
-        if isinstance(max_forwards, bool) or not isinstance(max_forwards, int) or max_forwards < 3:
-            raise ValueError(f"max_forwards={max_forwards!r}: at least 3 forward passes are needed")
+        check_fraction("tolerance", tolerance, what="a relative width between 0 and 1")
+        check_int(
+            "max_forwards", max_forwards, at_least=3, what="a number of forward passes, 3 or more,"
+        )
         self.tolerance = tolerance
         self.max_forwards = max_forwards
 

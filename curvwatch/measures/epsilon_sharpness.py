@@ -7,7 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from curvwatch.checks import check_int
 from curvwatch.measures.base import Landscape, LandscapeMeasure, Reading
+from curvwatch.measures.matrices import not_finite
 
 # a rise that is smaller, relative to the loss, is rounding
 _ROUNDED = 4.0
@@ -67,8 +69,7 @@ search is at its end |
         for key, value in (("epsilon", epsilon), ("rho", rho)):
             if isinstance(value, (str, bool)) or not 0 < value < math.inf:
                 raise ValueError(f"{key}={value!r}: a positive number is needed")
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"steps={steps!r}: at least one step is needed")
+        check_int("steps", steps, at_least=1, what="at least one step")
         self.epsilon = epsilon
         self.steps = steps
         self.rho = rho
@@ -84,8 +85,7 @@ search is at its end |
         assert g is not None
         length = math.sqrt(layout.dot(g, g))
         if not (math.isfinite(start) and math.isfinite(length)):
-            note = f"on the probe the loss is {start} or its gradient is not finite"
-            return Reading(values, (note,))
+            return Reading(values, (not_finite(start),))
         notes = []
         if length == 0.0:
             notes.append("the gradient is zero, so SAM has no step")

@@ -9,12 +9,14 @@ from typing import Any, ClassVar, get_args
 import numpy as np
 import torch
 
+from curvwatch.checks import check_choice, check_int
 from curvwatch.errors import CurvwatchError
 from curvwatch.measures.base import Landscape, LandscapeMeasure, Reading
 from curvwatch.measures.matrices import (
     check_options,
+    finite_or_note,
     given_outputs,
-    leading,
+    leading_pairs,
     mean_and_error,
     relative_residual,
     solver_doubt,
@@ -77,7 +79,7 @@ where they span the same space |
     """
 
     name: str = "fisher"
-    dear: ClassVar[bool] = True
+    expensive: ClassVar[bool] = True
     metrics: tuple[str, ...] = (
         "fisher/lambda_max",
         "fisher/lambda_max_residual",
@@ -101,10 +103,8 @@ where they span the same space |
         every_n_steps: int | None = None,
     ) -> None:
         super().__init__(every_n_steps=every_n_steps)
-        if kind not in get_args(FisherKind):
-            raise ValueError(f"kind={kind!r}: one of {', '.join(get_args(FisherKind))} is needed")
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise ValueError(f"k={k!r}: a positive number of eigenvectors is needed")
+        check_choice("kind", kind, get_args(FisherKind))
+        check_int("k", k, at_least=1, what="a positive number of eigenvectors")
         check_options(probes=probes, rtol=rtol, max_products=max_products)
         self.kind: FisherKind = kind
         self.k = k
@@ -126,8 +126,7 @@ where they span the same space |
                 f"Fisher(k={self.k}), but there are {at.objective.layout.total} weights"
             )
         point = at.objective.linearize()
-        if not (math.isfinite(point.loss) and bool(torch.isfinite(point.gradient).all())):
-            note = f"on the probe the loss is {point.loss} or its gradient is not finite"
+        if (note := finite_or_note(point)) is not None:
             return Reading(values, (note,))
         H, graphs = hessian(point), OutputGraphs(at.objective, self.given, known=True)
 
@@ -135,17 +134,17 @@ where they span the same space |
             seed = int(torch.randint(_SEEDS, (), generator=at.generator))
             return fisher(at.objective, graphs, self.kind, seed=seed)
 
-        seen = self._products(at, H, matrix)
-        if not np.isfinite(seen).all():
+        products = self._products(at, H, matrix)
+        if not np.isfinite(products).all():
             return Reading(values, ("products with the Hessian or with F are not finite",))
         notes = []
-        values["fisher/trace"], values["fisher/trace_stderr"] = mean_and_error(seen[:, 0])
-        values["fisher/cosine"], values["fisher/cosine_stderr"] = cosine(*seen[:, 1:].T)
+        values["fisher/trace"], values["fisher/trace_stderr"] = mean_and_error(products[:, 0])
+        values["fisher/cosine"], values["fisher/cosine_stderr"] = cosine(*products[:, 1:].T)
         if math.isnan(values["fisher/cosine"]):
-            notes.append("the Hessian or F is zero, or too few targets were drawn to tell its size")
+            notes.append("the Hessian or F is zero, or too few targets were drawn to estimate its size")
         F = matrix()
         of_F, of_H = (
-            leading(at, A, key, k=self.k, rtol=self.rtol, max_products=self.max_products)
+            leading_pairs(at, A, key, k=self.k, rtol=self.rtol, max_products=self.max_products)
             for A, key in ((F, "fisher"), (H, "hessian"))
         )
         values["fisher/lambda_max"] = float(of_F.values[0])
@@ -155,7 +154,7 @@ where they span the same space |
         doubts = {
             "fisher/lambda_max": solver_doubt("fisher/lambda_max", of_F, "Fisher"),
             "fisher/overlap": solver_doubt("fisher/overlap", of_F, "Fisher")
-            or solver_doubt("fisher/overlap, for which the Hessian's eigenvalue is,", of_H, "Fisher"),
+            or solver_doubt("the Hessian's eigenvalue, for fisher/overlap,", of_H, "Fisher"),
         }
         doubtful = {name: why for name, why in doubts.items() if why}
         return Reading(values, tuple(notes), tuple(doubtful), tuple(doubtful.values()))
@@ -165,8 +164,8 @@ where they span the same space |
     ) -> np.ndarray:
         """Of each random vector z: z'Fz, <Hz, Fz>, |Hz|^2, and |Fz|^2 of the mean F: (probes, 4)."""
         dot = at.objective.layout.dot
-        seen = np.empty((self.probes, 4))
-        for row in seen:
+        products = np.empty((self.probes, 4))
+        for row in products:
             z = random_signs(H, at.generator)
             # H first: it finds out whether batches can be taken in parts
             Hz, Fz = H.matvec(z), matrix().matvec(z)
@@ -174,7 +173,7 @@ where they span the same space |
             again = matrix().matvec(z) if self.kind == "mc" else Fz
             mean = (Fz + again) / 2
             row[:] = dot(z, mean), dot(Hz, mean), dot(Hz, Hz), dot(Fz, again)
-        return seen
+        return products
 
 
 def cosine(between: np.ndarray, first: np.ndarray, second: np.ndarray) -> tuple[float, float]:

@@ -7,15 +7,15 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 
 from curvwatch.charts.histogram import Histogram
+from curvwatch.checks import check_int
 from curvwatch.measures.base import Landscape, LandscapeMeasure, Reading
 from curvwatch.measures.matrices import (
     check_options,
-    check_whole,
+    finite_or_note,
     given_outputs,
-    leading,
+    leading_pairs,
     mean_and_error,
     relative_residual,
     solver_doubt,
@@ -87,7 +87,7 @@ and its standard error: 0 where the Hessian is Gauss-Newton |
     """
 
     name: str = "gauss_newton"
-    dear: ClassVar[bool] = True
+    expensive: ClassVar[bool] = True
     metrics: tuple[str, ...] = (
         "gauss_newton/lambda_max",
         "gauss_newton/lambda_max_residual",
@@ -113,8 +113,8 @@ and its standard error: 0 where the Hessian is Gauss-Newton |
     ) -> None:
         super().__init__(every_n_steps=every_n_steps)
         check_options(probes=probes, rtol=rtol, max_products=max_products)
-        check_whole("density_probes", density_probes, least=0, needed="0 or a number of random vectors")
-        check_whole("density_steps", density_steps, least=2, needed="at least 2 products")
+        check_int("density_probes", density_probes, at_least=0, what="0 or a number of random vectors")
+        check_int("density_steps", density_steps, at_least=2, what="at least 2 products")
         self.given = given_outputs(outputs_fn, loss_of_outputs)
         self.probes = probes
         self.density_probes = density_probes
@@ -130,8 +130,7 @@ and its standard error: 0 where the Hessian is Gauss-Newton |
         """
         values = dict.fromkeys(self.metrics, math.nan)
         point = at.objective.linearize()
-        if not (math.isfinite(point.loss) and bool(torch.isfinite(point.gradient).all())):
-            note = f"on the probe the loss is {point.loss} or its gradient is not finite"
+        if (note := finite_or_note(point)) is not None:
             return Reading(values, (note,))
         H = hessian(point)
         graphs = OutputGraphs(at.objective, self.given)
@@ -155,7 +154,7 @@ and its standard error: 0 where the Hessian is Gauss-Newton |
         doubts = {}
         for name, key, A in (("lambda_max", "vector", G), ("rest_lambda_max", "rest", _rest(H, G))):
             metric = f"gauss_newton/{name}"
-            pairs = leading(at, A, key, rtol=self.rtol, max_products=self.max_products)
+            pairs = leading_pairs(at, A, key, rtol=self.rtol, max_products=self.max_products)
             values[metric] = float(pairs.values[0])
             values[f"{metric}_residual"] = relative_residual(pairs)
             # of a Hessian that is Gauss-Newton the rest is rounding

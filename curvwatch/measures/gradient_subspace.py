@@ -10,21 +10,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from curvwatch.checks import check_int
 from curvwatch.errors import CurvwatchError
 from curvwatch.measures.base import Landscape, LandscapeMeasure, Reading
+from curvwatch.measures.matrices import (
+    PRODUCTS_NOT_FINITE,
+    Tracking,
+    check_solver,
+    finite_or_note,
+    leading_pairs,
+)
 from curvwatch.objective.flat_layout import Layout
-from curvwatch.operators import SymmetricOperator, hessian, unit
-from curvwatch.solvers import Eigenpairs, deflated_lanczos
+from curvwatch.operators import hessian
+from curvwatch.solvers import Eigenpairs
 
 # from so many entries on vectors of earlier readings are kept as sketches of this length
 _SKETCH = 1 << 20
 _AT_A_TIME = 1 << 22
 # more outputs than this are no classes: of a vocabulary nobody wants all directions
 _MOST_CLASSES = 100
-# parts of a warm start: random, so that an eigenvector that rises from below is found; the gradient,
-# which lies among the leading eigenvectors (Gur-Ari 2018)
-_RANDOM_PART = 0.05
-_GRADIENT_PART = 0.1
+# equal eigenvalues are looked for anyway, so no solve needs more products or a finer residual at first
+_TRACKING = Tracking(random_part=0.05, products=1, cold_products=1, cold_rtol=math.inf)
 
 
 class GradientSubspace(LandscapeMeasure):
@@ -66,7 +72,7 @@ space: its residual / the gap to the next eigenvalue (Davis & Kahan 1970), 1 at 
     """
 
     name: str = "gradient_subspace"
-    dear: ClassVar[bool] = True
+    expensive: ClassVar[bool] = True
     metrics: tuple[str, ...] = (
         "curvature/subspace_gradient_share",
         "curvature/subspace_update_share",
@@ -87,11 +93,9 @@ space: its residual / the gap to the next eigenvalue (Davis & Kahan 1970), 1 at 
     ) -> None:
         super().__init__(every_n_steps=every_n_steps)
         if k != "classes":
-            _check_count("k", k, "or 'classes'")
-        _check_count("lag", lag, "of readings")
-        _check_count("max_products", max_products, "of products")
-        if isinstance(rtol, str) or not 0 < rtol < 1:
-            raise ValueError(f"rtol={rtol!r}: a relative error between 0 and 1 is needed")
+            check_int("k", k, at_least=1, what="a positive number or 'classes'")
+        check_int("lag", lag, at_least=1, what="a positive number of readings")
+        check_solver(rtol=rtol, max_products=max_products)
         self.k = k
         self.lag = lag
         self.rtol = rtol
@@ -107,23 +111,23 @@ space: its residual / the gap to the next eigenvalue (Davis & Kahan 1970), 1 at 
         k = self._dimension(at)
         point = at.objective.linearize()
         g = point.gradient
-        if not (math.isfinite(point.loss) and bool(torch.isfinite(g).all())):
-            return Reading(
-                values, (f"on the probe the loss is {point.loss} or its gradient not finite",)
-            )
+        if (note := finite_or_note(point)) is not None:
+            return Reading(values, (note,))
         H, layout = hessian(point), at.objective.layout
-        pairs = deflated_lanczos(
+        pairs = leading_pairs(
+            at,
             H,
+            "start",
             k=k,
             rest=True,
-            start=_start(at, H, g),
             rtol=self.rtol,
             max_products=max(self.max_products, k + 1),
             basis=2 * k + 4,
-            generator=at.generator,
+            gradient=lambda: g,
+            tracking=_TRACKING,
         )
         if not np.isfinite(pairs.values).all():
-            return Reading(values, ("Hessian-vector products on the probe are not finite",))
+            return Reading(values, (PRODUCTS_NOT_FINITE,))
         V = pairs.vectors[:k]
         notes = []
         values["curvature/subspace_error"] = _error(pairs, k, H.size)
@@ -136,7 +140,6 @@ space: its residual / the gap to the next eigenvalue (Davis & Kahan 1970), 1 at 
             if not bool(d.any()):
                 notes.append("the step did not move the weights")
         self._compare(layout, V, at.memory, values, notes)
-        at.memory["start"] = V.mean(dim=0)
         return self._judged(values, tuple(notes), pairs)
 
     def _dimension(self, at: Landscape) -> int:
@@ -155,20 +158,20 @@ space: its residual / the gap to the next eigenvalue (Davis & Kahan 1970), 1 at 
         notes: list[str],
     ) -> None:
         """Fill in the overlaps with spaces of earlier readings, and keep this one."""
-        kept = _sketch(V) if layout.size > _SKETCH and not layout.sharded else V.clone()
+        space = _sketch(V) if layout.size > _SKETCH and not layout.sharded else V.clone()
         first, earlier = memory.get("first"), memory.get("spaces")  # (k, n), (up to lag, k, n)
-        if first is None or earlier is None or first.shape != kept.shape:
-            memory["first"], earlier = kept, kept[None][:0]
+        if first is None or earlier is None or first.shape != space.shape:
+            memory["first"], earlier = space, space[None][:0]
         else:
-            values["curvature/subspace_overlap_first"] = _overlap(layout, kept, first)
+            values["curvature/subspace_overlap_first"] = _overlap(layout, space, first)
         if len(earlier) < self.lag:
             notes.append("there is no space to compare with yet")
         else:
             last = earlier[0]
-            values["curvature/subspace_overlap_last"] = _overlap(layout, kept, last)
-            cosine = abs(float(_inner(layout, last[:1], kept[0])[0]))
+            values["curvature/subspace_overlap_last"] = _overlap(layout, space, last)
+            cosine = abs(float(_inner(layout, last[:1], space[0])[0]))
             values["curvature/leading_rotation"] = math.degrees(math.acos(min(1.0, cosine)))
-        memory["spaces"] = torch.cat([earlier.to(kept.device), kept[None]])[-self.lag :].clone()
+        memory["spaces"] = torch.cat([earlier.to(space.device), space[None]])[-self.lag :].clone()
 
     def _judged(self, values: dict[str, float], notes: tuple[str, ...], pairs: Eigenpairs) -> Reading:
         if pairs.converged:
@@ -178,21 +181,6 @@ space: its residual / the gap to the next eigenvalue (Davis & Kahan 1970), 1 at 
             "GradientSubspace(max_products=...) allows more, a smaller k needs fewer"
         )
         return Reading(values, notes, doubtful=self.metrics, doubts=(doubt,))
-
-
-def _start(at: Landscape, H: SymmetricOperator, g: Tensor) -> Tensor | None:
-    """The mean of the last eigenvectors with parts of the gradient and of a random vector."""
-    last = at.memory.get("start")
-    if last is None or last.shape != (H.length,):
-        return None
-    noise = torch.randn(H.length, generator=at.generator, dtype=H.dtype).to(H.device)
-    start = unit(H, last.to(H.device, H.dtype)) + _RANDOM_PART * unit(H, noise)
-    return start + _GRADIENT_PART * unit(H, g)
-
-
-def _check_count(name: str, count: object, what: str) -> None:
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ValueError(f"{name}={count!r}: a positive number {what} is needed")
 
 
 def _classes(module: nn.Module) -> int:

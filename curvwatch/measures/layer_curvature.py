@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -11,29 +12,31 @@ import torch
 from torch import Tensor, nn
 
 from curvwatch.charts.histogram import Histogram
+from curvwatch.checks import check_int
 from curvwatch.measures.base import Landscape, LandscapeMeasure, Reading
 from curvwatch.measures.layer_density import densities, heterogeneity, jackknifed
+from curvwatch.measures.matrices import (
+    PRODUCTS_NOT_FINITE,
+    Tracking,
+    check_options,
+    difference_doubt,
+    finite_or_note,
+    leading_pairs,
+    relative,
+    solver_doubt,
+)
 from curvwatch.objective.layers import By, check_by, layers_of, parameter_names
 from curvwatch.objective.linearization import Linearization
-from curvwatch.operators import Block, FunctionOperator, hessian, random_signs, unit
-from curvwatch.solvers import Eigenpairs, lanczos, stochastic_lanczos
+from curvwatch.operators import Block, FunctionOperator, hessian, random_signs
+from curvwatch.solvers import Eigenpairs, stochastic_lanczos
 
 _OF_LAYER = ("sharpness", "trace", "trace_stderr", "share", "share_stderr")
-# of a warm start, relative to the last leading vector: an eigenvector that rises from below is found
-_RANDOM_PART = 0.1
-_WARM_PRODUCTS = 3
-# without one, before close eigenvalues part, a smaller one may look converged
-_COLD_RTOL = 1e-4
-_COLD_PRODUCTS = 6
-_BASIS = 16
-# rounding in bfloat16 stays under this; a wrong second derivative was seen at 30 %
-_ASYMMETRIC = 0.05
+# the last vectors are the unit vectors of all layers in one
+_TRACKING = Tracking(normalized=False, products=3, cold_products=6)
 # times the rounding of a product: what is left of a block that is zero
 _ROUNDED = 64.0
 # a trace that is nearer to zero, in standard errors, is nothing to have a share in
 _CLEAR = 4.0
-# a difference of gradients with a larger relative error is none
-_COARSEST = 0.01
 
 
 class LayerCurvature(LandscapeMeasure):
@@ -84,7 +87,7 @@ shape, 1: apart |
     """
 
     name: str = "layer_curvature"
-    dear: ClassVar[bool] = True
+    expensive: ClassVar[bool] = True
     metrics: tuple[str, ...] = (
         "curvature/layer_residual",
         "curvature/layer_heterogeneity",
@@ -104,14 +107,11 @@ shape, 1: apart |
     ) -> None:
         super().__init__(every_n_steps=every_n_steps)
         check_by(by)
-        _check_whole("probes", probes, "at least 2, for a standard error", least=2)
-        _check_whole("density_probes", density_probes, "0, or at least 2 for a standard error")
-        if density_probes == 1:
-            raise ValueError("density_probes=1: 0, or at least 2 for a standard error, is needed")
-        _check_whole("density_steps", density_steps, "at least 2", least=2)
-        if isinstance(rtol, str) or not 0 < rtol < 1:
-            raise ValueError(f"rtol={rtol!r}: a relative error between 0 and 1 is needed")
-        _check_whole("max_products", max_products, "at least one", least=1)
+        check_options(probes=probes, rtol=rtol, max_products=max_products)
+        if density_probes != 0 or isinstance(density_probes, bool):
+            needed = "0, or at least 2 random vectors for a standard error,"
+            check_int("density_probes", density_probes, at_least=2, what=needed)
+        check_int("density_steps", density_steps, at_least=2, what="at least 2 products")
         self.by = by
         self.probes = probes
         self.density_probes = density_probes
@@ -130,8 +130,7 @@ shape, 1: apart |
         layers = layers_of(at.objective.objective.names, self.by)
         values = dict.fromkeys(self._metrics(layers), math.nan)
         point = at.objective.linearize()
-        if not (math.isfinite(point.loss) and bool(torch.isfinite(point.gradient).all())):
-            note = f"on the probe the loss is {point.loss} or its gradient is not finite"
+        if (note := finite_or_note(point)) is not None:
             return Reading(values, (note,))
         if not layers:
             return Reading(values, ("`by` leaves every parameter out",))
@@ -144,7 +143,15 @@ shape, 1: apart |
             last = last.to(H.device, H.dtype) if last.shape == (H.length,) else None
         vectors = torch.zeros(H.length, dtype=H.dtype, device=H.device)
         for name, block in blocks.items():
-            pairs = self._sharpness(at, block, None if last is None else block.cut(last))
+            own = {} if last is None else {"vector": block.cut(last)}
+            pairs = leading_pairs(
+                replace(at, memory=own),
+                block,
+                "vector",
+                rtol=self.rtol,
+                max_products=self.max_products,
+                tracking=_TRACKING,
+            )
             value, residual = float(pairs.values[0]), float(pairs.residuals[0])
             values[f"curvature/layer/{name}/sharpness"] = value
             if not math.isfinite(value):
@@ -153,12 +160,14 @@ shape, 1: apart |
             if abs(value) + residual <= rounding:
                 continue  # a layer that the loss does not depend on, such as a bias before BatchNorm
             worst = max(worst, residual / abs(value) if value else math.inf)
-            why = _doubt(pairs) or _of_differences(point, block, pairs)
-            if why:
-                doubtful.append(f"curvature/layer/{name}/sharpness")
-                doubts.append(f"curvature/layer/{name}/sharpness = {value:.6g} {why}")
+            metric = f"curvature/layer/{name}/sharpness"
+            doubt = solver_doubt(metric, pairs, "LayerCurvature")
+            doubt = doubt or difference_doubt(metric, _error_of_differences(point, block, pairs))
+            if doubt:
+                doubtful.append(metric)
+                doubts.append(doubt)
         if not all(math.isfinite(values[f"curvature/layer/{name}/sharpness"]) for name in blocks):
-            return Reading(values, ("Hessian-vector products on the probe are not finite",))
+            return Reading(values, (PRODUCTS_NOT_FINITE,))
         at.memory["vectors"] = vectors
         values["curvature/layer_residual"] = worst
         histograms = self._densities(at, blocks, values, rounding)
@@ -166,7 +175,7 @@ shape, 1: apart |
         if any(math.isnan(values[f"curvature/layer/{name}/share"]) for name in blocks):
             notes.append(
                 f"the trace of all layers is within {_CLEAR:g} standard errors of zero, so no layer "
-                "has a share in it; LayerCurvature(probes=...) may tell them apart"
+                "has a share in it; more of LayerCurvature(probes=...) may separate them"
             )
         if self.density_probes and not histograms:
             notes.append("products with a random vector are not finite, so no layer has a density")
@@ -188,19 +197,19 @@ shape, 1: apart |
         self, at: Landscape, H: FunctionOperator, blocks: dict[str, Block], values: dict[str, float]
     ) -> float:
         """Fill in traces and shares of all layers from the same products; the size of H."""
-        seen, norm = np.empty((self.probes, len(blocks))), 0.0
-        for row in seen:
+        products, norm = np.empty((self.probes, len(blocks))), 0.0
+        for row in products:
             z = random_signs(H, at.generator)
             Hz = H.matvec(z)
             norm = max(norm, math.sqrt(at.objective.layout.dot(Hz, Hz)))
             row[:] = [b.layout.dot(b.cut(z), b.cut(Hz)) for b in blocks.values()]
         root = math.sqrt(self.probes)
-        traces, total = seen.mean(axis=0), seen.sum(axis=1)
-        errors = seen.std(axis=0, ddof=1) / root
+        traces, total = products.mean(axis=0), products.sum(axis=1)
+        errors = products.std(axis=0, ddof=1) / root
         with np.errstate(divide="ignore", invalid="ignore"):
             shares = traces / total.mean()
             # of a quotient of two means over the same vectors, to first order
-            off = (seen - shares * total[:, None]).std(axis=0, ddof=1) / root
+            off = (products - shares * total[:, None]).std(axis=0, ddof=1) / root
             of_shares = off / abs(total.mean())
         if abs(total.mean()) < _CLEAR * total.std(ddof=1) / root:  # a quotient by noise
             shares, of_shares = np.full_like(shares, np.nan), np.full_like(shares, np.nan)
@@ -228,46 +237,11 @@ shape, 1: apart |
         values["curvature/layer_heterogeneity_stderr"] = jackknifed(of_each, floor=rounding)
         return densities(of_each)
 
-    def _sharpness(self, at: Landscape, block: Block, last: Tensor | None) -> Eigenpairs:
-        start, cold = None, last is None
-        if last is not None:
-            noise = torch.randn(block.length, generator=at.generator, dtype=block.dtype)
-            start = last + _RANDOM_PART * unit(block, noise.to(block.device))
-        return lanczos(
-            block,
-            start=start,
-            rtol=min(self.rtol, _COLD_RTOL) if cold else self.rtol,
-            min_products=_COLD_PRODUCTS if cold else _WARM_PRODUCTS,
-            max_products=self.max_products,
-            basis=_BASIS,
-            generator=at.generator,
-        )
 
-
-def _check_whole(name: str, value: object, needed: str, *, least: int = 0) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}={value!r}: {needed}, is needed")
-
-
-def _doubt(pairs: Eigenpairs) -> str | None:
-    """Why the leading value is not to be trusted; None where it is."""
-    if pairs.asymmetry > _ASYMMETRIC:
-        return (
-            f"is not to be trusted: products are not symmetric (off by {pairs.asymmetry:.1%}), so an "
-            "operation of the loss has a wrong second derivative or is rounded in half precision"
-        )
-    if not pairs.converged:
-        allow = "LayerCurvature(max_products=...) allows more"
-        return f"did not converge in {pairs.products} products; {allow}"
-    return None
-
-
-def _of_differences(point: Linearization, block: Block, pairs: Eigenpairs) -> str | None:
-    """Why differences of gradients are not to be trusted; None where they are, or products exact."""
+def _error_of_differences(point: Linearization, block: Block, pairs: Eigenpairs) -> float:
+    """By how much the leading value differs at twice the distance; 0 where products are exact."""
     if point.coarser is None:
-        return None
+        return 0.0
     v, value = pairs.vectors[0], float(pairs.values[0])
-    again = float(block.inner(v[None], block.cut(point.coarser(block.padded(v))))[0])
-    if abs(again - value) <= _COARSEST * abs(value):
-        return None
-    return f"is not to be trusted: at twice the distance differences of gradients give {again:.6g}"
+    coarser = float(block.inner(v[None], block.cut(point.coarser(block.padded(v))))[0])
+    return relative(abs(coarser - value), value)

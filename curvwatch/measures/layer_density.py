@@ -10,6 +10,7 @@ from itertools import combinations
 import numpy as np
 
 from curvwatch.charts.histogram import Histogram
+from curvwatch.measures.matrices import ASYMMETRIC
 from curvwatch.solvers import Quadrature
 
 _BINS = 256
@@ -17,8 +18,6 @@ _BINS = 256
 _WIDTH = 0.01
 # of bins beyond the outermost eigenvalues, in these standard deviations
 _TAILS = 4
-# of a rule: seen at 1e-5 and less, and of rounding at .2 and more
-_ASYMMETRIC = 0.05
 
 
 def densities(rules: Mapping[str, Quadrature]) -> dict[str, Histogram]:
@@ -45,8 +44,9 @@ def heterogeneity(rules: Mapping[str, Quadrature], *, floor: float = 0.0) -> flo
     normalised = {}
     for name, rule in rules.items():
         scale = float(np.abs(rule.nodes).max())
-        # rounding is not symmetric; what is symmetric is there, small beside other layers as it may be
-        noise = scale <= floor and rule.asymmetry > _ASYMMETRIC
+        # rounding is not symmetric (.2 and more, curvature 1e-5 and less): what is symmetric is there,
+        # small beside other layers as it may be
+        noise = scale <= floor and rule.asymmetry > ASYMMETRIC
         if scale > 0 and not noise:
             normalised[name] = replace(rule, nodes=rule.nodes / scale)
     if len(normalised) < 2:

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from curvwatch.checks import check_choice, check_fraction, check_int
 from curvwatch.measures.base import Landscape, LandscapeMeasure, Reading
 from curvwatch.measures.layer_signal_passes import (
     Layers,
@@ -94,7 +95,7 @@ layers move together, each layer in proportion to its abs(w_l) |
     """
 
     name: str = "layer_signal"
-    dear: ClassVar[bool] = True
+    expensive: ClassVar[bool] = True
     metrics: tuple[str, ...] = _WHOLE
 
     def __init__(
@@ -106,17 +107,13 @@ layers move together, each layer in proportion to its abs(w_l) |
         every_n_steps: int | None = None,
     ) -> None:
         super().__init__(every_n_steps=every_n_steps)
-        if direction not in get_args(Direction):
-            raise ValueError(f"direction={direction!r}: 'random' or 'gradient' is needed")
-        if isinstance(probes, bool) or not isinstance(probes, int) or probes < 2:
-            raise ValueError(
-                f"probes={probes!r}: at least 2 random directions, for a standard error, is needed"
-            )
-        if distance is not None and (isinstance(distance, (str, bool)) or not 0 < distance < 1):
-            raise ValueError(
-                f"distance={distance!r}: a share of the weights' norm between 0 and 1, such as 0.01, "
-                "or None is needed"
-            )
+        check_choice("direction", direction, get_args(Direction))
+        check_int(
+            "probes", probes, at_least=2, what="a number of random directions, 2 or more for an error,"
+        )
+        if distance is not None:
+            needed = "a share of the weights' norm between 0 and 1, such as 0.01, or None"
+            check_fraction("distance", distance, what=needed)
         self.direction: Direction = direction
         self.probes = probes if direction == "random" else 1
         self.distance = distance

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from curvwatch.checks import check_choice
 from curvwatch.measures import MEASURES, Measure
 
 
@@ -21,10 +22,10 @@ class Preset:
         measures: by name, with the options of their classes.
         budget: share of the time of a run.
         probe_batches: how many batches the landscape is read on.
-        landscape: price of a reading of the landscape, without the dear measures.
+        landscape: price of a reading of the landscape, without the expensive measures.
         step: that of a reading of a step.
-        dear: that of the dear measures, whose cadence is their own.
-        dear_is: what this price is of, in words.
+        expensive: that of the expensive measures, whose cadence is their own.
+        expensive_of: what this price is of, in words.
     """
 
     what: str
@@ -32,20 +33,22 @@ class Preset:
     budget: float
     landscape: int
     step: int
-    dear: int = 0
+    expensive: int = 0
     probe_batches: int = 1
-    dear_is: str = ""
+    expensive_of: str = ""
 
     @property
     def price(self) -> str:
         """In words."""
-        dear = f", of the dear measures some {self.dear}{self.dear_is}" if self.dear else ""
+        expensive = ""
+        if self.expensive:
+            expensive = f", of the expensive measures some {self.expensive}{self.expensive_of}"
         return (
             f"{self.budget:.0%} of the time of a run. A reading of the landscape takes as long as some "
-            f"{self.landscape} training steps{dear}, of a step some {self.step}."
+            f"{self.landscape} training steps{expensive}, of a step some {self.step}."
         )
 
-    def made(self) -> list[Measure]:
+    def make(self) -> list[Measure]:
         """New instances of its measures."""
         return [MEASURES[name](**options) for name, options in self.measures.items()]
 
@@ -55,7 +58,7 @@ _ANY_NETWORK: Mapping[str, Mapping[str, Any]] = {"gradient_subspace": {"k": 5}}
 
 PRESETS: dict[str, Preset] = {
     "watch": Preset(
-        what="what every run can have: how near the edge it is, and what its steps do",
+        what="for every run: how near the edge of stability it is, and what its steps do",
         measures={"sharpness": {}, "step_geometry": {}},
         budget=0.05,
         landscape=15,
@@ -76,17 +79,17 @@ PRESETS: dict[str, Preset] = {
         },
         budget=0.2,
         landscape=25,
-        dear=90,
+        expensive=90,
         step=4,
     ),
     "everything": Preset(
-        what="all measures there are, on as many batches as it takes for each to tell its error",
+        what="all measures, on as many batches as each needs to estimate its error",
         measures={name: _ANY_NETWORK.get(name, {}) for name in MEASURES},
         budget=0.5,
         probe_batches=3,
         landscape=200,
-        dear=3500,
-        dear_is=" for five layers and 450 for each further one",
+        expensive=3500,
+        expensive_of=" for five layers and 450 for each further one",
         step=4,
     ),
 }
@@ -100,11 +103,10 @@ def preset_options(
     Raises:
         ValueError: there is no such preset.
     """
-    if which not in PRESETS:
-        raise ValueError(f"preset {which!r}: one of {', '.join(map(repr, PRESETS))} is needed")
+    check_choice("preset", which, PRESETS)
     preset = PRESETS[which]
     return {
-        "measures": preset.made() if measures is None else measures,
+        "measures": preset.make() if measures is None else measures,
         "budget": preset.budget if budget is None else budget,
         "probe_batches": preset.probe_batches if probe_batches is None else probe_batches,
     }

@@ -12,31 +12,35 @@ import torch
 from torch import Tensor
 
 from curvwatch.measures.base import Landscape, LandscapeMeasure, Reading
-from curvwatch.measures.matrices import Amplification, amplification, expanded, preconditioned
+from curvwatch.measures.matrices import (
+    COARSEST,
+    PRODUCTS_NOT_FINITE,
+    Tracking,
+    asymmetry_doubt,
+    check_solver,
+    convergence_doubt,
+    difference_doubt,
+    expanded,
+    finite_or_note,
+    leading_pairs,
+    preconditioned,
+    relative,
+)
+from curvwatch.measures.rounding import Amplification, amplification
 from curvwatch.objective.linearization import Linearization
-from curvwatch.operators import Scaled, SymmetricOperator, hessian, unit
-from curvwatch.solvers import Eigenpairs, lanczos
+from curvwatch.operators import Scaled, SymmetricOperator, hessian
+from curvwatch.solvers import Eigenpairs
 
-# the first reading has no earlier vectors to lean on: before close eigenvalues part, a smaller one
-# may look converged while the largest has not shown yet
-_COLD_RTOL = 1e-5
-_COLD_PRODUCTS = 8
-# later ones do; fewer products were seen to miss eigenvalues that cross
-_WARM_PRODUCTS = 4
+Transform = Callable[[SymmetricOperator], SymmetricOperator]
+
+# vectors are far fewer where weights are so many: they are what memory goes into
+_MANY_WEIGHTS = 10_000_000
+_BASIS, _BASIS_OF_MANY = 24, 8
 # up to so many weights a product costs little but its overhead: there is no reason to save any
 _FEW_WEIGHTS = 10_000
 _RTOL_OF_FEW = 1e-3
-# from so many on vectors are what memory goes into
-_MANY_WEIGHTS = 10_000_000
-_BASIS, _BASIS_OF_MANY = 24, 8
-# a value that rounding leaves with a larger relative residual is none
-_COARSEST = 1e-2
-# rounding in bfloat16 stays under this; a wrong second derivative was seen at 30 %
-_ASYMMETRIC = 0.05
-# parts of a warm start, relative to the last leading vectors: random, so that an eigenvector that
-# rises from below is found; the gradient, which lies among the leading eigenvectors (Gur-Ari 2018)
-_RANDOM_PART = 0.05
-_GRADIENT_PART = 0.1
+# with fewer products eigenvalues that cross were seen to be missed
+_TRACKING = Tracking(random_part=0.05, turned=True, cold_rtol=1e-5)
 # how many Ritz vectors a warm start mixes, by the third power of their values over the largest and
 # at least so much: eigenvalues cross, and their vectors are at hand
 _NEIGHBOURS = 4
@@ -98,10 +102,7 @@ probe; where the probe has several |
         self, *, rtol: float = 0.01, max_products: int = 100, every_n_steps: int | None = None
     ) -> None:
         super().__init__(every_n_steps=every_n_steps)
-        if isinstance(rtol, str) or not 0 < rtol < 1:
-            raise ValueError(f"rtol={rtol!r}: a relative error between 0 and 1 is needed")
-        if isinstance(max_products, bool) or not isinstance(max_products, int) or max_products < 1:
-            raise ValueError(f"max_products={max_products!r}: at least one product is needed")
+        check_solver(rtol=rtol, max_products=max_products)
         self.rtol = rtol
         self.max_products = max_products
 
@@ -117,26 +118,25 @@ probe; where the probe has several |
             values["curvature/effective_edge"] = at.law.edge
         point = at.objective.linearize()
         values["curvature/loss"] = point.loss
-        if not (math.isfinite(point.loss) and bool(torch.isfinite(point.gradient).all())):
-            note = f"on the probe the loss is {point.loss} or its gradient is not finite"
+        if (note := finite_or_note(point)) is not None:
             return Reading(values, (note,), broken=("curvature/loss",))
 
         solves = _Solves(self, at, point)
-        plain = solves.largest(_itself, "plain", "curvature/sharpness")
+        plain = solves.largest(lambda H: H, "plain", "curvature/sharpness")
         sharpness = values["curvature/sharpness"] = float(plain.values[0])
         if not math.isfinite(sharpness):
             # loss and gradient are finite: no matter for an alert
-            return Reading(values, ("Hessian-vector products on the probe are not finite",))
+            return Reading(values, (PRODUCTS_NOT_FINITE,))
         if several:
             values["curvature/sharpness_stderr"] = point.quotient_stderr(plain.vectors[0])
-            solves.follows("curvature/sharpness_stderr", "curvature/sharpness")
+            solves.inherit_doubt("curvature/sharpness_stderr", "curvature/sharpness")
 
         notes = []
         if any(math.isnan(rate) for rate in at.learning_rates):
-            notes.append(f"{at.law.optimizer} tells no learning rate")
+            notes.append(f"{at.law.optimizer} has no learning rate to read")
         elif min(at.learning_rates) == fastest:
             values["curvature/sharpness_x_lr"] = fastest * sharpness
-            solves.follows("curvature/sharpness_x_lr", "curvature/sharpness")
+            solves.inherit_doubt("curvature/sharpness_x_lr", "curvature/sharpness")
         else:
             scale = expanded(at.objective.layout, at.learning_rates).sqrt()
             scaled = solves.largest(lambda H: Scaled(H, scale), "scaled", "curvature/sharpness_x_lr")
@@ -148,16 +148,16 @@ probe; where the probe has several |
         else:
             if at.law.is_identity:
                 values[effective] = sharpness
-                solves.follows(effective, "curvature/sharpness")
+                solves.inherit_doubt(effective, "curvature/sharpness")
             else:
                 rounding = amplification(at, point, "null")
-                seen = partial(
+                transform = partial(
                     preconditioned, law=at.law, layout=at.objective.layout, null=rounding.null
                 )
-                pairs = solves.largest(seen, "effective", effective, rounding=rounding)
+                pairs = solves.largest(transform, "effective", effective, rounding=rounding)
                 values[effective] = float(pairs.values[0])
             values["curvature/stability_ratio"] = values[effective] / at.law.edge
-            solves.follows("curvature/stability_ratio", effective)
+            solves.inherit_doubt("curvature/stability_ratio", effective)
         if at.law.note is not None:
             notes.append(at.law.note)
         values["curvature/residual"] = solves.residual
@@ -177,108 +177,78 @@ class _Solves:
 
     def largest(
         self,
-        seen: Callable[[SymmetricOperator], SymmetricOperator],
-        which: str,
+        transform: Transform,
+        key: str,
         metric: str,
         *,
         rounding: Amplification | None = None,
     ) -> Eigenpairs:
-        """The leading pair of the Hessian as `seen`, from the vectors kept in memory as `which`."""
-        operator = seen(hessian(self._point))
-        memory, generator = self._at.memory, self._at.generator
-        start = self._warm_start(operator, memory.get(which))
-        cold, size = start is None, operator.size
-        rtol = min(self._measure.rtol, _RTOL_OF_FEW) if size <= _FEW_WEIGHTS else self._measure.rtol
-        pairs = lanczos(
+        """The leading pairs of the transformed Hessian, from the vectors kept in memory as `key`.
+
+        Args:
+            transform: of the Hessian.
+            key: in memory.
+            metric: the name of the largest eigenvalue.
+            rounding: what the transform makes of the rounding of products.
+        """
+        operator = transform(hessian(self._point))
+        size, rtol = operator.size, self._measure.rtol
+        pairs = leading_pairs(
+            self._at,
             operator,
-            also=min(_NEIGHBOURS, size) - 1,
-            start=start,
-            rtol=min(rtol, _COLD_RTOL) if cold else rtol,
-            min_products=_COLD_PRODUCTS if cold else _WARM_PRODUCTS,
+            key,
+            further=min(_NEIGHBOURS, size) - 1,
+            rtol=min(rtol, _RTOL_OF_FEW) if size <= _FEW_WEIGHTS else rtol,
             max_products=self._measure.max_products,
             basis=_BASIS_OF_MANY if size > _MANY_WEIGHTS else _BASIS,
-            generator=generator,
+            gradient=lambda: self._gradient(operator),
+            tracking=_TRACKING,
+            start_of=_mix_neighbours,
         )
-        if math.isfinite(pairs.values[0]):
-            memory[which] = _mixed(pairs)
-        relative = _relative(float(pairs.residuals[0]), float(pairs.values[0]))
-        by_difference = self._error_of_differences(seen, pairs)
-        relative = max(relative, by_difference)
-        self.residual = max(self.residual, relative)
-        amplified = rounding.doubt(metric, float(pairs.values[0])) if rounding else None
-        if amplified:
-            self.doubtful.append(metric)
-            self.doubts.append(amplified)
-        elif by_difference > _COARSEST:
-            self.doubtful.append(metric)
-            self.doubts.append(
-                f"{metric} is not to be trusted: at twice the distance differences of gradients give "
-                f"a value that is off by {by_difference:.1%}, for the gradient has kinks or is rounded"
+        value, residual = float(pairs.values[0]), float(pairs.residuals[0])
+        error = self._error_of_differences(transform, pairs)
+        off = max(relative(residual, value), error)
+        self.residual = max(self.residual, off)
+        doubt = (
+            (rounding.doubt(metric, value) if rounding else None)
+            or difference_doubt(metric, error)
+            or asymmetry_doubt(metric, pairs)
+        )
+        if not doubt and pairs.rounded and off > max(rtol, COARSEST):
+            doubt = (
+                f"{metric} drowns in rounding: {value:.3g} +- {residual:.2g}, beside a much larger "
+                "other end of the spectrum; precision='64-true' would resolve it"
             )
-        elif pairs.asymmetry > _ASYMMETRIC:
+        doubt = doubt or convergence_doubt(metric, pairs, "Sharpness")
+        if doubt:
             self.doubtful.append(metric)
-            self.doubts.append(
-                f"{metric} is not to be trusted: Hessian-vector products are not symmetric (off by "
-                f"{pairs.asymmetry:.1%}), so an operation of the loss has a wrong second derivative or "
-                "is rounded in half precision"
-            )
-        elif pairs.rounded and relative > max(self._measure.rtol, _COARSEST):
-            self.doubtful.append(metric)
-            self.doubts.append(
-                f"{metric} drowns in rounding: {pairs.values[0]:.3g} +- {pairs.residuals[0]:.2g}, "
-                "beside a much larger other end of the spectrum; precision='64-true' would tell"
-            )
-        elif not pairs.converged:
-            self.doubtful.append(metric)
-            self.doubts.append(
-                f"{metric} did not converge in {pairs.products} products: {pairs.values[0]:.6g} with a "
-                f"residual of {pairs.residuals[0]:.2g}; Sharpness(max_products=...) allows more"
-            )
+            self.doubts.append(doubt)
         return pairs
 
-    def _warm_start(self, operator: SymmetricOperator, last: Tensor | None) -> Tensor | None:
-        """The last leading vectors with parts of the gradient and of a random vector; None at first."""
-        if last is None or last.shape != (operator.length,):
-            return None
-        last = unit(operator, last.to(operator.device, operator.dtype))
-        noise = torch.randn(operator.length, generator=self._at.generator, dtype=operator.dtype)
-        start = last + _RANDOM_PART * unit(operator, noise.to(operator.device))
-        gradient = self._point.gradient
-        if isinstance(operator, Scaled):
-            gradient = operator.scale * gradient
-        side = 1.0 if float(operator.inner(gradient[None], last)[0]) >= 0 else -1.0
-        return start + side * _GRADIENT_PART * unit(operator, gradient)
-
-    def _error_of_differences(
-        self, seen: Callable[[SymmetricOperator], SymmetricOperator], pairs: Eigenpairs
-    ) -> float:
-        """By how much the leading value differs at twice the distance; 0 where products are exact."""
-        coarser = self._point.coarser
-        if coarser is None or not math.isfinite(pairs.values[0]):
-            return 0.0
-        operator, v = seen(hessian(self._point, product=coarser)), pairs.vectors[0]
-        value = float(pairs.values[0])
-        return _relative(abs(float(operator.inner(v[None], operator.matvec(v))[0]) - value), value)
-
-    def follows(self, metric: str, source: str) -> None:
-        """`metric` is computed from `source`, and is as good."""
+    def inherit_doubt(self, metric: str, source: str) -> None:
+        """Mark `metric` as doubtful where `source` is, which it is computed from."""
         if source in self.doubtful:
             self.doubtful.append(metric)
 
+    def _gradient(self, operator: SymmetricOperator) -> Tensor:
+        """The gradient in the coordinates of `operator`."""
+        gradient = self._point.gradient
+        return operator.scale * gradient if isinstance(operator, Scaled) else gradient
 
-def _mixed(pairs: Eigenpairs) -> Tensor:
-    """The leading Ritz vectors in one, shape (length,): where the next solve starts."""
+    def _error_of_differences(self, transform: Transform, pairs: Eigenpairs) -> float:
+        """By how much the leading value differs at twice the distance; 0 where products are exact."""
+        coarser, value = self._point.coarser, float(pairs.values[0])
+        if coarser is None or not math.isfinite(value):
+            return 0.0
+        operator, v = transform(hessian(self._point, product=coarser)), pairs.vectors[0]
+        return relative(abs(float(operator.inner(v[None], operator.matvec(v))[0]) - value), value)
+
+
+def _mix_neighbours(pairs: Eigenpairs, k: int) -> Tensor:
+    """The leading Ritz vectors in one, shape (length,), by how close their values are to the first."""
     with np.errstate(divide="ignore", invalid="ignore"):
         closeness = np.nan_to_num(pairs.values / pairs.values[0], posinf=0.0, neginf=0.0).clip(0.0, 1.0)
     parts = np.maximum(closeness**3, _LEAST_PART)
     parts[0] = 1.0
     weights = torch.tensor(parts, dtype=pairs.vectors.dtype, device=pairs.vectors.device)
     return weights @ pairs.vectors
-
-
-def _itself(H: SymmetricOperator) -> SymmetricOperator:
-    return H
-
-
-def _relative(residual: float, value: float) -> float:
-    return residual / abs(value) if value else (0.0 if residual == 0.0 else math.inf)

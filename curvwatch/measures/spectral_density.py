@@ -9,19 +9,20 @@ from typing import Any, ClassVar
 import torch
 
 from curvwatch.charts.histogram import Histogram
+from curvwatch.checks import check_int
 from curvwatch.measures.base import Landscape, LandscapeMeasure, Reading
 from curvwatch.measures.matrices import (
-    Amplification,
     Matrix,
-    amplification,
     check_matrix,
     check_options,
+    finite_or_note,
     given_outputs,
-    leading,
+    leading_pairs,
     matrix_of,
     missing,
     solver_doubt,
 )
+from curvwatch.measures.rounding import Amplification, amplification
 from curvwatch.operators import Scaled, SymmetricOperator
 from curvwatch.solvers import (
     FEWEST_VALUES,
@@ -111,7 +112,7 @@ within it |
     """
 
     name: str = "spectral_density"
-    dear: ClassVar[bool] = True
+    expensive: ClassVar[bool] = True
     metrics: tuple[str, ...] = _OF_HESSIAN
     sampling_metrics: ClassVar[tuple[str, ...]] = ()
 
@@ -133,14 +134,10 @@ within it |
         check_matrix(of)
         check_options(probes=probes, rtol=rtol, max_products=max_products)
         for key, number in (("steps", steps), ("bins", bins)):
-            if isinstance(number, bool) or not isinstance(number, int) or number < 2:
-                raise ValueError(f"{key}={number!r}: a whole number, 2 or more, is needed")
-        if isinstance(leading, bool) or (
-            leading != 0 and not (isinstance(leading, int) and leading >= FEWEST_VALUES)
-        ):
-            raise ValueError(
-                f"leading={leading!r}: a number of eigenvalues, {FEWEST_VALUES} or more, or 0 is needed"
-            )
+            check_int(key, number, at_least=2, what="a whole number, 2 or more,")
+        if leading != 0 or isinstance(leading, bool):
+            needed = f"a number of eigenvalues, {FEWEST_VALUES} or more, or 0"
+            check_int("leading", leading, at_least=FEWEST_VALUES, what=needed)
         self.given = given_outputs(outputs_fn, loss_of_outputs)
         self.of: Matrix = of
         self.probes = probes
@@ -152,8 +149,8 @@ within it |
         self._prefix = "curvature"
         if of != "hessian":
             self.name, self._prefix = f"{type(self).name}_{of}", f"curvature/{of}"
-        kept = _OF_HESSIAN if leading else _OF_HESSIAN[: -len(_BULK)]
-        self.metrics = tuple(self._named(m.removeprefix("curvature/")) for m in kept)
+        names = _OF_HESSIAN if leading else _OF_HESSIAN[: -len(_BULK)]
+        self.metrics = tuple(self._named(m.removeprefix("curvature/")) for m in names)
 
     def read(self, at: Landscape) -> Reading:
         """Read the density; nan with a note where products are not finite, or there is no matrix.
@@ -165,8 +162,7 @@ within it |
         if (why := missing(self.of, at)) is not None:
             return Reading(nothing, (why,))
         point = at.objective.linearize()
-        if not (math.isfinite(point.loss) and bool(torch.isfinite(point.gradient).all())):
-            note = f"on the probe the loss is {point.loss} or its gradient is not finite"
+        if (note := finite_or_note(point)) is not None:
             return Reading(nothing, (note,))
         amplified = Amplification()
         if self.of == "preconditioned":
@@ -209,14 +205,14 @@ within it |
         return f"{self._prefix}/{metric}"
 
     def _leading(self, at: Landscape, A: SymmetricOperator, key: str, *, k: int = 1) -> Eigenpairs:
-        return leading(at, A, key, k=k, rtol=self.rtol, max_products=self.max_products)
+        return leading_pairs(at, A, key, k=k, rtol=self.rtol, max_products=self.max_products)
 
 
 def _ends(values: dict[str, float], top: Eigenpairs, lowest: float, residual: float) -> list[str]:
     values["lambda_min"] = lowest
     values["lambda_min_residual"] = residual
     if abs(lowest) <= residual:
-        return ["the smallest eigenvalue cannot be told from 0, so there is no condition number"]
+        return ["the smallest eigenvalue is 0 within its residual, so there is no condition number"]
     largest, off = abs(float(top.values[0])), float(top.residuals[0])
     _ratio(values, "condition_number", largest, off, abs(lowest), residual)
     return []
@@ -225,14 +221,14 @@ def _ends(values: dict[str, float], top: Eigenpairs, lowest: float, residual: fl
 def _sums(
     values: dict[str, float], rule: Quadrature, top: Eigenpairs, lowest: float, residual: float
 ) -> None:
-    found = {
+    estimates = {
         "negative_mass": rule.negative_share("count"),
         "negative_curvature": rule.negative_share("mass"),
         "trace": rule.trace(),
         "frobenius": rule.frobenius(),
         "effective_rank": rule.effective_rank(),
     }
-    for name, estimate in found.items():
+    for name, estimate in estimates.items():
         values[name] = estimate.value
         values[f"{name}_error"] = estimate.error
     largest = max(abs(float(top.values[0])), abs(lowest))
@@ -246,11 +242,11 @@ def _sums(
 
 def _bulk(values: dict[str, float], top: Eigenpairs, rounding: float) -> list[str]:
     noise = torch.from_numpy(top.residuals).clamp(min=rounding).numpy()
-    found = count_outliers(top.values, noise)
-    if found is None:
-        return ["there are too few weights, or eigenvalues above 0, to tell outliers from a bulk"]
-    values["outliers"], values["outliers_error"] = float(found.count), found.error
-    edge, off = float(top.values[found.count]), float(noise[found.count])
+    outliers = count_outliers(top.values, noise)
+    if outliers is None:
+        return ["there are too few weights, or eigenvalues above 0, to separate outliers from a bulk"]
+    values["outliers"], values["outliers_error"] = float(outliers.count), outliers.error
+    edge, off = float(top.values[outliers.count]), float(noise[outliers.count])
     values["bulk_edge"], values["bulk_edge_residual"] = edge, off
     if edge <= off:
         return ["the bulk ends at 0, so nothing can be divided by its edge"]

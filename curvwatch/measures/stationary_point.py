@@ -7,8 +7,15 @@ from typing import ClassVar, Literal
 
 import torch
 
+from curvwatch.checks import check_fraction, check_int
 from curvwatch.measures.base import Landscape, LandscapeMeasure, Reading
-from curvwatch.measures.matrices import check_options, check_whole, leading, solver_doubt
+from curvwatch.measures.matrices import (
+    PRODUCTS_NOT_FINITE,
+    check_options,
+    finite_or_note,
+    leading_pairs,
+    solver_doubt,
+)
 from curvwatch.operators import Scaled, hessian
 from curvwatch.solvers import stochastic_lanczos
 
@@ -64,7 +71,7 @@ difference to a quadrature of fewer steps |
     """
 
     name: str = "stationary_point"
-    dear: ClassVar[bool] = True
+    expensive: ClassVar[bool] = True
     metrics: tuple[str, ...] = (
         "curvature/gradient_norm",
         "curvature/gradient_over_curvature",
@@ -88,10 +95,9 @@ difference to a quadrature of fewer steps |
     ) -> None:
         super().__init__(every_n_steps=every_n_steps)
         for key, share in (("steep", steep), ("flat", flat), ("negative", negative)):
-            if isinstance(share, (str, bool)) or not 0 < share < 1:
-                raise ValueError(f"{key}={share!r}: a share between 0 and 1 is needed")
+            check_fraction(key, share, what="a share between 0 and 1")
         check_options(probes=probes, rtol=rtol, max_products=max_products)
-        check_whole("steps", steps, least=2, needed="at least 2 products")
+        check_int("steps", steps, at_least=2, what="at least 2 products")
         self.steep = steep
         self.flat = flat
         self.negative = negative
@@ -104,22 +110,20 @@ difference to a quadrature of fewer steps |
         """Read the point; nan with a note where products are not finite."""
         values = dict.fromkeys(self.metrics, math.nan)
         point, layout = at.objective.linearize(), at.objective.layout
-        slope = math.sqrt(layout.dot(point.gradient, point.gradient))
-        if not (math.isfinite(point.loss) and math.isfinite(slope)):
-            note = f"on the probe the loss is {point.loss} or its gradient is not finite"
+        if (note := finite_or_note(point)) is not None:
             return Reading(values, (note,))
+        slope = math.sqrt(layout.dot(point.gradient, point.gradient))
         values["curvature/gradient_norm"] = slope
         H = hessian(point)
-        options = {"rtol": self.rtol, "max_products": self.max_products}
-        top = leading(at, H, "highest", **options)  # type: ignore[arg-type]
+        top = leading_pairs(at, H, "highest", rtol=self.rtol, max_products=self.max_products)
         rule = stochastic_lanczos(H, self.probes, self.steps, generator=at.generator)
         if not rule.finite or not math.isfinite(top.values[0]):
-            return Reading(values, ("Hessian-vector products on the probe are not finite",))
+            return Reading(values, (PRODUCTS_NOT_FINITE,))
         # of shift - H the smallest comes first, and a residual is relative to the range
         shift = max(float(top.values[0]), 0.0)
         ones = torch.ones(H.length, dtype=H.dtype, device=H.device)
         turned = Scaled(H, ones, shift=shift * ones, sign=-1.0)
-        bottom = leading(at, turned, "lowest", **options)  # type: ignore[arg-type]
+        bottom = leading_pairs(at, turned, "lowest", rtol=self.rtol, max_products=self.max_products)
         lowest = shift - float(bottom.values[0])
         size = max(abs(float(top.values[0])), abs(lowest))
         weights = at.objective.weights

@@ -8,16 +8,16 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
+from curvwatch.checks import check_choice
 from curvwatch.measures.base import Reading, Step, StepMeasure
 from curvwatch.measures.compared import METRICS, Compares, make_compared
+from curvwatch.measures.matrices import COARSEST
 from curvwatch.objective.flat_layout import Layout
 from curvwatch.objective.linearization import Linearization
 
 Curvature = Literal["exact", "secant"]
 # other kernels for attention, in bfloat16, stay under this
 _REPEATABLE = 0.05
-# a difference of gradients with a larger relative error is none
-_COARSEST = 0.01
 _ROUGH = (
     "step/directional_sharpness is not to be trusted: differences of gradients give {:.3g} +- {:.2g}, "
     "for the gradient has kinks or is rounded"
@@ -107,8 +107,7 @@ uphill, or along negative curvature |
         compare: Compares | Iterable[Compares] = (),
     ) -> None:
         super().__init__(every_n_steps=every_n_steps)
-        if curvature not in get_args(Curvature):
-            raise ValueError(f"curvature={curvature!r}: one of {get_args(Curvature)} is needed")
+        check_choice("curvature", curvature, get_args(Curvature))
         self.curvature = curvature
         self.compare = make_compared(compare)
         self.metrics = type(self).metrics + tuple(name for c in self.compare for name in c.metrics)
@@ -137,7 +136,7 @@ uphill, or along negative curvature |
             curvature = dot(unit, point.product(unit))
             if point.coarser is not None:
                 error = abs(dot(unit, point.coarser(unit)) - curvature)
-                rough = error > _COARSEST * abs(curvature)
+                rough = error > COARSEST * abs(curvature)
             before, g = point.loss, point.gradient
             after = step.objective.loss(d)
         else:

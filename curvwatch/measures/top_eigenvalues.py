@@ -6,11 +6,18 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
+from curvwatch.checks import check_int
 from curvwatch.measures.base import Landscape, LandscapeMeasure, Reading
-from curvwatch.measures.matrices import check_options, leading, relative_residual, solver_doubt
+from curvwatch.measures.matrices import (
+    PRODUCTS_NOT_FINITE,
+    check_solver,
+    finite_or_note,
+    leading_pairs,
+    relative_residual,
+    solver_doubt,
+)
 from curvwatch.objective.layers import By, check_by, layers_of, parameter_names
 from curvwatch.operators import Block, hessian
 
@@ -50,7 +57,7 @@ together 1, but for layers that are left out |
     """
 
     name: str = "top_eigenvalues"
-    dear: ClassVar[bool] = True
+    expensive: ClassVar[bool] = True
     metrics: tuple[str, ...] = (
         "curvature/eigenvalue_residual",
         "curvature/eigenvalue_gap",
@@ -68,10 +75,9 @@ together 1, but for layers that are left out |
         every_n_steps: int | None = None,
     ) -> None:
         super().__init__(every_n_steps=every_n_steps)
-        if isinstance(k, bool) or not isinstance(k, int) or k < 2:
-            raise ValueError(f"k={k!r}: a number of eigenvalues, 2 or more, is needed")
+        check_int("k", k, at_least=2, what="a number of eigenvalues, 2 or more,")
         check_by(by)
-        check_options(probes=2, rtol=rtol, max_products=max_products)
+        check_solver(rtol=rtol, max_products=max_products)
         self.k = k
         self.by = by
         self.rtol = rtol
@@ -88,15 +94,13 @@ together 1, but for layers that are left out |
         layers = layers_of(at.objective.objective.names, self.by)
         values = dict.fromkeys(self.metrics + _shares(layers), math.nan)
         point = at.objective.linearize()
-        if not (math.isfinite(point.loss) and bool(torch.isfinite(point.gradient).all())):
-            note = f"on the probe the loss is {point.loss} or its gradient is not finite"
+        if (note := finite_or_note(point)) is not None:
             return Reading(values, (note,))
         H, layout = hessian(point), at.objective.layout
         k = min(self.k, H.size)
-        options = {"k": k, "rtol": self.rtol, "max_products": self.max_products}
-        pairs = leading(at, H, "vector", **options)  # type: ignore[arg-type]
+        pairs = leading_pairs(at, H, "vector", k=k, rtol=self.rtol, max_products=self.max_products)
         if not all(map(math.isfinite, pairs.values)):
-            return Reading(values, ("Hessian-vector products on the probe are not finite",))
+            return Reading(values, (PRODUCTS_NOT_FINITE,))
         values.update(zip(self._eigenvalues, map(float, pairs.values), strict=False))
         values["curvature/eigenvalue_residual"] = relative_residual(pairs)
         v = pairs.vectors[0]
@@ -109,8 +113,8 @@ together 1, but for layers that are left out |
             gap = float(pairs.values[0] - pairs.values[1])
             values["curvature/eigenvalue_gap"] = gap
             # the second lies within its own residual
-            sure = gap - float(pairs.residuals[1])
-            error = float(pairs.residuals[0]) / sure if sure > 0 else 1.0
+            least_gap = gap - float(pairs.residuals[1])
+            error = float(pairs.residuals[0]) / least_gap if least_gap > 0 else 1.0
             values["curvature/eigenvector_error"] = min(1.0, error)
         notes = () if k == self.k else (f"there are {H.size} weights, so no more eigenvalues",)
         doubt = solver_doubt("curvature/eigenvalue/0", pairs, type(self).__name__)

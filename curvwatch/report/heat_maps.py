@@ -9,7 +9,7 @@ import numpy as np
 
 from curvwatch.charts import Chart, density_title, layer_densities, whole_densities
 from curvwatch.charts.heat_maps import DensityAxes, HeatMap, aligned, density_map, layer_map, taken
-from curvwatch.report.logs import Curve, LoggedDensity, LoggedRun
+from curvwatch.report.logs import LoggedCurve, LoggedDensity, LoggedRun
 from curvwatch.report.run_charts import lines_of, section_of
 
 # rows of a heat map; columns, fewer where there are many heat maps; cells of all together, a byte each
@@ -40,7 +40,7 @@ class RunHeatMap(NamedTuple):
     how: str
     section: str
     run: int
-    source: Curve | LoggedDensity
+    source: LoggedCurve | LoggedDensity
     map: HeatMap
 
 
@@ -132,7 +132,7 @@ def _layers(i: int, run: LoggedRun, chart: Chart, rows: int) -> _Maker:
         for line in lines:
             where = np.searchsorted(steps, line.curve.steps)
             times[where], epochs[where] = line.curve.times, line.curve.epochs
-        source = Curve(steps, np.full(len(steps), np.nan), times, epochs)
+        source = LoggedCurve(steps, np.full(len(steps), np.nan), times, epochs)
         shown, count = len(heat.names), len(values)
         note = f" {shown} of {count} layers have a row." if shown < count else ""
         how = f"{chart.how} A row for each layer, the first at the top.{note}"

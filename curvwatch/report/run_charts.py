@@ -18,7 +18,7 @@ from curvwatch.charts import (
     match,
     names_of,
 )
-from curvwatch.report.logs import Curve, LoggedRun
+from curvwatch.report.logs import LoggedCurve, LoggedRun
 from curvwatch.report.text import natural
 
 # a chart with a line for each of more layers than this cannot be read: a heat map can
@@ -37,7 +37,7 @@ class Line(NamedTuple):
     """
 
     name: str
-    curve: Curve
+    curve: LoggedCurve
     which: int = 0
     label: str = ""
     depth: float | None = None

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from curvwatch.report.logs import Curve, LoggedRun
+from curvwatch.report.logs import LoggedCurve, LoggedRun
 
 # at the edge a single reading may be anywhere in an oscillation
 LAST_READINGS = 5
@@ -98,7 +98,7 @@ def summarize(
     )
 
 
-def variants(run: LoggedRun, metric: str) -> list[Curve]:
+def variants(run: LoggedRun, metric: str) -> list[LoggedCurve]:
     """The curves of `metric`, with or without the suffix of an optimizer or group."""
     return [run.curves[name] for name in variant_names(run, metric)]
 
@@ -119,7 +119,7 @@ def _ends(run: LoggedRun, wanted: UserMetric) -> Ends:
     return Ends(last, worst(bests, default=None))
 
 
-def _ends_of(curve: Curve, wanted: UserMetric) -> Ends:
+def _ends_of(curve: LoggedCurve, wanted: UserMetric) -> Ends:
     known = curve.values[~np.isnan(curve.values)]
     if not len(known):
         return Ends(None, None)
@@ -140,19 +140,19 @@ def _worst(run: LoggedRun, metric: str) -> tuple[np.ndarray, np.ndarray]:
     return steps, largest
 
 
-def _median(curve: Curve, last: int | None = None) -> float | None:
+def _median(curve: LoggedCurve, last: int | None = None) -> float | None:
     finite = curve.values[np.isfinite(curve.values)]
     if not len(finite):
         return None
     return float(np.median(finite if last is None else finite[-last:]))
 
 
-def _last_finite(curve: Curve) -> float | None:
+def _last_finite(curve: LoggedCurve) -> float | None:
     finite = curve.values[np.isfinite(curve.values)]
     return float(finite[-1]) if len(finite) else None
 
 
-def _sum(curve: Curve) -> float | None:
+def _sum(curve: LoggedCurve) -> float | None:
     finite = curve.values[np.isfinite(curve.values)]
     return float(finite.sum()) if len(finite) else None
 

@@ -16,7 +16,7 @@ from curvwatch.charts.histogram import Histogram
 MOST, FEWEST, NUMBERS = 200, 20, 1 << 20
 
 
-class Density(NamedTuple):
+class DensitySeries(NamedTuple):
     """One distribution over a run.
 
     Attributes:
@@ -57,7 +57,7 @@ class _Kept:
                 self.histograms.append(newest[1])
 
 
-class Densities(Mapping[str, Density]):
+class Densities(Mapping[str, DensitySeries]):
     """The distributions of a run, by name.
 
     Of each at most `MOST` readings are kept: when there are more, every second one is dropped, and of
@@ -89,7 +89,7 @@ class Densities(Mapping[str, Density]):
         for kept in self._kept.values():
             kept.thin(most)
 
-    def __getitem__(self, name: str) -> Density:
+    def __getitem__(self, name: str) -> DensitySeries:
         """The readings of the distribution `name`.
 
         Raises:
@@ -99,7 +99,7 @@ class Densities(Mapping[str, Density]):
             known = ", ".join(sorted(self._kept)) or "nothing yet"
             raise KeyError(f"no distribution {name!r} was read; there are readings of {known}")
         kept = self._kept[name]
-        return Density(np.asarray(kept.steps, dtype=np.int64), tuple(kept.histograms))
+        return DensitySeries(np.asarray(kept.steps, dtype=np.int64), tuple(kept.histograms))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._kept)

@@ -19,7 +19,7 @@ from curvwatch.results.densities import Densities
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SUFFIX = ".curvwatch.json"
+HISTORY_SUFFIX = ".curvwatch.json"
 # version 1 had no distributions
 _VERSION, _READ = 2, (1, 2)
 
@@ -169,8 +169,8 @@ class History:
             The path of the file.
         """
         path = Path(path)
-        if not path.name.endswith(SUFFIX):
-            path = path.with_name(path.name.removesuffix(".json") + SUFFIX)
+        if not path.name.endswith(HISTORY_SUFFIX):
+            path = path.with_name(path.name.removesuffix(".json") + HISTORY_SUFFIX)
         series = {
             name: {"steps": s["steps"], "values": [_to_json(v) for v in s["values"]]}
             for name, s in self.to_dict().items()

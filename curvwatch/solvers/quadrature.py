@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from curvwatch.checks import check_int
 from curvwatch.operators.base import SymmetricOperator, random_signs, unit
 
 Function = Callable[[np.ndarray], np.ndarray]
@@ -148,10 +149,10 @@ class Quadrature:
         """
         below -= self.rounding
         if of == "count":
-            found = self.estimate(lambda share: share, lambda x: (x < below) * 1.0)
+            share = self.estimate(lambda share: share, lambda x: (x < below) * 1.0)
             # what is below lies between the sums without and with the nodes on either side of it
             # (Chebyshev, Markov and Stieltjes; Szego 1975, theorem 3.41.1)
-            return found._replace(truncation=self._nearest(below))
+            return share._replace(truncation=self._nearest(below))
         return self.estimate(_ratio, lambda x: np.where(x < below, np.abs(x), 0.0), np.abs)
 
     def share_below(self, place: float) -> Estimate:
@@ -244,8 +245,7 @@ def stochastic_lanczos(
     Xiao 2019.
     """
     for name, number in (("probes", probes), ("steps", steps)):
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise ValueError(f"{name}={number!r}: a positive whole number is needed")
+        check_int(name, number, at_least=1, what="a positive integer")
     steps = min(steps, operator.size)
     V = torch.empty(steps, operator.length, dtype=operator.dtype, device=operator.device)
     fewer = max(1, 3 * steps // 4)
@@ -263,10 +263,10 @@ def stochastic_lanczos(
             rule[:, i] = _gauss(T[:m, :m], T[m, m - 1] if m < len(T) else beta, rule.shape[2])
     norm = np.abs(rules[0][0]).max()
     rounding = _ROUNDED * torch.finfo(operator.dtype).eps * float(norm)
-    (long, short), told = rules, (asymmetry, products, rounding)
+    (long, short), common = rules, (asymmetry, products, rounding)
     n = operator.size
-    shorter = Quadrature(n, short[0], short[1], short[2], *told)
-    return Quadrature(n, long[0], long[1], long[2], *told, shorter)
+    shorter = Quadrature(n, short[0], short[1], short[2], *common)
+    return Quadrature(n, long[0], long[1], long[2], *common, shorter)
 
 
 def _empty(probes: int, steps: int) -> np.ndarray:

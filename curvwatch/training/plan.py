@@ -46,7 +46,7 @@ class ReadingPlan:
     def __bool__(self) -> bool:
         return bool(self.landscape or self.step)
 
-    def look(self, run: TrainingRun, item: StepInput) -> None:
+    def save_module_state(self, run: TrainingRun, item: StepInput) -> None:
         """Keep what the loss depends on at w(t) beside the optimizers' weights."""
         memory = ModuleState.of(run.module)
         held = {id(p) for o in run.optimizers for group in o.param_groups for p in group["params"]}
@@ -54,14 +54,14 @@ class ReadingPlan:
         self.others = {id(w): local(w.detach()).clone() for w in memory.weights if id(w) not in held}
         self.global_step = item.global_step
 
-    def see_loss(self, loss: Tensor | None) -> None:
+    def add_loss(self, loss: Tensor | None) -> None:
         """Take the loss of one batch as training had it, times its weight in the step."""
         if loss is None:
             self.losses = None
         elif self.losses is not None:
             self.losses.append(loss)
 
-    def forget_newest(self) -> None:
+    def drop_last_batch(self) -> None:
         """The newest batch made no loss, and is no part of the step; unless no batch made one."""
         self._lossless += self.samples[-1:]
 
@@ -81,7 +81,7 @@ class ReadingPlan:
         """All weights before the step `finished`; None: the optimizers' are the present ones."""
         return {**self.others, **(finished.before if finished else {})}
 
-    def keep(self, run: TrainingRun, item: StepInput) -> None:
+    def add_batch(self, run: TrainingRun, item: StepInput) -> None:
         """Keep a batch of the step, and all that its loss depends on."""
         memory = ModuleState.of(run.module)
         copied = memory.copied() if self.samples or self.memory is None else self.memory

@@ -156,7 +156,9 @@ class Reader:
             step = finished.get(index)
             settings = step.settings if step else Settings.of(optimizer)
             known = run.reports_measured_loss(index) and self._train is None
-            make = partial(run.objective, index, settings.params, samples, train=self._train)
+            make = partial(
+                run.objective, index, settings.params, samples, train=self._train, finished=finished
+            )
             with _opened(run, make, due.weights(step)) as opened:
                 for measure in due.landscape:
                     assert isinstance(measure, LandscapeMeasure)
@@ -187,7 +189,7 @@ class Reader:
         trained = run.agreed(due.trained_loss)
         for index, taken in sorted(finished.items()):
             suffix, params = run.suffixes[index], taken.settings.params
-            make = partial(run.objective, index, params, samples, train=None)
+            make = partial(run.objective, index, params, samples, train=None, finished=finished)
             with _opened(run, make, due.weights(taken)) as opened:
                 expected = trained if run.reports_measured_loss(index) else math.nan
                 step = replace(_as_step(taken, opened), loss=expected)

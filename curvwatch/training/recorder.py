@@ -8,9 +8,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from curvwatch.errors import ErrorPolicy
-from curvwatch.results.alerts import Action, Alert, AlertEngine, Rule
-from curvwatch.results.alerts.actions import act, check_actions, named
-from curvwatch.results.history import History
+from curvwatch.results import History
+from curvwatch.results.alerts import (
+    Action,
+    Alert,
+    AlertEngine,
+    Rule,
+    act,
+    action_name,
+    check_actions,
+)
 from curvwatch.results.loggers import Loggers, hyperparameters
 from curvwatch.training.reader import Readings
 from curvwatch.training.run import TrainingRun
@@ -108,7 +115,7 @@ class Recorder:
         """Do what `alerts` ask for."""
         for alert in alerts:
             for action in (*self._actions, *check_actions(self._engine.action_of(alert))):
-                with self._faults.guard(f"on_alert={named(action)!r}"):
+                with self._faults.guard(f"on_alert={action_name(action)!r}"):
                     act(action, alert, run)
 
     def finish(self) -> None:

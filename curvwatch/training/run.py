@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,10 @@ from curvwatch.objective.chunk_size import ChunkSize
 from curvwatch.objective.processes import is_sharded
 from curvwatch.objective.samples import RecordedBatch
 from curvwatch.training.learning_rates import LearningRates
-from curvwatch.training.steps import trained
+from curvwatch.training.optimizer_groups import trained
+
+if TYPE_CHECKING:
+    from curvwatch.training.steps import FinishedStep
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -95,8 +98,13 @@ class TrainingRun(ABC):
         return ()
 
     @abstractmethod
-    def loss_of(self, index: int) -> Callable[[Any], Any]:
-        """The loss of optimizer `index` as a function of a `StepInput`."""
+    def loss_of(self, index: int, finished: Mapping[int, FinishedStep]) -> Callable[[Any], Any]:
+        """The loss of optimizer `index` as a function of a `StepInput`.
+
+        Args:
+            index: of the optimizer.
+            finished: the steps that were made in the present batch, by optimizer index.
+        """
 
     def reports_measured_loss(self, index: int) -> bool:
         """Whether the loss that is measured for optimizer `index` is the one that training tells."""
@@ -137,11 +145,15 @@ class TrainingRun(ABC):
         samples: Sequence[RecordedBatch],
         *,
         train: bool | None,
+        finished: Mapping[int, FinishedStep] | None = None,
     ) -> Objective:
-        """The loss of optimizer `index` on `samples`, as a function of `params`."""
+        """The loss of optimizer `index` on `samples`, as a function of `params`.
+
+        `finished` are the steps that were made in the present batch, by optimizer index.
+        """
         return Objective(
             self.module,
-            self.loss_of(index),
+            self.loss_of(index, finished or {}),
             samples,
             params=params,
             train=train,

@@ -14,8 +14,8 @@ from torch.optim import optimizer as torch_optimizer
 from curvwatch.errors import CurvwatchError, ErrorPolicy
 from curvwatch.measures.compared import Compared, clipped
 from curvwatch.objective.processes import is_sharded
+from curvwatch.training.optimizer_groups import gradient_used, rate_of, trained
 from curvwatch.training.schedule.clock import Clock
-from curvwatch.training.steps import gradient_used, rate_of, trained
 
 
 class ShadowOptimizer:

@@ -5,21 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.optimizer import _default_to_fused_or_foreach
 from torch.utils.hooks import RemovableHandle
 
 from curvwatch.errors import ErrorPolicy
 from curvwatch.objective.flat_layout import local_dot
 from curvwatch.objective.processes import is_sharded, local, summed
 from curvwatch.stability import StabilityLaw, stability_law
-
-if TYPE_CHECKING:
-    from curvwatch.training.shadow_optimizers import ShadowOptimizers
+from curvwatch.training.optimizer_groups import gradient_of, gradient_used, rate_of, trained
+from curvwatch.training.shadow_optimizers import ShadowOptimizers
 
 # two gradients that differ by less than this, of each parameter's, are one up to a factor: rounding in
 # bfloat16 stays under it
@@ -158,7 +155,7 @@ class StepWatch:
         for index, watched in enumerate(self.optimizers):
             first = self._armed and index not in self.finished
             if first and watched is optimizer and not isinstance(optimizer, torch.optim.LBFGS):
-                self._gradients[index] = self._copied("gradient", index, _gradient(optimizer))
+                self._gradients[index] = self._copied("gradient", index, gradient_of(optimizer))
 
     def _guarded(self, do: Callable[[int], None], index: int) -> Callable[..., None]:
         def hook(*_: object) -> None:
@@ -261,51 +258,9 @@ def _without_single_gradient(law: StabilityLaw) -> StabilityLaw:
     )
 
 
-def rate_of(group: dict[str, Any]) -> float:
-    """The learning rate of `group`; nan where the optimizer has none, or finds its own."""
-    rate = group.get("lr")
-    return math.nan if rate is None else float(rate)
-
-
 def _any_new(optimizer: Optimizer) -> bool:
     """Whether a parameter has just made its first step; Adagrad has a state before it."""
     return any(float(state["step"]) == 1.0 for state in optimizer.state.values() if "step" in state)
-
-
-def trained(optimizer: Optimizer) -> list[Tensor]:
-    """The parameters of `optimizer` with requires_grad, each once, in the order of its groups."""
-    unique = {id(p): p for group in optimizer.param_groups for p in group["params"]}
-    return [p for p in unique.values() if p.requires_grad]
-
-
-def _gradient(optimizer: Optimizer) -> dict[int, Tensor]:
-    # dense: that of an embedding may be sparse
-    return {id(p): local(p.grad).detach().to_dense() for p in trained(optimizer) if p.grad is not None}
-
-
-def gradient_used(optimizer: Optimizer) -> dict[int, Tensor]:
-    """The gradient that the last step was made with."""
-    used = _gradient(optimizer)
-    if not isinstance(optimizer, torch.optim.SGD):
-        return used
-    # SGD's foreach step with Nesterov momentum, the default on CUDA, adds the momentum to .grad
-    for group in optimizer.param_groups:
-        if group["nesterov"] and _by_foreach(group):
-            for p in group["params"]:
-                buffer = optimizer.state[p].get("momentum_buffer")
-                if id(p) in used and buffer is not None:
-                    used[id(p)] = used[id(p)] - group["momentum"] * local(buffer)
-    return used
-
-
-def _by_foreach(group: dict[str, Any]) -> bool:
-    """Whether torch steps this group of SGD's by its foreach functions (read in 2.4 to 2.13)."""
-    if group.get("fused") or group["differentiable"]:
-        return False
-    if group["foreach"] is not None:
-        return bool(group["foreach"])
-    _, foreach = _default_to_fused_or_foreach(group["params"], False, use_fused=False)
-    return bool(foreach)
 
 
 def _weights(optimizers: Sequence[Optimizer]) -> dict[int, Tensor]:

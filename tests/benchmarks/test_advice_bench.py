@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from benchmarks import advice as bench
+from curvwatch import History
 from curvwatch.results.advice import Advice, Warmup
-from curvwatch.results.history import History
 
 FALLS = np.geomspace(2.0, 0.2, 200)
 

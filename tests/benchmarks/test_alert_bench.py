@@ -101,7 +101,19 @@ def same_images(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         images.cache_clear()
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("same_images")
+def test_of_a_run_that_diverges_the_default_preset_tells_before_and_of_a_calm_one_nothing(
+    tmp_path: Path,
+) -> None:
+    runs = [(r, label(r)) for r in (recorded(drawn(s), landscape=False) for s in (20, 51))]
+    assert [found.fate for _, found in runs] == ["diverged", "healthy"]
+    found = score(table.DEFAULT, runs)
+    assert (found.recall, found.foresight, found.false) == (1.0, 1.0, 0)
+    report.write(tmp_path / "page.md", runs, tmp_path)
+    assert "| **`default`** | 1.00 |" in (tmp_path / "page.md").read_text()
+
+
+@pytest.mark.study
 @pytest.mark.usefixtures("same_images")
 def test_the_default_preset_keeps_its_word_on_twelve_runs(tmp_path: Path) -> None:
     runs = [(r, label(r)) for r in (recorded(c, landscape=False) for c in small_grid())]

@@ -12,10 +12,11 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
+from curvwatch.charts.figures import is_logarithmic
 from curvwatch.landscape import FunctionSurface, plane, slice_1d, slice_2d, trajectory
-from curvwatch.landscape.slices.figures import is_logarithmic
 from curvwatch.landscape.slices.surface_figure import log_ticks
 from tests.landscape.surfaces import Bowl
+from tests.support.studies import only
 
 AXES = torch.eye(2, dtype=torch.float64)
 
@@ -220,7 +221,7 @@ def test_ticks_of_a_logarithmic_height_are_round(low, high, ticks):
 
 
 # where a path comes from, as seen from its end
-@pytest.mark.parametrize("turned", range(8))
+@pytest.mark.parametrize("turned", only(range(8), take=[0, 1, 4, 7]))
 def test_labels_are_beside_their_points_and_clear_of_the_path(turned):
     angle = np.pi * turned / 4
     out = np.array([[np.cos(angle), np.sin(angle)]]) * np.linspace(2, 0, 6)[:, None]

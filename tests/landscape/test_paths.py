@@ -23,6 +23,7 @@ from curvwatch.landscape import (
 from curvwatch.landscape.paths.curves import Curve
 from curvwatch.landscape.paths.fitting import of_batches
 from tests.landscape.hills import f64, images, surface, surface_of_net
+from tests.support.studies import only
 from tests.support.trace import assert_same, picture, world
 
 A, B = f64(-1, 0), f64(1, 0)
@@ -125,8 +126,13 @@ def test_the_bend_minimises_the_mean_loss_over_t(kind, bend):
     assert len(found.training) == 100
 
 
-@pytest.mark.parametrize("kind", ["bezier", "chain"])
-@pytest.mark.parametrize(("optimizer", "learning_rate"), [("adam", 0.1), ("sgd", 1.0)])
+@pytest.mark.parametrize(
+    ("kind", "optimizer", "learning_rate"),
+    only(
+        [(kind, *how) for kind in ("bezier", "chain") for how in (("adam", 0.1), ("sgd", 1.0))],
+        take=[("bezier", "adam", 0.1), ("chain", "sgd", 1.0)],
+    ),
+)
 def test_a_trained_curve_goes_around_a_hill(kind, optimizer, learning_rate):
     line = path(surface(hill), A, B, **quiet)
     assert line.barrier == pytest.approx(1.0 - 0.01 - math.exp(-0.5 / 0.3**2), abs=1e-9)

@@ -45,6 +45,7 @@ def surface():
     return surface_of(net(), list(zip(X.split(600), Y.split(600), strict=True)), loss_fn=loss)
 
 
+@pytest.mark.study
 def test_trained_paths_have_a_tenth_of_the_barrier_of_the_line(runs, surface):
     """Seeds are fixed; measured .75 for the line, 0 for chain and curve, .002 for the band."""
     (_, a), (_, b) = runs

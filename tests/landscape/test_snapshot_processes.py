@@ -25,7 +25,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of all runs; one start for them."""
     directory = tmp_path_factory.mktemp("processes")
     command = [sys.executable, "-m", "tests.landscape.two_processes", str(directory)]
-    done = subprocess.run(command, cwd=ROOT, timeout=120, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, timeout=500, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return directory
 

@@ -54,6 +54,7 @@ def _in_tmp(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.study
 def test_gradient_descent_hovers_at_two_over_lr():
     history = history_of(lambda p: torch.optim.SGD(p, lr=0.2), 1400)
     ratios = history["curvature/stability_ratio"].values

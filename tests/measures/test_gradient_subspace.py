@@ -14,6 +14,7 @@ from curvwatch.measures.gradient_subspace import GradientSubspace
 from tests.measures.points import landscape, objective_of
 from tests.support.cases import CASES, dense, flat
 from tests.support.modules import Classifier, fit
+from tests.support.studies import only
 
 double = pytest.mark.usefixtures("double_precision")
 K = 4
@@ -30,7 +31,7 @@ def moved(model, scale):
 
 
 @double
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", only(CASES, take=["mlp_cross_entropy", "mlp_mse", "cnn_batchnorm"]))
 def test_shares_overlaps_and_rotation_equal_the_dense_ones(name):
     case = CASES[name]
     model = case.model()
@@ -171,7 +172,7 @@ def test_in_a_trainer_update_and_checkpoint_are_there():
     assert all(isinstance(v, torch.Tensor) for v in kept.values() if v is not None)
 
 
-@pytest.mark.slow
+@pytest.mark.study
 def test_on_digits_gradient_and_update_come_to_lie_in_the_space_of_the_classes():
     from sklearn.datasets import load_digits
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import lightning as L
 import numpy as np
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader
 from curvwatch import CurvatureMonitor, CurvwatchWarning, Rule, Sharpness, StepGeometry
 from tests.support.cases import CASES, dense, flat
 from tests.support.modules import fit
+from tests.support.studies import only
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.05),
@@ -82,15 +84,33 @@ def adam_preconditioner(state, betas, eps):
     return torch.cat(parts)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("name", CASES)
+# measures, and how close what they read is to the dense values
+MEASURES = {"default": (None, 1e-3), "tight": ([Sharpness(rtol=1e-8), StepGeometry()], 1e-6)}
+
+
+# each network with two optimizers at least, each optimizer with two networks at least
 @pytest.mark.parametrize(
-    ("measures", "tolerance"),
-    [(None, 1e-3), ([Sharpness(rtol=1e-8), StepGeometry()], 1e-6)],
-    ids=["default", "tight"],
+    ("which", "name", "optimizer"),
+    only(
+        itertools.product(MEASURES, CASES, OPTIMIZERS),
+        take=[
+            *(("tight", "mlp_cross_entropy", optimizer) for optimizer in OPTIMIZERS),
+            ("tight", "mlp_mse", "momentum"),
+            ("tight", "mlp_mse", "adamw"),
+            ("tight", "cnn_batchnorm", "sgd"),
+            ("tight", "cnn_batchnorm", "adam"),
+            ("tight", "transformer_sdpa", "momentum"),
+            ("tight", "transformer_sdpa", "adamw"),
+            ("default", "mlp_mse", "adam"),
+            ("default", "cnn_batchnorm", "momentum"),
+            ("default", "transformer_sdpa", "sgd"),
+            ("default", "mlp_cross_entropy", "adamw"),
+        ],
+    ),
 )
-def test_logged_values_equal_dense_twins(name, optimizer, measures, tolerance):
+def test_logged_values_equal_dense_twins(which, name, optimizer):
     case = CASES[name]
+    measures, tolerance = MEASURES[which]
     module, history, seen = trained(case, optimizer, measures)
     close = {"rel": tolerance}
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from curvwatch import stability_law
 from curvwatch.measures import Landscape, Sharpness, SpectralDensity
-from curvwatch.measures.matrices import amplification
+from curvwatch.measures.rounding import amplification
 from curvwatch.objective import Objective, Sample
 from curvwatch.stability import StabilityLaw
 from tests.measures.points import objective_of

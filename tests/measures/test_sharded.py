@@ -30,7 +30,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What both processes saw of each measure; one start for all of them."""
     directory = tmp_path_factory.mktemp("sharded")
     command = [sys.executable, "-m", "tests.measures.sharded_runs", str(directory)]
-    done = subprocess.run(command, cwd=ROOT, timeout=120, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, timeout=500, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return [torch.load(directory / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 

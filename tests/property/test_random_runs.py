@@ -16,7 +16,7 @@ from tests.support.modules import batches, told
 from tests.support.trace import assert_same
 
 # the default is a matter of seconds; `make test-property` asks for more
-DRAWS = int(os.environ.get("CURVWATCH_DRAWS", "25"))
+DRAWS = int(os.environ.get("CURVWATCH_DRAWS", "10"))
 
 
 # torch's own of a reentrant checkpoint in validation, and Lightning's of overfit_batches

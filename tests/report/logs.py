@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 
+from curvwatch import History
 from curvwatch.results.alerts import Alert
-from curvwatch.results.history import History
 
 Values = Mapping[str, Sequence[float]]
 EVERY = 10

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from curvwatch.report.logs import Curve, LoggedAlert, LoggedRun
+from curvwatch.report.logs import LoggedAlert, LoggedCurve, LoggedRun
 
 METRICS = (
     "curvature/loss",
@@ -24,11 +24,11 @@ METRICS = (
 )
 
 
-def curve(values: object, every: int = 10) -> Curve:
+def curve(values: object, every: int = 10) -> LoggedCurve:
     """A reading every so many steps of a hundredth of a second, 100 steps an epoch."""
     array = np.asarray(values, dtype=float)
     steps = np.arange(len(array)) * every
-    return Curve(steps, array, steps * 0.01, steps / 100)
+    return LoggedCurve(steps, array, steps * 0.01, steps / 100)
 
 
 def run(

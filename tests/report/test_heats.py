@@ -16,6 +16,7 @@ import pytest
 from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 
+from curvwatch import History
 from curvwatch.charts import CHARTS, DENSITY
 from curvwatch.charts.heat_maps import layer_map
 from curvwatch.charts.histogram import Histogram
@@ -28,7 +29,6 @@ from curvwatch.report.logs.log import make_histogram
 from curvwatch.report.run_charts import MOST_LAYERS, charts_of, errors_around, lines_of
 from curvwatch.report.sections import sections_of
 from curvwatch.report.terminal import show
-from curvwatch.results.history import History
 from tests.report.synthetic import run
 
 EDGES = np.array([0.0, 1.0, 2.0, 4.0])

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from curvwatch import CurvatureMonitor, Rule
+from curvwatch import CurvatureMonitor, History, Rule
 from curvwatch.errors import CurvwatchError
 from curvwatch.results.alerts import Alert
-from curvwatch.results.history import History
 from tests.support.modules import Classifier, fit
 
 ODD = [0.1, -0.0, 5e-324, 1.7976931348623157e308, math.inf, -math.inf, math.nan, 1 / 3]

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from curvwatch import History
 from curvwatch.charts.histogram import Histogram
 from curvwatch.errors import CurvwatchError
 from curvwatch.results.densities import FEWEST, MOST, NUMBERS, Densities
-from curvwatch.results.history import History
 
 EVEN = np.linspace(-1.0, 2.0, 5)
 ODD = np.array([-1.0, 0.1, 1 / 3, 7.0])

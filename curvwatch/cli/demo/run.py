@@ -13,7 +13,7 @@ from curvwatch.cli.demo.digits import RUNS, whole_data_set
 from curvwatch.cli.demo.folders import fresh_folders
 from curvwatch.cli.demo.table import results_table
 from curvwatch.cli.demo.train import progress_bar, quiet, train
-from curvwatch.results.history import History
+from curvwatch.results import History
 
 
 def run_demo(directory: Path, *, steps: int, console: Console | None = None) -> dict[str, History]:

@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from curvwatch.cli.demo.digits import RUNS
-from curvwatch.results.history import History
+from curvwatch.results import History
 
 # at the edge a single reading may be anywhere in an oscillation
 READINGS = 10

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from curvwatch.cli.demo.digits import Batch, DemoRun, DigitsNet
 from curvwatch.monitor import CurvatureMonitor
-from curvwatch.results.history import History
+from curvwatch.results import History
 
 # often, for smooth curves: the default, a budget of 5 % of the time, would read every 500 steps
 EVERY_N_STEPS = 20

@@ -6,10 +6,7 @@ import argparse
 from pathlib import Path as File
 from typing import Any, cast
 
-from curvwatch.cli.landscape import loading
-
-# makes module, data and surface from the same arguments
-from curvwatch.cli.landscape.slice import surface_from
+from curvwatch.cli.landscape import common, loading
 from curvwatch.errors import CurvwatchError
 from curvwatch.landscape.alignment.align import align
 from curvwatch.landscape.alignment.result import Aligned
@@ -44,17 +41,14 @@ def run_path(chosen: argparse.Namespace) -> None:
     options = {n: getattr(chosen, n) for n in _OPTIONS if getattr(chosen, n) is not None}
     aligns = chosen.align or chosen.align_spec is not None
     with loading.importing_from_here():
-        surface = surface_from(chosen)
+        surface = common.surface_from(chosen)
         a, b = chosen.ckpt
         end: Checkpoint | Aligned = b
         if aligns:
             end = _aligned(chosen, cast(ModuleSurface, surface), a, b)
             _tell_aligned(end)
-        common: dict[str, Any] = {"points": chosen.points, "seed": chosen.seed}
-        try:
-            found = path(surface, a, end, kind=chosen.kind, **common, **options)
-        except ValueError as error:
-            raise CurvwatchError(str(error)) from error
+        grid: dict[str, Any] = {"points": chosen.points, "seed": chosen.seed}
+        found = path(surface, a, end, kind=chosen.kind, **grid, **options)
         label = f"{chosen.kind}, aligned" if aligns else chosen.kind
         _tell_path(found, label)
         if chosen.save is not None:
@@ -62,7 +56,7 @@ def run_path(chosen: argparse.Namespace) -> None:
         if chosen.output is not None:
             drawn, labels = [found], [label]
             if label != "line":
-                straight = path(surface, a, b, **common)
+                straight = path(surface, a, b, **grid)
                 print(f"line: barrier {straight.barrier:.4g}")
                 drawn, labels = [straight, found], ["line", label]
             plot_paths(drawn, labels=labels).savefig(chosen.output, dpi=150)
@@ -98,17 +92,14 @@ def run_interpolate(chosen: argparse.Namespace) -> None:
     _check(chosen)
     snapshots = None if chosen.snapshots is None else snapshots_in(chosen.snapshots)
     with loading.importing_from_here():
-        surface = surface_from(chosen)
-        try:
-            found = interpolate(
-                surface,
-                *chosen.ckpt,
-                points=chosen.points,
-                snapshots=snapshots,
-                outputs=not chosen.no_outputs,
-            )
-        except ValueError as error:
-            raise CurvwatchError(str(error)) from error
+        surface = common.surface_from(chosen)
+        found = interpolate(
+            surface,
+            *chosen.ckpt,
+            points=chosen.points,
+            snapshots=snapshots,
+            outputs=not chosen.no_outputs,
+        )
         _tell_line(found)
         if chosen.save is not None:
             print(f"The numbers are in {printable(found.save(chosen.save))}")
@@ -118,24 +109,11 @@ def run_interpolate(chosen: argparse.Namespace) -> None:
 
 
 def _check(chosen: argparse.Namespace) -> None:
-    """Before minutes of work."""
-    if chosen.module is None and chosen.config is None:
-        raise CurvwatchError("--module PACKAGE:CLASS, or --config YAML, is needed")
+    """Check what the library cannot know, before minutes of work."""
+    common.check_subject(chosen)
     if len(chosen.ckpt) != 2:
         raise CurvwatchError(f"two --ckpt are needed, and {len(chosen.ckpt)} were given")
-    for file in (chosen.output, chosen.save):
-        if file is not None and not file.parent.is_dir():
-            raise CurvwatchError(f"{printable(file)}: there is no folder {printable(file.parent)}")
-    if chosen.output is not None:
-        _check_picture(chosen.output)
-
-
-def _check_picture(file: File) -> None:
-    from matplotlib.figure import Figure
-
-    known = sorted(Figure().canvas.get_supported_filetypes())
-    if file.suffix.removeprefix(".").lower() not in known:
-        raise CurvwatchError(f"-o {printable(file)}: one of {', '.join(known)} is needed at its end")
+    common.check_files(chosen)
 
 
 def _tell_aligned(found: Aligned) -> None:
@@ -167,7 +145,7 @@ def _tell_line(found: Interpolation) -> None:
     print(f"loss {first:.6g} to {last:.6g}, {told} (tolerance {found.tolerance:.1g})")
     print(f"  distance {found.distance:.4g}; losses are {found.resolution:.2g} apart in alpha")
     if found.path_length == found.path_length:  # not nan
-        print(f"  length of the way through the snapshots {found.path_length:.4g}")
+        print(f"  length of the path through the snapshots {found.path_length:.4g}")
     gauss = found.gauss
     if gauss.joint == gauss.joint:
         print(

@@ -8,10 +8,8 @@ from typing import Any
 
 import torch
 
-from curvwatch.cli.landscape import loading
+from curvwatch.cli.landscape import common, loading
 from curvwatch.errors import CurvwatchError
-from curvwatch.landscape.checkpoints import load
-from curvwatch.landscape.module_surface import surface_of
 from curvwatch.landscape.slices.checkpoint_directions import update_directions
 from curvwatch.landscape.slices.results import Slice1D, Slice2D
 from curvwatch.landscape.slices.slices import plane, slice_1d, slice_2d, trajectory
@@ -37,7 +35,7 @@ def run_slice(chosen: argparse.Namespace) -> None:
     """
     _check(chosen)
     with loading.importing_from_here():
-        surface = surface_from(chosen)
+        surface = common.surface_from(chosen)
         found = _found(chosen, surface)
         _tell(found)
         if chosen.save is not None:
@@ -49,9 +47,8 @@ def run_slice(chosen: argparse.Namespace) -> None:
 
 
 def _check(chosen: argparse.Namespace) -> None:
-    """Before minutes of work."""
-    if chosen.module is None and chosen.config is None:
-        raise CurvwatchError("--module PACKAGE:CLASS, or --config YAML, is needed")
+    """Check what the library cannot know, before minutes of work."""
+    common.check_subject(chosen)
     if chosen.output is None and chosen.save is None:
         raise CurvwatchError("-o FILE for a figure, or --save FILE for the numbers, is needed")
     least, most = _COUNTS[chosen.directions]
@@ -62,10 +59,6 @@ def _check(chosen: argparse.Namespace) -> None:
     many = chosen.directions in ("plane", "pca")
     if many and chosen.dims == 1:
         raise CurvwatchError(f"--directions {chosen.directions} is a plane: leave out --dims 1")
-    if chosen.points < 3 or (not many and chosen.points % 2 == 0):
-        raise CurvwatchError(f"--points {chosen.points}: an odd number, 3 at least, is needed")
-    if chosen.distance is not None and not 0 < chosen.distance < float("inf"):
-        raise CurvwatchError(f"--distance {chosen.distance}: a positive number is needed")
     if many and chosen.distance is not None:
         raise CurvwatchError(
             f"--directions {chosen.directions} covers its checkpoints: leave out --distance"
@@ -77,61 +70,9 @@ def _check(chosen: argparse.Namespace) -> None:
                     f"{option} would turn what --directions {chosen.directions} looks along into "
                     "another direction: leave it out"
                 )
-    if chosen.rtol is not None:
-        if chosen.directions != "hessian":
-            raise CurvwatchError(f"--rtol is of --directions hessian, not of {chosen.directions}")
-        if not 0 < chosen.rtol < 1:
-            raise CurvwatchError(f"--rtol {chosen.rtol}: a number between 0 and 1 is needed")
-    if chosen.directions == "hessian":
-        if chosen.normalize not in (None, "none"):
-            raise CurvwatchError(
-                f"--normalize {chosen.normalize} would turn an eigenvector into another direction"
-            )
-        if chosen.ends == "both" and chosen.dims == 1:
-            raise CurvwatchError("--ends both are two directions: leave out --dims 1")
-    for path in (chosen.output, chosen.save):
-        if path is not None and not path.parent.is_dir():
-            raise CurvwatchError(f"{printable(path)}: there is no folder {printable(path.parent)}")
-    if chosen.output is not None:
-        from matplotlib.figure import Figure
-
-        known = Figure().canvas.get_supported_filetypes()
-        if chosen.output.suffix.removeprefix(".").lower() not in known:
-            raise CurvwatchError(
-                f"-o {printable(chosen.output)}: one of {', '.join(sorted(known))} is needed at its end"
-            )
-
-
-def surface_from(chosen: argparse.Namespace) -> Surface:
-    """The surface that the arguments of a command name."""
-    last = chosen.ckpt[-1]
-    data: Any = None
-    if chosen.config is not None:
-        module, data = loading.from_config(chosen.config, module=chosen.module, data=chosen.data)
-        module = loading.filled(module, last, load(last))
-    else:
-        module = loading.module_of(chosen.module, last)
-    if data is not None:
-        batches = loading.batches_from(data, str(chosen.config))
-    else:
-        batches = loading.batches_of(chosen.data, module, last)
-    device = chosen.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        module.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise CurvwatchError(f"--device {device}: {error}") from error
-    loss_fn = None if chosen.loss is None else loading.named(chosen.loss)
-    try:
-        return surface_of(
-            module,
-            batches,
-            loss_fn=loss_fn,
-            mode=chosen.mode,
-            max_batches=chosen.max_batches,
-            seed=chosen.seed,
-        )
-    except ValueError as error:
-        raise CurvwatchError(str(error)) from error
+    if chosen.rtol is not None and chosen.directions != "hessian":
+        raise CurvwatchError(f"--rtol is of --directions hessian, not of {chosen.directions}")
+    common.check_files(chosen)
 
 
 def _found(chosen: argparse.Namespace, surface: Surface) -> Slice1D | Slice2D:

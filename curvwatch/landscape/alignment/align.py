@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from curvwatch.errors import CurvwatchError
-from curvwatch.landscape.alignment.equivalence import difference
-from curvwatch.landscape.alignment.matching import Places, matched, permuted
+from curvwatch.landscape.alignment.equivalence import output_difference
+from curvwatch.landscape.alignment.matching import Places, match_units, permute
 from curvwatch.landscape.alignment.result import Aligned
 from curvwatch.landscape.alignment.units import Spec, chain_of, units_of
 from curvwatch.landscape.checkpoints import (
@@ -79,15 +79,15 @@ def align(
     _check_shared(module, spec)
     weights = [n for n, _ in module.named_parameters(remove_duplicate=False) if n in spec]
     counted_a, counted_b = _counted("a", one, weights), _counted("b", other, weights)
-    chosen, rounds = matched(places, counted_a, counted_b, seed=seed)
+    chosen, rounds = match_units(places, counted_a, counted_b, seed=seed)
     # not the module's own tensors, which training goes on to change
-    state = {n: t.clone() for n, t in permuted(places, other, chosen).items()}
+    state = {n: t.clone() for n, t in permute(places, other, chosen).items()}
     if inputs is None and (chain is None or forward is not None):
         raise CurvwatchError(
             "inputs are missing: on them it is checked that the permuted network computes the same; "
             "give a batch that the module, or forward=lambda module, inputs: ..., takes"
         )
-    error, allowed = difference(
+    error, allowed = output_difference(
         module, other, state, chain=chain, inputs=inputs, forward=forward, seed=seed
     )
     if not error <= allowed:
@@ -99,7 +99,7 @@ def align(
         state=state,
         permutations=chosen,
         distances_before=_distances(counted_a, counted_b),
-        distances=_distances(counted_a, permuted(places, counted_b, chosen)),
+        distances=_distances(counted_a, permute(places, counted_b, chosen)),
         rounds=rounds,
         error=error,
     )

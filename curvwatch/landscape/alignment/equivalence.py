@@ -21,7 +21,7 @@ _EXAMPLES = 8
 _SIDES = (8, 16, 28, 32, 64, 96, 128, 224)
 
 
-def difference(
+def output_difference(
     module: nn.Module,
     one: Mapping[str, Tensor],
     other: Mapping[str, Tensor],

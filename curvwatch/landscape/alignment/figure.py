@@ -5,41 +5,68 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from curvwatch.landscape.alignment.result import Aligned, moved_by
-from curvwatch.landscape.paths.figures import new_figure
-from curvwatch.landscape.slices.figures import BLUE, plain
+import numpy as np
+
+from curvwatch.charts.figures import new_figure, plain
+from curvwatch.landscape.alignment.matching import moved_units
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_BLUE = "#0072B2"
 # inches to a bar, and for what is around them
 _BAR, _AROUND = 0.3, 1.4
 _TALLEST = 40.0
 
 
-def plot_aligned(found: Aligned) -> Figure:
+class AlignedLike(Protocol):
+    """An `Aligned`."""
+
+    @property
+    def permutations(self) -> Mapping[str, np.ndarray]:
+        """Of each permutation, which unit came to each place."""
+
+    @property
+    def distances_before(self) -> Mapping[str, float]:
+        """|b - a| of each tensor before."""
+
+    @property
+    def distances(self) -> Mapping[str, float]:
+        """The same afterwards."""
+
+    @property
+    def distance_before(self) -> float:
+        """|b - a| of all of them before."""
+
+    @property
+    def distance(self) -> float:
+        """The same afterwards."""
+
+
+def plot_aligned(aligned: AlignedLike) -> Figure:
     """Bars: each layer's distance before and after; the share of each permutation's units that moved.
 
     Raises:
         ImportError: matplotlib is missing; `pip install 'curvwatch[report]'` has it.
     """
-    before, after = (_by_layer(d) for d in (found.distances_before, found.distances))
-    moved = {p: moved_by(order) for p, order in found.permutations.items()}
+    before, after = (_by_layer(d) for d in (aligned.distances_before, aligned.distances))
+    moved = {p: moved_units(order) for p, order in aligned.permutations.items()}
     bars = max(len(before), len(moved))
     height = min(max(3.0, _BAR * bars + _AROUND), _TALLEST)
-    figure, (left, right) = new_figure("aligned.plot()", columns=2, size=(10, height))
+    figure = new_figure((10.0, height))
+    left, right = figure.subplots(ncols=2)
     _bars(left, list(before), list(before.values()), "0.8", 0.8, "before")
-    _bars(left, list(after), list(after.values()), BLUE, 0.45, "after")
+    _bars(left, list(after), list(after.values()), _BLUE, 0.45, "after")
     left.set_xlabel("distance |b - a| of the layer's weights")
     left.set_title(
-        f"distance {found.distance_before:.4g}, then {found.distance:.4g}", fontsize="medium"
+        f"distance {aligned.distance_before:.4g}, then {aligned.distance:.4g}", fontsize="medium"
     )
     left.legend(fontsize="small")
-    sizes = [len(order) for order in found.permutations.values()]
+    sizes = [len(order) for order in aligned.permutations.values()]
     shares = [count / size for count, size in zip(moved.values(), sizes, strict=True)]
-    _bars(right, list(moved), shares, BLUE, 0.6, "moved")
+    _bars(right, list(moved), shares, _BLUE, 0.6, "moved")
     for i, (count, size) in enumerate(zip(moved.values(), sizes, strict=True)):
         right.annotate(
             f"{count} of {size}",

@@ -81,7 +81,7 @@ def _is_list_of_names(value: object) -> bool:
     return isinstance(value, (list, tuple)) and all(p is None or isinstance(p, str) for p in value)
 
 
-def matched(
+def match_units(
     places: Places, a: Mapping[str, Tensor], b: Mapping[str, Tensor], *, seed: int
 ) -> tuple[dict[str, np.ndarray], int]:
     """Permutations of `b` for which the inner product with `a` is large (Ainsworth et al. 2023).
@@ -184,7 +184,7 @@ def _permuted(
     return t
 
 
-def permuted(
+def permute(
     places: Places, state: Mapping[str, Tensor], chosen: Mapping[str, np.ndarray]
 ) -> dict[str, Tensor]:
     """`state` with its units in the places that `chosen` says; tensors that stay are the same ones."""
@@ -192,3 +192,8 @@ def permuted(
         name: _permuted(places, name, t, chosen) if name in places.followed else t
         for name, t in state.items()
     }
+
+
+def moved_units(order: np.ndarray) -> int:
+    """How many units of a permutation have another place."""
+    return int((order != np.arange(len(order))).sum())

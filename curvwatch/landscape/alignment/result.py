@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from curvwatch.landscape import archive
+from curvwatch.landscape.alignment.figure import plot_aligned
+from curvwatch.landscape.alignment.matching import moved_units
+from curvwatch.landscape.checkpoints import Checkpoint, weights_of
+from curvwatch.landscape.surface import Surface
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_WHAT = "alignment"
 _STATE, _ORDER = "tensor {}", "permutation {}"
 
 
 @dataclass(frozen=True, eq=False)
-class Aligned:
+class Aligned(archive.Archived):
     """A network whose hidden units were permuted.
 
     Attributes:
@@ -35,6 +36,8 @@ class Aligned:
         rounds: over all permutations until none changed; the last one changed nothing.
         error: the largest difference of an output, relative to the largest output, in float64.
     """
+
+    _WHAT = "alignment"
 
     state: Mapping[str, Tensor]
     permutations: Mapping[str, np.ndarray]
@@ -57,7 +60,7 @@ class Aligned:
     def moved(self) -> float:
         """The share of hidden units that have another place than before."""
         units = sum(len(order) for order in self.permutations.values())
-        return sum(map(moved_by, self.permutations.values())) / units
+        return sum(map(moved_units, self.permutations.values())) / units
 
     def plot(self) -> Figure:
         """How far each layer was from its twin before and is now, and the share of units that moved.
@@ -65,58 +68,35 @@ class Aligned:
         Raises:
             ImportError: matplotlib is missing; `pip install 'curvwatch[report]'` has it.
         """
-        from curvwatch.landscape.alignment.figure import plot_aligned
-
         return plot_aligned(self)
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the result as a .npz file without pickle, all tensors bit for bit.
-
-        Returns:
-            Where it is: ".npz" is added where it is missing.
-        """
+    def _pack(self) -> archive.Content:
+        _, values = super()._pack()
         tensors = list(self.state.values())
-        orders = list(self.permutations.values())
         arrays = {_STATE.format(i): _as_array(t) for i, t in enumerate(tensors)}
-        arrays |= {_ORDER.format(i): order for i, order in enumerate(orders)}
-        values = {
-            # names of tensors and permutations may be any text: not those of a file's members
-            "state": list(self.state),
+        arrays |= {_ORDER.format(i): order for i, order in enumerate(self.permutations.values())}
+        # names of tensors and permutations may be any text: not those of a file's members
+        values |= {"state": list(self.state), "permutations": list(self.permutations)}
+        values |= {
             "dtypes": [str(t.dtype).removeprefix("torch.") for t in tensors],
             "shapes": [list(t.shape) for t in tensors],
-            "permutations": list(self.permutations),
-            "distances_before": dict(self.distances_before),
-            "distances": dict(self.distances),
-            "rounds": self.rounds,
-            "error": self.error,
         }
-        return archive.write(path, _WHAT, arrays=arrays, values=values)
+        return arrays, values
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Aligned:
-        """Read what `save` wrote; tensors are on the CPU.
-
-        Raises:
-            CurvwatchError: there is no such file, it holds no alignment, or is damaged.
-        """
-        arrays, values = archive.read(path, _WHAT)
-        with archive.made_from(path):
-            kept = zip(values["state"], values["dtypes"], values["shapes"], strict=True)
-            state = {
-                name: _as_tensor(arrays[_STATE.format(i)], dtype, shape)
-                for i, (name, dtype, shape) in enumerate(kept)
-            }
-            orders = {n: arrays[_ORDER.format(i)] for i, n in enumerate(values["permutations"])}
-            return cls(
-                state=state,
-                permutations=orders,
-                **{n: values[n] for n in ("distances_before", "distances", "rounds", "error")},
-            )
+    def _unpack(cls, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> Any:
+        kept = zip(values["state"], values["dtypes"], values["shapes"], strict=True)
+        state = {
+            name: _as_tensor(arrays[_STATE.format(i)], dtype, shape)
+            for i, (name, dtype, shape) in enumerate(kept)
+        }
+        orders = {n: arrays[_ORDER.format(i)] for i, n in enumerate(values["permutations"])}
+        return super()._unpack({}, {**values, "state": state, "permutations": orders})
 
 
-def moved_by(order: np.ndarray) -> int:
-    """How many units have another place."""
-    return int((order != np.arange(len(order))).sum())
+def end_weights(surface: Surface, end: Checkpoint | Aligned) -> Tensor:
+    """The weights of a checkpoint, or of an aligned network, as a vector of `surface`."""
+    return weights_of(end.state if isinstance(end, Aligned) else end, surface)
 
 
 def _as_array(t: Tensor) -> np.ndarray:

@@ -3,20 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from curvwatch.landscape.slices.figures import is_logarithmic, plain
+from curvwatch.charts.figures import is_logarithmic, new_figure, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from curvwatch.landscape.paths.interpolation import Interpolation
-    from curvwatch.landscape.paths.results import Path
+_SIZE = (7.0, 4.5)
 
 
-def plot_paths(paths: Sequence[Path], *, labels: Sequence[str] | None = None) -> Figure:
+class PathLike(Protocol):
+    """A `Path`."""
+
+    @property
+    def kind(self) -> str:
+        """Its name in the legend, unless another is given."""
+
+    @property
+    def t(self) -> np.ndarray:
+        """(n,) from 0 to 1."""
+
+    @property
+    def losses(self) -> np.ndarray:
+        """(n,) at `t`."""
+
+    @property
+    def barrier(self) -> float:
+        """The highest loss minus that of the higher end."""
+
+    @property
+    def barrier_t(self) -> float:
+        """Where the loss is highest."""
+
+
+class LineLike(Protocol):
+    """An `Interpolation`."""
+
+    @property
+    def alphas(self) -> np.ndarray:
+        """(n,) from 0 to 1."""
+
+    @property
+    def losses(self) -> np.ndarray:
+        """(n,) at `alphas`."""
+
+    @property
+    def bump(self) -> float:
+        """The largest rise of the loss."""
+
+    @property
+    def monotone(self) -> bool:
+        """Whether the loss never rises."""
+
+
+def plot_paths(paths: Sequence[PathLike], *, labels: Sequence[str] | None = None) -> Figure:
     """The losses along several paths between the same two minima in one figure.
 
     Args:
@@ -31,7 +74,8 @@ def plot_paths(paths: Sequence[Path], *, labels: Sequence[str] | None = None) ->
         raise ValueError("paths=[]: give one at least")
     if labels is not None and len(labels) != len(paths):
         raise ValueError(f"{len(labels)} labels for {len(paths)} paths: one for each is needed")
-    figure, axes = new_figure("path.plot()")
+    figure = new_figure(_SIZE)
+    axes = figure.add_subplot()
     for i, (path, label) in enumerate(zip(paths, labels or [p.kind for p in paths], strict=True)):
         draw_losses(axes, path.t, path.losses, f"{label}: barrier {path.barrier:.3g}", f"C{i}")
         if np.isfinite(path.losses).all():
@@ -40,9 +84,7 @@ def plot_paths(paths: Sequence[Path], *, labels: Sequence[str] | None = None) ->
     return figure
 
 
-def plot_interpolations(
-    lines: Sequence[Interpolation], *, labels: Sequence[str] | None = None
-) -> Figure:
+def plot_interpolations(lines: Sequence[LineLike], *, labels: Sequence[str] | None = None) -> Figure:
     """The losses on several straight lines in one figure.
 
     Args:
@@ -57,26 +99,15 @@ def plot_interpolations(
         raise ValueError("lines=[]: give one at least")
     if labels is not None and len(labels) != len(lines):
         raise ValueError(f"{len(labels)} labels for {len(lines)} lines: one for each is needed")
-    figure, axes = new_figure("interpolation.plot()")
+    figure = new_figure(_SIZE)
+    axes = figure.add_subplot()
     for i, line in enumerate(lines):
-        told = "monotone" if line.monotone else f"rises by {line.bump:.3g}"
+        text = "monotone" if line.monotone else f"rises by {line.bump:.3g}"
         if labels or len(lines) > 1:
-            told = f"{labels[i] if labels else f'line {i + 1}'}: {told}"
-        draw_losses(axes, line.alphas, line.losses, told, f"C{i}")
+            text = f"{labels[i] if labels else f'line {i + 1}'}: {text}"
+        draw_losses(axes, line.alphas, line.losses, text, f"C{i}")
     _finish(axes, "alpha, from a to b", [line.losses for line in lines])
     return figure
-
-
-def new_figure(
-    who: str, *, columns: int = 1, size: tuple[float, float] = (7, 4.5)
-) -> tuple[Figure, Any]:
-    """A figure with one pair of axes, or with an array of several side by side."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(f"{who} draws with matplotlib: pip install 'curvwatch[report]'") from error
-    figure = Figure(figsize=size, layout="constrained")
-    return figure, figure.subplots(ncols=columns)
 
 
 def draw_losses(axes: Any, t: np.ndarray, losses: np.ndarray, label: str, color: str) -> None:

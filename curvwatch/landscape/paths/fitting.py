@@ -86,7 +86,7 @@ Optimizer = Literal["adam", "sgd"]
 DEFAULT_RATES: dict[Optimizer, float] = {"adam": 0.01, "sgd": 0.1}
 
 
-def fitted(
+def fit_curve(
     drawn: BatchDraws,
     curve: Curve,
     steps: Iterable[int],

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from curvwatch.errors import CurvwatchError
 from curvwatch.landscape.batch_norm import Recalibrated
-from curvwatch.landscape.module_loss import silent
+from curvwatch.landscape.module_loss import mute_module
 from curvwatch.landscape.module_surface import ModuleSurface
 from curvwatch.landscape.surface import Surface
 from curvwatch.objective import OpenObjective
@@ -71,7 +71,7 @@ def _given(opened: OpenObjective, surface: ModuleSurface, outputs: Callable[...,
 
     def instead(item: Any) -> Tensor:
         batch = item.batch if isinstance(item, StepInput) else item
-        with silent(module), torch.no_grad():
+        with mute_module(module), torch.no_grad():
             made.append(_rows(outputs(module, batch)))
         return made[-1].sum()
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,24 +14,24 @@ from torch import Tensor
 from curvwatch.checks import Mode
 from curvwatch.errors import CurvwatchError
 from curvwatch.landscape import archive
-from curvwatch.landscape.alignment.result import Aligned
-from curvwatch.landscape.checkpoints import Checkpoint, check_count, vector_of, weights_of
+from curvwatch.landscape.alignment.result import Aligned, end_weights
+from curvwatch.landscape.checkpoints import Checkpoint, check_count, vector_of
 from curvwatch.landscape.module_surface import ModuleSurface, Subject, surface_of
 from curvwatch.landscape.paths.curves import Curve, distance, segment_lengths
+from curvwatch.landscape.paths.figures import plot_interpolations
 from curvwatch.landscape.paths.gauss_length import GaussLength, gauss_length, outputs_at
-from curvwatch.landscape.surface import Surface, shown
+from curvwatch.landscape.surface import Surface, progress_bar
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_WHAT = "interpolation"
 # of the largest loss, in units of rounding: smaller bumps are taken for rounding
 _ROUNDING = 16
 _UNKNOWN = GaussLength(math.nan, math.nan, math.nan, math.nan)
 
 
 @dataclass(frozen=True, eq=False)
-class Interpolation:
+class Interpolation(archive.Archived):
     """Losses at (1 - alpha) a + alpha b.
 
     Attributes:
@@ -48,6 +46,8 @@ class Interpolation:
         settings: what `interpolate` was called with, by name.
         notes: what to know before the numbers are believed, and why some are missing.
     """
+
+    _WHAT = "interpolation"
 
     alphas: np.ndarray
     losses: np.ndarray
@@ -85,39 +85,7 @@ class Interpolation:
         Raises:
             ImportError: matplotlib is missing; `pip install 'curvwatch[report]'` has it.
         """
-        from curvwatch.landscape.paths.figures import plot_interpolations
-
         return plot_interpolations([self])
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the result as a .npz file without pickle; returns where it is."""
-        values = {name: getattr(self, name) for name in _VALUES}
-        values |= {f"gauss_{name}": value for name, value in vars(self.gauss).items()}
-        values.update(settings=dict(self.settings), notes=list(self.notes))
-        arrays = {"alphas": self.alphas, "losses": self.losses}
-        return archive.write(path, _WHAT, arrays=arrays, values=values)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Interpolation:
-        """Read what `save` wrote.
-
-        Raises:
-            CurvwatchError: there is no such file, it holds no interpolation, or is damaged.
-        """
-        arrays, values = archive.read(path, _WHAT)
-        with archive.made_from(path):
-            gauss = GaussLength(**{name: values[f"gauss_{name}"] for name in vars(_UNKNOWN)})
-            return cls(
-                arrays["alphas"],
-                arrays["losses"],
-                **{name: values[name] for name in _VALUES},
-                gauss=gauss,
-                settings=values["settings"],
-                notes=tuple(values["notes"]),
-            )
-
-
-_VALUES = ("distance", "tolerance", "path_length")
 
 
 def interpolate(
@@ -173,15 +141,15 @@ def interpolate(
         >>> round(line.bump, 6), line.monotone
         (4.0, False)
     """
-    check_count("points", points, least=3)
+    check_count("points", points, at_least=3)
     if tolerance is not None and not tolerance >= 0:
         raise ValueError(f"tolerance={tolerance!r}: 0 or more, or None for that of rounding, is needed")
     surface = surface_of(subject, batches, loss_fn=loss_fn, mode=mode)
-    start, end = _weights(surface, a), _weights(surface, b)
+    start, end = end_weights(surface, a), end_weights(surface, b)
     line = Curve.even("chain", torch.stack([start, end]))
     alphas = np.linspace(0.0, 1.0, points)
     with surface.open():
-        grid = shown(alphas.tolist(), "losses on the line", progress=progress)
+        grid = progress_bar(alphas.tolist(), "losses on the line", progress=progress)
         losses = np.array([surface.loss(line.at(t)) for t in grid])
     notes: list[str] = []
     if tolerance is None:
@@ -211,10 +179,6 @@ def interpolate(
         settings={"points": points},
         notes=tuple(notes),
     )
-
-
-def _weights(surface: Surface, end: Checkpoint | Aligned) -> Tensor:
-    return weights_of(end.state if isinstance(end, Aligned) else end, surface)
 
 
 def _eps(surface: Surface) -> float:
@@ -257,7 +221,7 @@ def _outputs(
     show: bool,
 ) -> Iterator[Tensor]:
     given = outputs if callable(outputs) else None
-    for t in shown(alphas.tolist(), "outputs on the line", progress=show):
+    for t in progress_bar(alphas.tolist(), "outputs on the line", progress=show):
         z = outputs_at(surface, line.at(t), given)
         if not bool(z.isfinite().all()):
             raise CurvwatchError(f"at alpha = {t:.3g} an output is not finite")

@@ -14,15 +14,15 @@ from torch import Tensor
 
 from curvwatch.checks import Mode, check_choice
 from curvwatch.errors import CurvwatchError
-from curvwatch.landscape.alignment.result import Aligned
-from curvwatch.landscape.checkpoints import Checkpoint, check_count, check_positive, weights_of
+from curvwatch.landscape.alignment.result import Aligned, end_weights
+from curvwatch.landscape.checkpoints import Checkpoint, check_count, check_positive
 from curvwatch.landscape.module_surface import Subject, surface_of
 from curvwatch.landscape.paths.band import relax_band
 from curvwatch.landscape.paths.curves import Curve, between
-from curvwatch.landscape.paths.fitting import DEFAULT_RATES, BatchDraws, fitted
+from curvwatch.landscape.paths.fitting import DEFAULT_RATES, BatchDraws, fit_curve
 from curvwatch.landscape.paths.profile import profile
 from curvwatch.landscape.paths.results import Kind, Path
-from curvwatch.landscape.surface import Surface, shown
+from curvwatch.landscape.surface import Surface, progress_bar
 
 # what `path` takes for each kind, and its defaults
 _TRAINED = {
@@ -110,10 +110,10 @@ def path(
     """
     check_choice("kind", kind, get_args(Kind))
     chosen = _checked_options(kind, options)
-    check_count("points", points, least=3)
-    check_count("refine", refine, least=0)
+    check_count("points", points, at_least=3)
+    check_count("refine", refine, at_least=0)
     surface = surface_of(subject, batches, loss_fn=loss_fn, mode=mode)
-    ends = _weights(surface, a), _weights(surface, b)
+    ends = end_weights(surface, a), end_weights(surface, b)
     before = surface.counts.gradients, surface.counts.forwards
     _check_ends(surface, ends)
     if kind != "line" and torch.equal(*ends):
@@ -163,7 +163,7 @@ def _searched(
 ) -> _Searched:
     if kind == "line":
         return _Searched(Curve.even("chain", torch.stack(ends)))
-    steps = shown(range(chosen["steps"]), f"{kind}: steps", progress=progress)
+    steps = progress_bar(range(chosen["steps"]), f"{kind}: steps", progress=progress)
     if kind == "band":
         return _banded(surface, ends, chosen, steps, seed)
     return _trained(surface, ends, kind, chosen, steps, seed)
@@ -207,7 +207,7 @@ def _trained(
     drawn = BatchDraws(surface, chosen["batches_per_step"], seed=seed)
     # of parts of its batches another surface is made, which cannot be opened with it
     with nullcontext() if drawn.draws else surface.open():
-        curve, history = fitted(
+        curve, history = fit_curve(
             drawn,
             Curve.even(shape, between(*ends, chosen["bends"], seed=seed, jitter=_JITTER)),
             steps,
@@ -238,10 +238,6 @@ def _profile(
         return profile(lambda t: surface.loss(curve.at(t)), grid, refine=refine, show=show)
 
 
-def _weights(surface: Surface, end: Checkpoint | Aligned) -> Tensor:
-    return weights_of(end.state if isinstance(end, Aligned) else end, surface)
-
-
 def _check_ends(surface: Surface, ends: tuple[Tensor, Tensor]) -> None:
     with surface.open():
         for name, w in zip("ab", ends, strict=True):
@@ -262,11 +258,11 @@ def _checked_options(kind: Kind, options: Mapping[str, Any]) -> dict[str, Any]:
     chosen = {**known, **options}
     for name in ("steps", "bends", "draws", "pivots"):
         if name in chosen:
-            check_count(name, chosen[name], least=1)
+            check_count(name, chosen[name], at_least=1)
     if "inserts" in chosen:
-        check_count("inserts", chosen["inserts"], least=0)
+        check_count("inserts", chosen["inserts"], at_least=0)
     if chosen.get("batches_per_step") is not None:
-        check_count("batches_per_step", chosen["batches_per_step"], least=1)
+        check_count("batches_per_step", chosen["batches_per_step"], at_least=1)
     if "optimizer" in chosen:
         check_choice("optimizer", chosen["optimizer"], tuple(DEFAULT_RATES))
         if chosen["learning_rate"] is None:

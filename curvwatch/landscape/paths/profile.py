@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from curvwatch.landscape.surface import shown
+from curvwatch.landscape.surface import progress_bar
 
 # a further point keeps this part of its interval away from those that are there
 _APART = 0.05
@@ -38,7 +38,7 @@ def profile(
     # nothing beside an end tells of a hill right next to it
     points += [(points[0] + points[1]) / 2, (points[-2] + points[-1]) / 2]
     points = sorted(set(points))
-    taken = shown(points, "losses along the way", progress=show)
+    taken = progress_bar(points, "losses along the way", progress=show)
     values = {t: float(loss(t)) for t in taken}
     for i in range(refine):
         at = sorted(values)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path as File
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -15,17 +13,16 @@ from torch import Tensor
 
 from curvwatch.landscape import archive
 from curvwatch.landscape.paths.curves import Curve
+from curvwatch.landscape.paths.figures import plot_paths
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Kind = Literal["line", "bezier", "chain", "band"]
 
-_WHAT = "path"
-
 
 @dataclass(frozen=True, eq=False)
-class Path:
+class Path(archive.Archived):
     """A path between two minima, and the losses on it.
 
     Attributes:
@@ -44,6 +41,8 @@ class Path:
         settings: what `path` was called with, by name.
         notes: what to know before the numbers are believed.
     """
+
+    _WHAT = "path"
 
     kind: Kind
     t: np.ndarray
@@ -103,30 +102,4 @@ class Path:
         Raises:
             ImportError: matplotlib is missing; `pip install 'curvwatch[report]'` has it.
         """
-        from curvwatch.landscape.paths.figures import plot_paths
-
         return plot_paths([self])
-
-    def save(self, path: str | os.PathLike[str]) -> File:
-        """Write the path, control points too, as a .npz file without pickle; returns where it is."""
-        arrays = {name: getattr(self, name) for name in _ARRAYS}
-        values = {name: getattr(self, name) for name in _VALUES}
-        values.update(settings=dict(self.settings), notes=list(self.notes))
-        return archive.write(path, _WHAT, arrays=arrays, values=values)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Path:
-        """Read what `save` wrote.
-
-        Raises:
-            CurvwatchError: there is no such file, it holds no path, or is damaged.
-        """
-        arrays, values = archive.read(path, _WHAT)
-        with archive.made_from(path):
-            values["notes"] = tuple(values["notes"])
-            fields: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
-            return cls(**fields, **values)
-
-
-_ARRAYS = ("t", "losses", "controls", "knots", "training")
-_VALUES = ("kind", "length", "gradients", "forwards", "force")

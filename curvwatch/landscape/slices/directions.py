@@ -19,7 +19,7 @@ from curvwatch.objective import Counts
 Normalize = Literal["filter", "layer", "none"]
 
 
-def rows_of(
+def normalization_rows(
     groups: Sequence[Group], size: int, how: Normalize, *, keep_1d: bool
 ) -> Iterator[tuple[slice, int]]:
     """Where in a flat vector there are rows that are scaled each by itself, and how many.
@@ -71,7 +71,7 @@ def normalized(
     """
     result = torch.zeros_like(directions, dtype=torch.float64)
     single = 0
-    for place, rows in rows_of(groups, weights.numel(), how, keep_1d=keep_1d):
+    for place, rows in normalization_rows(groups, weights.numel(), how, keep_1d=keep_1d):
         d = directions[:, place].double().reshape(len(directions), rows, -1)
         w = weights[place].double().reshape(rows, -1)
         lengths = torch.ones(1, 1, dtype=w.dtype, device=w.device)

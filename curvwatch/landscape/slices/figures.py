@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from curvwatch.charts.figures import is_logarithmic, new_figure, plain
 from curvwatch.checks import check_choice
-from curvwatch.landscape.slices.results import Slice, Slice1D, Slice2D
+from curvwatch.landscape.slices.point_labels import label
+from curvwatch.landscape.slices.style import (
+    BLUE,
+    GREY,
+    HATCH,
+    ORANGE,
+    START,
+    PlaneLike,
+    SliceLike,
+    finish,
+    labelled_points,
+    outline,
+    point_text,
+)
+from curvwatch.landscape.slices.surface_figure import plot_surface
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "0.35"  # told apart with any colour vision
-# a logarithmic axis where losses span more than two decades
-_DECADES = 100.0
 _LEVELS = 25
-# distances are drawn true, but where one axis would be this much longer
+# distances are drawn to scale, except where one axis would be this much longer
 _TOO_LONG = 3.0
-_HATCH = "////"
-# of the marker of the start of a plane
-START: dict[str, Any] = {"color": "white", "markeredgecolor": "black"}
 
 
-def plot_line(line: Slice1D) -> Figure:
+def plot_line(line: SliceLike) -> Figure:
     """The loss over the coordinate, with gaps where it is not finite."""
     figure = new_figure((7.0, 4.5))
     axes = figure.add_subplot()
@@ -40,35 +48,25 @@ def plot_line(line: Slice1D) -> Figure:
     if is_logarithmic(line.losses):
         axes.set_yscale("log")
     for low, high in _runs(line.alphas, ~finite):
-        axes.axvspan(low, high, facecolor="white", edgecolor="0.7", hatch=_HATCH, linewidth=0)
+        axes.axvspan(low, high, facecolor="white", edgecolor="0.7", hatch=HATCH, linewidth=0)
     axes.set_xlim(line.alphas[0], line.alphas[-1])
     axes.set_xlabel(plain(_with_length(line, 0)))
     axes.set_ylabel("loss")
-    finish(figure, axes, line, line.losses)
+    finish(figure, axes, line, legend_inside=True)
     return figure
 
 
-def plot_plane(plane: Slice2D, kind: str) -> Figure:
+def plot_plane(plane: PlaneLike, kind: str) -> Figure:
     """A contour plot, or a surface in three dimensions."""
     check_choice("kind", kind, ("contour", "surface"))
-    if kind == "contour":
-        return _contour(plane)
-    from curvwatch.landscape.slices.surface_figure import plot_surface
-
-    return plot_surface(plane)
+    return _contour(plane) if kind == "contour" else plot_surface(plane)
 
 
-def is_logarithmic(losses: np.ndarray) -> bool:
-    """Whether the finite ones are positive and span more than two decades."""
-    finite = losses[np.isfinite(losses)]
-    return bool(finite.size and finite.min() > 0 and finite.max() > _DECADES * finite.min())
-
-
-def _contour(plane: Slice2D) -> Figure:
+def _contour(plane: PlaneLike) -> Figure:
     figure, axes, beside = _places(plane)
     Z = np.ma.masked_invalid(plane.losses.T)
     # seen through the holes
-    axes.patch.set(facecolor="white", edgecolor="0.7", hatch=_HATCH)
+    axes.patch.set(facecolor="white", edgecolor="0.7", hatch=HATCH)
     levels, norm = _levels(plane.losses)
     if levels is None:
         _flat(axes, plane)
@@ -87,26 +85,12 @@ def _contour(plane: Slice2D) -> Figure:
     axes.set_xlabel(plain(_with_length(plane, 0)))
     short = figure.get_figheight() < 5
     axes.set_ylabel(plain(_with_length(plane, 1)), fontsize="small" if short else "medium")
-    finish(figure, axes, plane, plane.losses)
+    scales = () if _ratio(plane) is not None else ("the two axes have different scales",)
+    finish(figure, axes, plane, legend_inside=False, notes=scales)
     return figure
 
 
-def new_figure(size: tuple[float, float], *, layout: Any = "constrained") -> Figure:
-    """An empty figure of so many inches.
-
-    Raises:
-        ImportError: matplotlib is missing.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "slices are drawn with matplotlib: pip install 'curvwatch[report]'"
-        ) from error
-    return Figure(figsize=size, layout=layout)
-
-
-def _places(plane: Slice2D) -> tuple[Figure, Axes, tuple[float, float, float, float]]:
+def _places(plane: PlaneLike) -> tuple[Figure, Axes, tuple[float, float, float, float]]:
     """Figure and axes for a plane with true distances, and the place of the colour bar.
 
     By inches: layouts that adapt leave labels outside where the shape of axes is fixed.
@@ -142,7 +126,7 @@ def _levels(losses: np.ndarray) -> tuple[np.ndarray | None, Any]:
     return levels, norm
 
 
-def _flat(axes: Axes, plane: Slice2D) -> None:
+def _flat(axes: Axes, plane: PlaneLike) -> None:
     """One colour wherever the loss is finite."""
     from matplotlib import colormaps
 
@@ -174,82 +158,26 @@ def _tick(axis: Any, bar: Any, logarithmic: bool) -> None:
     axis.set_minor_locator(NullLocator())
 
 
-def _draw_points(axes: Axes, plane: Slice2D) -> None:
-    from curvwatch.landscape.slices.point_labels import label
-
+def _draw_points(axes: Axes, plane: PlaneLike) -> None:
     if not len(plane.coordinates):
         axes.plot([0.0], [0.0], "*", **START, markersize=12, label="start")
         return
     x, y = plane.coordinates.T
     if plane.path:
-        axes.plot(x, y, "-o", color=ORANGE, markersize=4, linewidth=1.4, path_effects=outlined())
+        axes.plot(x, y, "-o", color=ORANGE, markersize=4, linewidth=1.4, path_effects=outline())
     else:
         axes.plot(x, y, "D", color=ORANGE, markeredgecolor="white", markersize=8)
-    told = {int(i): point_text(plane, int(i)) for i in told_of(plane)}
-    label(axes, plane.coordinates, told, path=plane.path, path_effects=outlined())
+    texts = {i: point_text(plane, i) for i in labelled_points(plane)}
+    label(axes, plane.coordinates, texts, path=plane.path, path_effects=outline())
 
 
-def told_of(plane: Slice2D) -> list[int]:
-    """Which points are named: all of a few, and the ends of a path."""
-    count = len(plane.coordinates)
-    return [0, count - 1] if plane.path else list(range(count))
-
-
-def point_text(plane: Slice2D, index: int) -> str:
-    """Name and loss of a point."""
-    return f"{plain(plane.point_names[index])}\n{plane.point_losses[index]:.4g}"
-
-
-def outlined() -> list[Any]:
-    """The effect that keeps lines and words readable on any colour."""
-    from matplotlib.patheffects import withStroke
-
-    return [withStroke(linewidth=2.5, foreground="white")]
-
-
-def _ratio(plane: Slice2D) -> float | None:
+def _ratio(plane: PlaneLike) -> float | None:
     """Height to width of a plane with true distances; None where that would be too long."""
     ratio = float(np.ptp(plane.betas) / np.ptp(plane.alphas))
     return ratio if 1 / _TOO_LONG < ratio < _TOO_LONG else None
 
 
-def finish(figure: Figure, axes: Any, shown: Slice, losses: np.ndarray) -> None:
-    """Title, legend, and notes below."""
-    from matplotlib.patches import Patch
-
-    axes.set_title(plain(fill(shown.description, 60)), fontsize="medium")
-    handles, labels = axes.get_legend_handles_labels()
-    holes = int((~np.isfinite(losses)).sum())
-    in_space = axes.name == "3d"
-    if holes and not in_space:
-        handles.append(Patch(facecolor="white", edgecolor="0.7", hatch=_HATCH))
-        labels.append(f"nan or inf, {holes} of {losses.size} points")
-    if handles:
-        if isinstance(shown, Slice1D):
-            axes.legend(handles, labels, fontsize="small")
-        else:  # beside the plane: in it there is no place that nothing is told of
-            figure.legend(handles, labels, fontsize="small", loc="upper left", ncols=3, frameon=False)
-    notes = list(shown.notes)
-    if holes and in_space:  # where nothing is drawn, nothing can be hatched
-        notes.append(
-            f"the surface has holes where the loss is nan or inf, {holes} of {losses.size} points"
-        )
-    if len(shown.off_slice) and shown.off_slice.max() > 1e-3 * max(
-        np.abs(shown.coordinates).max(), 1e-30
-    ):
-        where = "they are drawn at their own losses" if in_space else "losses beside them are their own"
-        notes.append(
-            f"the points lie {shown.off_slice.min():.3g} to {shown.off_slice.max():.3g} away from this "
-            f"plane; {where}"
-        )
-    if isinstance(shown, Slice2D) and not in_space and _ratio(shown) is None:
-        notes.append("the two axes have different scales")
-    if notes:
-        text = "\n".join(fill(note, 100) for note in notes)
-        figure.supxlabel(plain(text), fontsize="x-small", color=GREY)
-
-
-def _with_length(shown: Slice, index: int) -> str:
+def _with_length(shown: SliceLike, index: int) -> str:
     """The name of a direction, and its length where it is not 1."""
     name, norm = shown.names[index], float(shown.norms[index])
     return name if abs(norm - 1) < 1e-4 else f"{name} (of length {norm:.3g})"
@@ -265,8 +193,3 @@ def _runs(x: np.ndarray, flags: np.ndarray) -> Iterator[tuple[float, float]]:
         if not flag and start is not None:
             yield float(edges[start]), float(edges[i])
             start = None
-
-
-def plain(text: str) -> str:
-    """`text` without the dollar signs that matplotlib reads as formulas."""
-    return text.replace("$", r"\$")

@@ -32,7 +32,7 @@ def label(
         path: whether a line joins the points.
         style: of the words.
     """
-    line = axes.transData.transform(joined(points) if path else points)
+    line = axes.transData.transform(points_along(points) if path else points)
     inside = axes.get_window_extent()
     taken: list[Any] = []
     for i, text in texts.items():
@@ -49,7 +49,7 @@ def label(
         taken.append(boxes[best])
 
 
-def joined(points: np.ndarray) -> np.ndarray:
+def points_along(points: np.ndarray) -> np.ndarray:
     """Places all along the line through `points` (m, k), shape (n, k)."""
     share = np.linspace(0.0, 1.0, _BETWEEN)[:, None]
     stretches = [a + share * (b - a) for a, b in pairwise(points)]

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from curvwatch.errors import CurvwatchError
 from curvwatch.landscape import archive
+from curvwatch.landscape.slices.figures import plot_line, plot_plane
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_WHAT = "slice"
-
-S = TypeVar("S", bound="Slice")
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Slice:
+class Slice(archive.Archived):
     """What slices of one and two dimensions have in common.
 
     Attributes:
@@ -43,6 +37,7 @@ class Slice:
         products: the same for Hessian-vector products.
     """
 
+    _WHAT = "slice"
     kind: ClassVar[str]
 
     names: tuple[str, ...]
@@ -61,30 +56,15 @@ class Slice:
     gradients: int = 0
     products: int = 0
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the slice as a .npz file without pickle; returns where it is.
-
-        Raises:
-            CurvwatchError: the file cannot be written.
-        """
-        arrays: dict[str, np.ndarray] = {}
-        values: dict[str, Any] = {"kind": self.kind}
-        for f in dataclasses.fields(self):
-            value = getattr(self, f.name)
-            (arrays if isinstance(value, np.ndarray) else values)[f.name] = value
-        return archive.write(path, _WHAT, arrays=arrays, values=values)
+    def _pack(self) -> archive.Content:
+        arrays, values = super()._pack()
+        return arrays, {"kind": self.kind, **values}
 
     @classmethod
-    def load(cls: type[S], path: str | os.PathLike[str]) -> S:
-        """What `save` wrote to `path`.
-
-        Raises:
-            CurvwatchError: there is no such slice in it.
-        """
-        found = load_slice(path)
-        if not isinstance(found, cls):
-            raise CurvwatchError(f"{path} holds a {type(found).__name__} and no {cls.__name__}")
-        return found
+    def _unpack(cls, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> Any:
+        kinds: dict[str, type[Slice]] = {"1d": Slice1D, "2d": Slice2D}
+        # of the class that was saved: `load` compares it with the one that is asked for
+        return super(Slice, kinds[values["kind"]])._unpack(arrays, values)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -112,8 +92,6 @@ class Slice1D(Slice):
         Raises:
             ImportError: matplotlib is missing.
         """
-        from curvwatch.landscape.slices.figures import plot_line
-
         return plot_line(self)
 
 
@@ -146,8 +124,6 @@ class Slice2D(Slice):
             ValueError: `kind` is another word.
             ImportError: matplotlib is missing.
         """
-        from curvwatch.landscape.slices.figures import plot_plane
-
         return plot_plane(self, kind)
 
 
@@ -157,10 +133,6 @@ def load_slice(path: str | os.PathLike[str]) -> Slice1D | Slice2D:
     Raises:
         CurvwatchError: there is no such file, it holds no slice, or is damaged.
     """
-    arrays, values = archive.read(path, _WHAT)
-    with archive.made_from(path):
-        cls = {"1d": Slice1D, "2d": Slice2D}[values.pop("kind")]
-        known = {f.name for f in dataclasses.fields(cls)}
-        plain = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
-        found: Slice1D | Slice2D = cls(**{n: v for n, v in {**plain, **arrays}.items() if n in known})
-    return found
+    loaded: Any = Slice.load(path)
+    result: Slice1D | Slice2D = loaded
+    return result

@@ -6,14 +6,14 @@ import itertools
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from curvwatch.checks import check_choice
+from curvwatch.checks import check_choice, check_int
 from curvwatch.landscape.checkpoints import Checkpoint
 from curvwatch.landscape.module_surface import Subject, surface_of
 from curvwatch.landscape.slices.checkpoint_directions import plane_directions, principal_directions
@@ -26,7 +26,7 @@ from curvwatch.landscape.slices.directions import (
 )
 from curvwatch.landscape.slices.eigen_directions import Ends, eigenvectors
 from curvwatch.landscape.slices.results import Slice1D, Slice2D
-from curvwatch.landscape.surface import CountCosts, Surface, shown, total
+from curvwatch.landscape.surface import CountCosts, Surface, progress_bar, total
 
 DirectionName = Literal["random", "hessian", "gradient"]
 Along: TypeAlias = DirectionName | Directions | Tensor | Sequence[Tensor]
@@ -35,6 +35,20 @@ Along: TypeAlias = DirectionName | Directions | Tensor | Sequence[Tensor]
 _MARGIN = 0.25
 # of the longer extent: what is shorter is rounding; where checkpoints span less there is no plane
 _NOTHING = 5e-7
+
+
+@dataclass(frozen=True)
+class _SliceOptions:
+    """The options that `slice_1d` and `slice_2d` share; `slice_1d` explains them."""
+
+    distance: float | None
+    points: int
+    at: Tensor | None
+    normalize: Normalize | None
+    keep_1d: bool
+    ends: Ends
+    rtol: float | None
+    seed: int
 
 
 def slice_1d(
@@ -75,26 +89,25 @@ def slice_1d(
 
     Raises:
         ValueError: an argument is out of range.
-        CurvwatchError: the surface or the direction cannot be had.
+        CurvwatchError: the loss or the direction cannot be computed; the message says why.
 
     Example:
         >>> bowl = FunctionSurface(lambda w: (w**2).sum() / 2, torch.zeros(2, dtype=torch.float64))
         >>> slice_1d(bowl, torch.tensor([1.0, 0.0]), points=5).losses
         array([0.5  , 0.125, 0.   , 0.125, 0.5  ])
     """
-    fitted = _is_fitted(direction, distance, points)
-    axis = None if fitted else _symmetrical(1.0 if distance is None else distance, points)
-    f = surface_of(subject, **surface)
-    options: dict[str, Any] = {"at": at, "normalize": normalize, "keep_1d": keep_1d, "seed": seed}
-    options |= {"ends": ends, "rtol": rtol}
-    directions = _directions(f, direction, 1, options)
-    with CountCosts(f) as spending:
-        marks = _marks(f, directions)
-        if axis is None:
-            (axis,) = _fitting(directions, marks["coordinates"], points)
-        losses = _losses(f, directions, [axis], progress=progress)
-    spent = asdict(total(directions.cost, spending.cost))
-    return Slice1D(alphas=axis, losses=losses, **_common(directions), **marks, **spent)
+    options = _SliceOptions(
+        distance=distance,
+        points=points,
+        at=at,
+        normalize=normalize,
+        keep_1d=keep_1d,
+        ends=ends,
+        rtol=rtol,
+        seed=seed,
+    )
+    (alphas,), content = _slice(subject, direction, 1, options, surface, progress=progress)
+    return Slice1D(alphas=alphas, **content)
 
 
 def slice_2d(
@@ -123,30 +136,55 @@ def slice_2d(
         points: to a side; odd, but where the points of the directions set the range.
         at: as in `slice_1d`.
         normalize: as in `slice_1d`.
-        keep_1d: as in `random_directions`.
-        ends: of the spectrum, as in `eigenvectors`.
-        rtol: of "hessian", as in `eigenvectors`.
-        seed: of what is random in the directions.
-        progress: whether to show a progress bar, on a terminal.
+        keep_1d: as in `slice_1d`.
+        ends: as in `slice_1d`.
+        rtol: as in `slice_1d`.
+        seed: as in `slice_1d`.
+        progress: as in `slice_1d`.
         **surface: options of `surface_of`, for a module.
 
     Raises:
         ValueError: an argument is out of range.
-        CurvwatchError: the surface or the directions cannot be had.
+        CurvwatchError: the loss or the directions cannot be computed; the message says why.
     """
-    fitted = _is_fitted(directions, distance, points)
-    axes = [] if fitted else [_symmetrical(1.0 if distance is None else distance, points)] * 2
+    options = _SliceOptions(
+        distance=distance,
+        points=points,
+        at=at,
+        normalize=normalize,
+        keep_1d=keep_1d,
+        ends=ends,
+        rtol=rtol,
+        seed=seed,
+    )
+    (alphas, betas), content = _slice(subject, directions, 2, options, surface, progress=progress)
+    return Slice2D(alphas=alphas, betas=betas, **content)
+
+
+def _slice(
+    subject: Subject,
+    along: Any,
+    count: int,
+    options: _SliceOptions,
+    surface: dict[str, Any],
+    *,
+    progress: bool,
+) -> tuple[list[np.ndarray], dict[str, Any]]:
+    """The axes of a slice, and its other fields by name."""
+    fitted = _is_fitted(along, options.distance, options.points)
+    axes: list[np.ndarray] = []
+    if not fitted:
+        distance = 1.0 if options.distance is None else options.distance
+        axes = [_symmetrical(distance, options.points)] * count
     f = surface_of(subject, **surface)
-    options: dict[str, Any] = {"at": at, "normalize": normalize, "keep_1d": keep_1d, "seed": seed}
-    options |= {"ends": ends, "rtol": rtol}
-    found = _directions(f, directions, 2, options)
-    with CountCosts(f) as spending:
-        marks = _marks(f, found)
+    directions = _directions(f, along, count, options)
+    with CountCosts(f) as costs:
+        marks = _marks(f, directions)
         if fitted:
-            axes = _fitting(found, marks["coordinates"], points)
-        losses = _losses(f, found, axes, progress=progress)
-    spent = asdict(total(found.cost, spending.cost))
-    return Slice2D(alphas=axes[0], betas=axes[1], losses=losses, **_common(found), **marks, **spent)
+            axes = _fitting(directions, marks["coordinates"], options.points)
+        losses = _losses(f, directions, axes, progress=progress)
+    spent = asdict(total(directions.cost, costs.cost))
+    return axes, {"losses": losses, **_common(directions), **marks, **spent}
 
 
 def plane(
@@ -189,7 +227,7 @@ def trajectory(
     progress: bool = True,
     **surface: Any,
 ) -> Slice2D:
-    """The way of a training on the plane in which its checkpoints vary most.
+    """The path of a training on the plane in which its checkpoints vary most.
 
     Principal directions after Li et al. 2018. The last checkpoint is at (0, 0).
     `point_losses` are those of the checkpoints themselves, which lie `off_slice` of the plane: where
@@ -213,10 +251,10 @@ def trajectory(
     return slice_2d(f, directions, points=points, progress=progress)
 
 
-def _directions(f: Surface, along: Any, count: int, options: dict[str, Any]) -> Directions:
-    if options["rtol"] is not None and not (isinstance(along, str) and along == "hessian"):
+def _directions(f: Surface, along: Any, count: int, options: _SliceOptions) -> Directions:
+    if options.rtol is not None and not (isinstance(along, str) and along == "hessian"):
         raise ValueError(
-            f'rtol={options["rtol"]!r}: it belongs to "hessian"; eigenvectors(surface, rtol=...) makes '
+            f'rtol={options.rtol!r}: it belongs to "hessian"; eigenvectors(surface, rtol=...) makes '
             "such directions"
         )
     found = along if isinstance(along, Directions) else _made(f, along, count, options)
@@ -225,9 +263,9 @@ def _directions(f: Surface, along: Any, count: int, options: dict[str, Any]) -> 
     return found
 
 
-def _made(f: Surface, along: Any, count: int, options: dict[str, Any]) -> Directions:
-    at, seed, keep_1d = options["at"], options["seed"], options["keep_1d"]
-    normalize = options["normalize"]
+def _made(f: Surface, along: Any, count: int, options: _SliceOptions) -> Directions:
+    at, seed, keep_1d = options.at, options.seed, options.keep_1d
+    normalize = options.normalize
     if not isinstance(along, str):
         return given_directions(f, along, at=at, normalize=normalize, keep_1d=keep_1d)
     check_choice("directions", along, ("random", "hessian", "gradient"))
@@ -237,7 +275,7 @@ def _made(f: Surface, along: Any, count: int, options: dict[str, Any]) -> Direct
                 f"normalize={normalize!r} would turn an eigenvector into another direction: 'none' is "
                 "needed"
             )
-        return eigenvectors(f, count, at=at, ends=options["ends"], rtol=options["rtol"], seed=seed)
+        return eigenvectors(f, count, at=at, ends=options.ends, rtol=options.rtol, seed=seed)
     if along == "gradient":
         return gradient_direction(
             f, count, at=at, normalize=normalize or "none", keep_1d=keep_1d, seed=seed
@@ -253,7 +291,7 @@ def _losses(
     losses = np.full([len(axis) for axis in axes], np.nan)
     places = list(itertools.product(*(range(len(axis)) for axis in axes)))
     with f.open():
-        for place in shown(places, "slice", progress=progress):
+        for place in progress_bar(places, "slice", progress=progress):
             where = (float(axis[i]) for axis, i in zip(axes, place, strict=True))
             losses[place] = f.loss(directions.at(*where))
     return losses
@@ -290,8 +328,7 @@ def _common(directions: Directions) -> dict[str, Any]:
 
 
 def _check_points(points: int) -> None:
-    if isinstance(points, bool) or not isinstance(points, int) or points < 3:
-        raise ValueError(f"points={points!r}: a whole number, 3 at least, is needed")
+    check_int("points", points, at_least=3, what="a whole number, 3 at least,")
 
 
 def _symmetrical(distance: float, points: int) -> np.ndarray:

@@ -6,19 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from curvwatch.landscape.slices.figures import (
+from curvwatch.charts.figures import is_logarithmic, new_figure, plain
+from curvwatch.landscape.slices.point_labels import points_along
+from curvwatch.landscape.slices.style import (
     ORANGE,
     START,
+    PlaneLike,
     finish,
-    is_logarithmic,
-    new_figure,
-    outlined,
-    plain,
+    labelled_points,
+    outline,
     point_text,
-    told_of,
 )
-from curvwatch.landscape.slices.point_labels import joined
-from curvwatch.landscape.slices.results import Slice2D
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,7 +25,7 @@ if TYPE_CHECKING:
 _TICKS = 8
 
 
-def plot_surface(plane: Slice2D) -> Figure:
+def plot_surface(plane: PlaneLike) -> Figure:
     """The loss as a height, with points at their own losses; there are holes where it is not finite."""
     from matplotlib import colormaps
     from matplotlib.ticker import MaxNLocator
@@ -74,7 +72,7 @@ def plot_surface(plane: Slice2D) -> Figure:
     axes.set_box_aspect(None, zoom=0.85)
     if len(plane.coordinates):
         _label(axes, plane, _heights(plane.point_losses, logarithmic))
-    finish(figure, axes, plane, plane.losses)
+    finish(figure, axes, plane, legend_inside=False)
     return figure
 
 
@@ -97,7 +95,7 @@ def _heights(losses: np.ndarray, logarithmic: bool) -> np.ndarray:
 
 
 def _draw_points(
-    axes: Any, plane: Slice2D, heights: np.ndarray, logarithmic: bool
+    axes: Any, plane: PlaneLike, heights: np.ndarray, logarithmic: bool
 ) -> tuple[float, float]:
     """Points, or the start; returns the lowest and the highest of all that is drawn."""
     if len(plane.coordinates):
@@ -105,7 +103,7 @@ def _draw_points(
         z = _heights(plane.point_losses, logarithmic)
         style: dict[str, Any] = {"color": ORANGE, "zorder": 3}
         if plane.path:
-            axes.plot(x, y, z, "-o", markersize=4, linewidth=1.4, path_effects=outlined(), **style)
+            axes.plot(x, y, z, "-o", markersize=4, linewidth=1.4, path_effects=outline(), **style)
         else:
             axes.plot(x, y, z, "D", markeredgecolor="white", markersize=8, **style)
     else:
@@ -118,17 +116,17 @@ def _draw_points(
     return (float(drawn.min()), float(drawn.max())) if drawn.size else (0.0, 1.0)
 
 
-def _label(axes: Any, plane: Slice2D, heights: np.ndarray) -> None:
+def _label(axes: Any, plane: PlaneLike, heights: np.ndarray) -> None:
     """Names beside points, on the side where the fewest others are, as they are seen."""
     from mpl_toolkits.mplot3d import proj3d
 
     places = np.column_stack([plane.coordinates, heights])
     line = places[np.isfinite(heights)]
     if plane.path and len(line):
-        line = joined(line)
+        line = points_along(line)
     x, y, _ = proj3d.proj_transform(*line.T, axes.get_proj())
     line = axes.transData.transform(np.column_stack([x, y]))
-    for i in told_of(plane):
+    for i in labelled_points(plane):
         if not np.isfinite(heights[i]):
             continue
         x, y, _ = proj3d.proj_transform(*places[i], axes.get_proj())
@@ -151,6 +149,6 @@ def _label(axes: Any, plane: Slice2D, heights: np.ndarray) -> None:
             ha="left" if right > 0 else "right",
             va="bottom" if up > 0 else "top",
             fontsize="small",
-            path_effects=outlined(),
+            path_effects=outline(),
             zorder=4,
         )

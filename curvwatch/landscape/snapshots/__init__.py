@@ -1,1 +1,5 @@
-"""Weights that are saved while a network trains."""
+"""Weights of a few steps of a run, kept for the landscape; the callback is `callback.Snapshots`."""
+
+from curvwatch.landscape.snapshots.files import Snapshot, snapshots_in
+
+__all__ = ["Snapshot", "snapshots_in"]

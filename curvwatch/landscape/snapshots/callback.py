@@ -77,10 +77,10 @@ class Snapshots(CallbackBase):
         super().__init__()
         check_choice("grid", grid, get_args(Grid))
         if every_n_steps is not None:
-            check_count("every_n_steps", every_n_steps, least=1)
-        check_count("max_files", max_files, least=2)
+            check_count("every_n_steps", every_n_steps, at_least=1)
+        check_count("max_files", max_files, at_least=2)
         if max_bytes is not None:
-            check_count("max_bytes", max_bytes, least=1)
+            check_count("max_bytes", max_bytes, at_least=1)
         if dtype is not None:
             check_choice("dtype", dtype, tuple(HALVES))
         check_choice("on_error", on_error, get_args(OnError))
@@ -198,7 +198,7 @@ class Snapshots(CallbackBase):
                     return
         elif self._folder is not None and self._run and step >= max(self._paths, default=0) and step:
             return  # another fit of the same Trainer
-        self._faults.forget()
+        self._faults.reset()
         folder, number = where, 0
         while files_in(folder):
             number += 1

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from curvwatch.charts import Chart
-from curvwatch.report.logs import Curve, LoggedDensity, LoggedRun
+from curvwatch.report.logs import LoggedCurve, LoggedDensity, LoggedRun
 from curvwatch.report.run_charts import (
     Line,
     errors_around,
@@ -54,7 +54,7 @@ def payload(runs: Sequence[LoggedRun], charts: Sequence[Chart], x: str) -> dict[
     }
 
 
-def positions(curve: Curve | LoggedDensity, x: str) -> np.ndarray:
+def positions(curve: LoggedCurve | LoggedDensity, x: str) -> np.ndarray:
     """(n,) float64, where readings lie on the axis; nan where the log does not say."""
     return {"step": curve.steps.astype(float), "time": curve.times, "epoch": curve.epochs}[x]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from curvwatch.report.logs.tensorboard import is_hparams_folder
 from curvwatch.report.text import natural, printable
-from curvwatch.results.history import SUFFIX
+from curvwatch.results import HISTORY_SUFFIX
 
-LOGS = f"TensorBoard event files, metrics.csv, run-*.wandb, *{SUFFIX}"
+LOGS = f"TensorBoard event files, metrics.csv, run-*.wandb, *{HISTORY_SUFFIX}"
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,9 @@ def _below(top: Path, problems: list[str]) -> list[FoundRun]:
         files = [here / name for name in sorted(names, key=natural)]
         events = tuple(file for file in files if kind_of(file) == "tensorboard")
         table = tuple(file for file in files if file.name == "metrics.csv")
-        histories = [file for file in files if file.name.endswith(SUFFIX) and file.name[0] != "."]
+        histories = [
+            file for file in files if file.name.endswith(HISTORY_SUFFIX) and file.name[0] != "."
+        ]
         for file in files:
             if file.name.startswith("run-") and kind_of(file) == "wandb":
                 # a run that was resumed has one folder more, and the same file name
@@ -95,7 +97,7 @@ def _below(top: Path, problems: list[str]) -> list[FoundRun]:
 def short_names(paths: Sequence[Path]) -> list[str]:
     """Unique names: what is left of each path without the parts that all have, front and back."""
     whole = [path.resolve() for path in paths]
-    parts = [[*path.parts[:-1], path.name.removesuffix(SUFFIX) or path.name] for path in whole]
+    parts = [[*path.parts[:-1], path.name.removesuffix(HISTORY_SUFFIX) or path.name] for path in whole]
     for end in (0, -1) if len(parts) > 1 else ():
         while all(len(p) > 1 for p in parts) and len({p[end] for p in parts}) == 1:
             parts = [[*p[1:]] if end == 0 else [*p[:-1]] for p in parts]

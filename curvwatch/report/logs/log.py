@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 
 from curvwatch.charts.histogram import Histogram
-from curvwatch.report.logs.logged_run import Curve, LoggedAlert, LoggedDensity
+from curvwatch.report.logs.logged_run import LoggedAlert, LoggedCurve, LoggedDensity
 
 CURVWATCH = (
     "curvature/",
@@ -27,7 +27,7 @@ CURVWATCH = (
 class Log(NamedTuple):
     """The contents of one log, as those of `LoggedRun`; `name`: the run's own, where it has one."""
 
-    curves: Mapping[str, Curve]
+    curves: Mapping[str, LoggedCurve]
     alerts: tuple[LoggedAlert, ...] = ()
     hyperparameters: Mapping[str, Any] = {}
     problems: tuple[str, ...] = ()
@@ -46,8 +46,8 @@ def make_curve(
     values: Sequence[float] | np.ndarray,
     *,
     times: np.ndarray | None = None,
-    epochs: Curve | None = None,
-) -> Curve:
+    epochs: LoggedCurve | None = None,
+) -> LoggedCurve:
     """Values in the order in which they were written, as a curve; of one step the last one counts.
 
     Args:
@@ -61,11 +61,11 @@ def make_curve(
     if (at[1:] <= at[:-1]).any():
         kept = _in_order(at)
         at, logged, times = at[kept], logged[kept], times[kept]
-    return Curve(at, logged, times, _epochs_at(at, epochs))
+    return LoggedCurve(at, logged, times, _epochs_at(at, epochs))
 
 
 def make_density(
-    readings: Sequence[tuple[int, float, Histogram]], *, epochs: Curve | None = None
+    readings: Sequence[tuple[int, float, Histogram]], *, epochs: LoggedCurve | None = None
 ) -> LoggedDensity:
     """Readings in the order in which they were written, as a curve of histograms.
 
@@ -120,7 +120,7 @@ def _unescaped(text: str) -> str:
     return unescape(re.sub(r"\\(.)", r"\1", text))
 
 
-def _epochs_at(steps: np.ndarray, epochs: Curve | None) -> np.ndarray:
+def _epochs_at(steps: np.ndarray, epochs: LoggedCurve | None) -> np.ndarray:
     if epochs is None or not len(epochs.steps):
         return np.full(len(steps), np.nan)
     last = np.searchsorted(epochs.steps, steps, side="right") - 1

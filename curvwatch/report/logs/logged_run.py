@@ -13,7 +13,7 @@ from curvwatch.charts.histogram import Histogram
 
 
 @dataclass(frozen=True)
-class Curve:
+class LoggedCurve:
     """One metric over a run, in the order of its steps.
 
     Attributes:
@@ -74,7 +74,7 @@ class LoggedRun:
     name: str
     path: Path
     kind: str
-    curves: Mapping[str, Curve]
+    curves: Mapping[str, LoggedCurve]
     alerts: tuple[LoggedAlert, ...] = ()
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     problems: tuple[str, ...] = ()

@@ -16,7 +16,7 @@ from curvwatch.report.logs.logged_run import LoggedAlert, LoggedRun
 from curvwatch.report.logs.tensorboard import read_tensorboard
 from curvwatch.report.logs.wandb import read_wandb
 from curvwatch.report.text import printable
-from curvwatch.results.history import History
+from curvwatch.results import History
 
 
 def read_runs(paths: Iterable[Path]) -> tuple[list[LoggedRun], list[str]]:

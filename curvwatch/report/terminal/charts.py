@@ -8,7 +8,7 @@ from rich.text import Text
 from curvwatch.charts import Chart
 from curvwatch.charts.heat_maps import HeatMap, column_edges
 from curvwatch.report.heat_maps import RunHeatMap
-from curvwatch.report.logs import Curve, LoggedRun
+from curvwatch.report.logs import LoggedCurve, LoggedRun
 from curvwatch.report.run_charts import is_edge, is_logarithmic, lines_of, thin
 from curvwatch.report.text import number, printable
 
@@ -100,7 +100,7 @@ def _labels(drawn: HeatMap, width: int) -> list[str]:
     return [name.rjust(longest) for name in labels]
 
 
-def _points(curve: Curve, most: int) -> tuple[np.ndarray, np.ndarray]:
+def _points(curve: LoggedCurve, most: int) -> tuple[np.ndarray, np.ndarray]:
     """The finite values, thinned."""
     finite = np.isfinite(curve.values)
     steps, values = curve.steps[finite], curve.values[finite]

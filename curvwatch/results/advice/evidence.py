@@ -117,11 +117,11 @@ def evidence(
     level = min(quarters)
     if rises < _RISES_QUICKLY:
         raise NoAdviceError(
-            f"the landscape sharpens still, {1 / rises:.2g} times from the third to the last quarter "
-            "of the readings: go on for longer, or with a larger learning rate"
+            f"the landscape is still getting sharper, {1 / rises:.2g} times from the third to the "
+            "last quarter of the readings: train for longer, or with a larger learning rate"
         )
     if not math.isfinite(level):
-        raise NoAdviceError("there is no positive curvature that would bound a learning rate")
+        raise NoAdviceError("there is no positive curvature that would limit a learning rate")
     smooth = _running_median(at_edge)
     error = float(np.median(used.errors[late]) + 2 * np.median(used.stderrs[late]))
     rate, low, high = level, float(smooth.min()) * (1 - error), float(smooth.max()) * (1 + error)

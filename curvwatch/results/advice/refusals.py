@@ -33,23 +33,23 @@ def check_count(used: LandscapeSeries, notes: Sequence[str]) -> None:
     if used.missing == used.read > 0:
         why = Counter(notes).most_common(1)
         raise NoAdviceError(
-            "no reading has a stability ratio, for the optimizer has no law or the readings failed"
+            "no reading has a stability ratio: the optimizer has no stability law, or readings failed"
             + (f": {why[0][0]}" if why else "")
         )
     if used.refuted > len(used):
         raise NoAdviceError(
             f"{used.refuted} of {used.read} readings are over the edge while no step overshot: the "
             "probe is sharper than the loss (probe_batches=... makes it larger), or the optimizer has "
-            "seen too few gradients"
+            "had too few gradients yet"
         )
     left_out = (
         *((used.missing, "have no stability ratio"), (used.doubtful, "are not to be trusted")),
-        (used.refuted, "are refuted by the steps"),
+        (used.refuted, "contradict the steps"),
         (used.lowered, "came after the learning rate was halved"),
     )
-    told = "".join(f", {count} {text}" for count, text in left_out if count)
+    reasons = "".join(f", {count} {text}" for count, text in left_out if count)
     raise NoAdviceError(
-        f"{len(used)} of {used.read} readings of the landscape can be used, {LEAST} are needed{told}"
+        f"{len(used)} of {used.read} readings of the landscape can be used, {LEAST} are needed{reasons}"
     )
 
 
@@ -86,14 +86,14 @@ def check_loss(
     if fell < (_FELL if of_step > 0 else _FELL_SURELY) * abs(first):
         overshot = _overshot(used.ratios, steps.ratios)
         if fell >= 0 and not overshot:
-            moved, cure = "hardly moved", "go on for longer, or with a larger learning rate"
+            moved, cure = "hardly moved", "train for longer, or with a larger learning rate"
         elif fell >= 0:
-            moved, cure = "hardly moved", "steps overshot, so begin anew with a smaller learning rate"
+            moved, cure = "hardly moved", "steps overshot, so begin again with a smaller learning rate"
         else:
-            moved, cure = "risen", "go on for longer, or with a smaller learning rate"
+            moved, cure = "risen", "train for longer, or with a smaller learning rate"
         raise NoAdviceError(
-            f"the loss has {moved} ({first:.3g} to {last:.3g}), so the landscape of training is not "
-            f"seen yet: {cure}"
+            f"the loss has {moved} ({first:.3g} to {last:.3g}), so the landscape of training was not "
+            f"reached yet: {cure}"
         )
     since = curves[name].steps >= used.steps[settled]
     begin, end = (np.median(part) for part in np.array_split(values[since], 2))
@@ -105,7 +105,7 @@ def check_loss(
         raise NoAdviceError(
             f"the loss stands still at {last:.3g} (it began at {first:.3g}), where the landscape is "
             f"{supported / least:.0f} times flatter than at its sharpest: steps that overshot may have "
-            "thrown the run there, and its units be dead; begin anew with a smaller learning rate"
+            "thrown the run there and left its units dead; begin again with a smaller learning rate"
         )
     return first, last
 

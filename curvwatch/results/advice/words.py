@@ -19,9 +19,9 @@ def sentences(found: Evidence, share: float = 1.0) -> tuple[str, ...]:
     elif factor < RAISE:
         verdict = "keep it"
     elif found.low > 0:
-        verdict = "it may be raised, though the low end is not sure of it"
+        verdict = "it may be raised, though the low end of the range does not support that"
     else:
-        verdict = "keep it, for how much more it bears is not known"
+        verdict = "keep it: how far it could be raised is not known"
     rate, low, high, current = (
         share * value for value in (found.rate, found.low, found.high, found.current)
     )
@@ -29,7 +29,7 @@ def sentences(found: Evidence, share: float = 1.0) -> tuple[str, ...]:
         f"Learning rate {rate:.3g} ({low:.3g} to {high:.3g}), {factor:.2g} times the {current:.3g} of "
         f"this run: {verdict}."
     )
-    ramp = "No warmup is needed: earlier readings support it, too."
+    ramp = "No warmup is needed: earlier readings support it as well."
     if found.warmup is not None:
         least, start, until = found.warmup
         begin = f"Warm up from {share * least:.3g} to it"
@@ -46,26 +46,26 @@ def _why(found: Evidence, share: float) -> str:
     chi, rates = numbers["stability_ratio"], _settled_rates(found, share)
     if found.rate < numbers["by_landscape"]:
         return (
-            f"Steps bound it: {since} their stability ratio has a median of "
+            f"The steps limit it: {since} their stability ratio has a median of "
             f"{numbers['step_stability_ratio']:.2g} at {rates}, and at 1 they no longer lower even "
             f"the loss of their own batch; the landscape, without the noise of batches, would allow "
             f"{share * numbers['by_landscape']:.3g}."
         )
     if found.held and found.doubted:
         return (
-            f"The landscape has the run at its edge ({since} the stability ratio has a median of "
-            f"{chi:.2g}), but its steps do not (theirs is {numbers['step_stability_ratio']:.2g}): its "
-            "learning rate is supported, and more may well be. A larger probe, or later readings of "
-            "an adaptive optimizer, may tell."
+            f"By the landscape the run is at its edge ({since} the stability ratio has a median of "
+            f"{chi:.2g}), but by its steps it is not (their median is "
+            f"{numbers['step_stability_ratio']:.2g}): its learning rate is supported, and a larger one "
+            "may be, too. A larger probe, or later readings of an adaptive optimizer, can decide."
         )
     if found.held:
         return (
             f"The run sits at its edge by itself ({since} the stability ratio has a median of "
             f"{chi:.2g}) and its loss falls, so its learning rate is supported; what a larger one "
-            "does was not seen."
+            "would do was not measured."
         )
     return (
-        f"The landscape bounds it: {since} the stability ratio has a median of {chi:.2g} at {rates}, "
+        f"The landscape limits it: {since} the stability ratio has a median of {chi:.2g} at {rates}, "
         f"and grows in proportion ({len(found.used)} readings, error {numbers['error']:.1%})."
     )
 
@@ -81,28 +81,33 @@ def _settled_rates(found: Evidence, share: float) -> str:
 def _remarks(found: Evidence) -> list[str]:
     """What else to know."""
     numbers, used = found.numbers, found.used
-    told = []
+    remarks = []
     if numbers["rises"] < RISES:
-        told.append(
-            f"The landscape sharpened still, the rate at its edge falling to {numbers['rises']:.2g} of "
-            "itself in the last quarter: the low end allows for as much again."
+        remarks.append(
+            "The landscape was still getting sharper: the learning rate at its edge fell to "
+            f"{numbers['rises']:.2g} of itself in the last quarter, and the low end allows for as much "
+            "again."
         )
     if not found.low:
-        told.append("The low end is 0: what it rests on scatters by as much as it is.")
+        remarks.append("The low end is 0: the readings behind it scatter by as much as their size.")
     if not found.with_steps:
-        told.append("Steps were not read, so what the noise of small batches lets through is not seen.")
+        remarks.append(
+            "Steps were not read, so the limit that the noise of small batches sets is not known."
+        )
     if not found.with_stderr:
-        told.append("The probe is one batch: how far it is from the whole loss is not known.")
+        remarks.append("The probe is one batch: how far it is from the whole loss is not known.")
     for count, text in (
         (used.refuted, "over the edge while no step overshot"),
         (used.doubtful, "not to be trusted"),
         (used.lowered, "made after the learning rate was halved"),
     ):
         if count:
-            told.append(f"{count} {'reading is' if count == 1 else 'readings are'} left out: {text}.")
+            remarks.append(
+                f"{count} {'reading is' if count == 1 else 'readings are'} left out: {text}."
+            )
     if found.rate > _FAR * found.current:
-        told.append(
-            "It is far from where it was measured, and sharpness follows the learning rate: run with "
-            "it, and ask again."
+        remarks.append(
+            "It is far from the learning rate of this run, and sharpness changes with the learning "
+            "rate: train with it, and ask for advice again."
         )
-    return told
+    return remarks

@@ -1,6 +1,15 @@
 """Rules over readings, the alerts that they raise, and what these set off."""
 
-from curvwatch.results.alerts.actions import Action, RunAction, lower_lr, warmup_again, webhook
+from curvwatch.results.alerts.actions import (
+    Action,
+    RunAction,
+    act,
+    action_name,
+    check_actions,
+    lower_lr,
+    warmup_again,
+    webhook,
+)
 from curvwatch.results.alerts.alert import NOT_FINITE, Alert
 from curvwatch.results.alerts.engine import AlertEngine
 from curvwatch.results.alerts.presets import (
@@ -22,6 +31,9 @@ __all__ = [
     "PresetName",
     "Rule",
     "RunAction",
+    "act",
+    "action_name",
+    "check_actions",
     "check_rules",
     "lower_lr",
     "rules_of",

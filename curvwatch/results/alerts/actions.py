@@ -1,4 +1,4 @@
-"""What an alert sets off beside its message."""
+"""What an alert does beside its message."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 from curvwatch.checks import check_fraction, check_int
 from curvwatch.errors import CurvwatchError, CurvwatchWarning
@@ -21,7 +21,7 @@ class ControllableRun(Protocol):
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this process speaks for all."""
+        """Whether this is rank 0."""
 
     def stop(self, reason: str) -> None:
         """End the run after this step."""
@@ -30,18 +30,18 @@ class ControllableRun(Protocol):
         """Save a checkpoint under `name`; its path."""
 
     def scale_rates(self, factor: float) -> str:
-        """Multiply all learning rates from now on; the rates before and after, in words."""
+        """Multiply all learning rates from now on; returns the rates before and after, in words."""
 
     def warm_up(self, steps: int, start: float) -> str:
-        """Let all learning rates rise from `start` times theirs, in words."""
+        """Let all learning rates rise from `start` times theirs; returns what changed, in words."""
 
 
 class RunAction(ABC):
-    """Something that is done to the run itself."""
+    """An action that changes the run or tells others of it."""
 
     @abstractmethod
     def act(self, alert: Alert, run: ControllableRun) -> None:
-        """Do it; called on every process."""
+        """Do it; every process calls it."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class LowerLR(RunAction):
     def act(self, alert: Alert, run: ControllableRun) -> None:
         """Multiply all learning rates from now on."""
         changed = run.scale_rates(self.factor)
-        _tell_change(alert, run, changed)
+        _log_change(alert, run, changed)
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class WarmUpAgain(RunAction):
     def act(self, alert: Alert, run: ControllableRun) -> None:
         """Begin to warm up."""
         changed = run.warm_up(self.steps, self.start)
-        _tell_change(alert, run, changed)
+        _log_change(alert, run, changed)
 
 
 @dataclass(frozen=True)
@@ -106,13 +106,13 @@ class Webhook(RunAction):
         sender.add(self.url)
         if not sender.notify(title=f"curvwatch: {alert.rule}", body=str(alert)):
             service = self.url.partition(":")[0]
-            raise CurvwatchError(f"the webhook ({service}) did not take the alert")
+            raise CurvwatchError(f"the webhook ({service}) refused the alert")
 
 
-# words first: LightningCLI saves a configuration by the first type that fits
+# names first: LightningCLI saves a configuration by the first type that fits
 ActionName = Literal["stop", "checkpoint", "log", "warn"]
 Action = ActionName | RunAction | Callable[[Alert], object]
-_WORDS = ("stop", "checkpoint", "log", "warn")
+_NAMES = get_args(ActionName)
 
 
 def lower_lr(factor: float) -> RunAction:
@@ -156,15 +156,15 @@ def check_actions(
     """`actions` as a tuple.
 
     Raises:
-        ValueError: one of them is neither callable, nor an action, nor a word.
+        ValueError: one of them is neither callable, nor an action, nor the name of one.
     """
     if actions is None:
         return ()
     several: Sequence[Any] = actions if isinstance(actions, (list, tuple)) else [actions]
     for action in several:
-        if not callable(action) and not isinstance(action, RunAction) and action not in _WORDS:
+        if not callable(action) and not isinstance(action, RunAction) and action not in _NAMES:
             raise ValueError(
-                f"{name}={action!r}: a function of one Alert, {', '.join(map(repr, _WORDS))}, "
+                f"{name}={action!r}: a function of one Alert, {', '.join(map(repr, _NAMES))}, "
                 "lower_lr(...), warmup_again(...), webhook(...), or a list of these is needed"
             )
     return tuple(several)
@@ -179,7 +179,7 @@ def act(action: Action, alert: Alert, run: ControllableRun) -> None:
         if run.is_main_process:
             log.warning("curvwatch saved %s", path)
     elif action == "log":
-        pass  # every alert is
+        pass  # every alert is logged
     elif action == "warn":
         if run.is_main_process:
             warnings.warn(f"curvwatch alert, {alert}", CurvwatchWarning, stacklevel=2)
@@ -190,11 +190,11 @@ def act(action: Action, alert: Alert, run: ControllableRun) -> None:
         action(alert)
 
 
-def _tell_change(alert: Alert, run: ControllableRun, changed: str) -> None:
+def _log_change(alert: Alert, run: ControllableRun, changed: str) -> None:
     if run.is_main_process:
         log.warning("curvwatch CHANGES THE RUN at step %d (%s): %s", alert.step, alert.rule, changed)
 
 
-def named(action: Action) -> str:
-    """For messages."""
+def action_name(action: Action) -> str:
+    """What messages call `action`."""
     return getattr(action, "__name__", str(action))

@@ -157,7 +157,6 @@ class LightningRun(TrainingRun):
             chunk_size=chunk_size,
         )
         self.suffixes = monitor_suffixes(trainer, self.optimizers)
-        self.finished: Mapping[int, FinishedStep] = {}
         self._shown: dict[str, Tensor] = {}
         self._loss_fns = self._one_each(loss_fns)
         self._knowledge = [ManualStepFacts() for _ in self.optimizers]
@@ -238,7 +237,7 @@ class LightningRun(TrainingRun):
         """Whether this is global rank 0."""
         return self.trainer.is_global_zero
 
-    def loss_of(self, index: int) -> Callable[[Any], Any]:
+    def loss_of(self, index: int, finished: Mapping[int, FinishedStep]) -> Callable[[Any], Any]:
         """`training_step` run again, or the user's loss function."""
         if not self._tells:
             return TrainingStepLoss(self.trainer, self.module, loss_fn=self._loss_fns[index])
@@ -250,7 +249,7 @@ class LightningRun(TrainingRun):
             name=self.suffixes[index][1:] or type(self.optimizers[index]).__name__,
             knowledge=self._knowledge[index],
             batch_idx=self._batch_idx,
-            finished=self.finished,
+            finished=finished,
         )
 
     @property

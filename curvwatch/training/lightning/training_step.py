@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -17,6 +19,9 @@ from curvwatch.training.run import StepInput
 if TYPE_CHECKING:
     import lightning.pytorch as pl
 
+
+# of a module: what takes a batch from the data to training_step
+_TRANSFER_HOOKS = ("_on_before_batch_transfer", "_apply_batch_transfer_handler")
 
 LossFn = Callable[[Any, Any], Any]
 
@@ -209,3 +214,42 @@ class _Nothing:
 
     def __iter__(self) -> Iterator[Any]:
         return iter(())
+
+
+# of a LightningModule without a loop of a Trainer
+
+
+def parameters_of_training_step(module: Any) -> list[str]:
+    """The names of the parameters of `training_step`."""
+    return list(inspect.signature(module.training_step).parameters)
+
+
+def takes_batch_idx(names: Sequence[str]) -> bool:
+    """Whether a `training_step` with these parameters takes a batch_idx, as in Lightning 2.2 to 2.6."""
+    return len(names) >= 2 or "batch_idx" in names
+
+
+def is_missing_trainer(error: RuntimeError) -> bool:
+    """Whether Lightning raised `error` as a module has no Trainer (its words in 2.2 to 2.6)."""
+    return "not attached to a `Trainer`" in str(error)
+
+
+def attached_trainer(module: Any) -> Any:
+    """The Trainer of `module`, or None: a private attribute, as `module.trainer` raises an error."""
+    return vars(module).get("_trainer")
+
+
+def batch_transfer_of(module: Any, device: torch.device) -> Callable[[Any], Any] | None:
+    """From a batch of the data to what `training_step` gets, on `device`, by the module's hooks.
+
+    None where this version of Lightning has no such hooks.
+    """
+    # private: what the training loop calls there (read in 2.2 to 2.6)
+    if not all(callable(getattr(module, name, None)) for name in _TRANSFER_HOOKS):
+        return None
+
+    def feed(batch: Any) -> Any:
+        batch = module._on_before_batch_transfer(batch, dataloader_idx=0)
+        return module._apply_batch_transfer_handler(batch, device=device, dataloader_idx=0)
+
+    return feed

@@ -38,8 +38,8 @@ class ForwardStateRecorder:
     def arm(self) -> None:
         """Keep the present state, for a model that is not called, and those of coming calls."""
         self.disarm()
-        self._at_rest.look(self._run, _UNKNOWN)
-        self._at_rest.keep(self._run, _UNKNOWN)
+        self._at_rest.save_module_state(self._run, _UNKNOWN)
+        self._at_rest.add_batch(self._run, _UNKNOWN)
         self._take_off = _call_before(self._called, self._hook)
 
     def disarm(self) -> ReadingPlan:
@@ -58,8 +58,8 @@ class ForwardStateRecorder:
 
     def _see(self, item: StepInput) -> None:
         if not self._seen.samples:
-            self._seen.look(self._run, item)
-        self._seen.keep(self._run, item)
+            self._seen.save_module_state(self._run, item)
+        self._seen.add_batch(self._run, item)
 
 
 class _ForwardHook:

@@ -30,15 +30,6 @@ NOT_REPEATABLE = (
     "draws random numbers before it calls the model, or changes its batch (Watch.loss instead "
     "sees to both), or Watch.step got another batch, or the gradient is changed by hand"
 )
-PROBE_LOST = (
-    "the checkpoint holds no probe, for its batches are over 64 MiB or no plain dicts, lists and "
-    "tensors: the landscape is read on a new one, and its curves may jump; probe=[...] takes batches "
-    "of your own"
-)
-SHARDED = (
-    "the weights are sharded, so Hessian-vector products are made by central differences of gradients"
-)
-
 
 # other kernels for attention, in bfloat16, stay under this
 _REPEATABLE = 0.05

@@ -17,6 +17,7 @@ from curvwatch.objective.processes import average_over, is_sharded
 from curvwatch.stability.unsupported import unwrap
 from curvwatch.training.loop.wrappers import ddp_inside, take_off_inside, without_wrappers
 from curvwatch.training.run import StepInput, TrainingRun
+from curvwatch.training.steps import FinishedStep
 
 log = logging.getLogger("curvwatch")
 
@@ -92,7 +93,7 @@ class LoopRun(TrainingRun):
         """Whether this is the first process."""
         return self._rank == 0
 
-    def loss_of(self, index: int) -> Callable[[Any], Any]:
+    def loss_of(self, index: int, finished: Mapping[int, FinishedStep]) -> Callable[[Any], Any]:
         """The user's loss function."""
         return _Loss(self.module, partial(self._loss_fns[index], self.module))
 

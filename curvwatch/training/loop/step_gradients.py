@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from curvwatch.errors import ErrorPolicy
 from curvwatch.objective.processes import local
-from curvwatch.training.steps import trained
+from curvwatch.training.optimizer_groups import trained
 
 
 class StepGradients:

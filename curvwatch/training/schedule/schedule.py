@@ -42,7 +42,9 @@ class Schedule:
         self.clock = Clock(now)
         self._measures = [(m, m.every_n_steps or every_n_steps) for m in measures]
         stages = {
-            dear: sorted({m.stage for m, fixed in self._measures if fixed is None and m.dear == dear})
+            dear: sorted(
+                {m.stage for m, fixed in self._measures if fixed is None and m.expensive == dear}
+            )
             for dear in (False, True)
         }
         shares = {False: 1.0, True: 1.0}
@@ -90,12 +92,12 @@ class Schedule:
 
         Together where no two budgets pay them: they share a gradient then.
         """
-        if len({m.dear for m, fixed in self._measures if fixed is None and m in measures}) < 2:
+        if len({m.expensive for m, fixed in self._measures if fixed is None and m in measures}) < 2:
             return [list(measures)] if measures else []
-        return [[m for m in measures if m.dear == dear] for dear in (False, True)]
+        return [[m for m in measures if m.expensive == dear] for dear in (False, True)]
 
     def _is_due(self, measure: Measure, step: int) -> bool:
-        purse, kind = self._purses[measure.dear], _kind(measure.stage, measure.dear)
+        purse, kind = self._purses[measure.expensive], _kind(measure.stage, measure.expensive)
         if purse.budget.due(kind, step):
             return True
         return measure.name in self._hurried and purse.budget.can_afford(kind, purse.counts)
@@ -116,7 +118,7 @@ class Schedule:
         processes.
         """
         kept = [m for m, fixed in self._measures if fixed is None and m in measures]
-        kind = _kind(kept[0].stage, kept[0].dear) if kept else None
+        kind = _kind(kept[0].stage, kept[0].expensive) if kept else None
         for purse in self._purses.values():
             purse.begin(kind)
         begin = self.clock.now()

@@ -244,7 +244,21 @@ def test_a_webhook_is_called_by_apprise(monkeypatch: pytest.MonkeyPatch) -> None
             CurvatureMonitor(rules=[ONCE], every_n_steps=1, on_alert=webhook("json://x/secret")),
         )
     assert len(warnings) == 1
-    assert "the webhook (json) did not take the alert" in warnings[0]
+    assert "the webhook (json) refused the alert" in warnings[0]
     assert "secret" not in warnings[0]
     with pytest.raises(ValueError, match="no address that apprise knows"):
         webhook("nonsense")
+
+
+def test_a_saved_configuration_names_an_action_by_its_public_path(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So that it can be read after modules have moved."""
+    jsonargparse = pytest.importorskip("jsonargparse")
+    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(CurvatureMonitor, "monitor")
+    action = {"class_path": "curvwatch.lower_lr", "init_args": {"factor": 0.5}}
+    config = parser.parse_object({"monitor": {"on_alert": action}})
+    assert parser.parse_string(parser.dump(config)).monitor.on_alert.as_dict() == action
+    assert parser.instantiate_classes(config).monitor._actions == (lower_lr(0.5),)

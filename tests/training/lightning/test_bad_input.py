@@ -22,9 +22,9 @@ from tests.support.trace import assert_same
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"every_n_steps": 0}, "every_n_steps=0: a cadence is a positive number of optimizer steps"),
-        ({"every_n_steps": -3}, "every_n_steps=-3: a cadence is a positive number"),
-        ({"every_n_steps": 2.0}, "every_n_steps=2.0: a cadence .* such as 10"),
+        ({"every_n_steps": 0}, "every_n_steps=0: a positive number of optimizer steps"),
+        ({"every_n_steps": -3}, "every_n_steps=-3: a positive number"),
+        ({"every_n_steps": 2.0}, "every_n_steps=2.0: a positive .* such as 10, is needed"),
         ({"every_n_steps": True}, "every_n_steps=True: a cadence"),
         ({"every_n_steps": "3"}, "every_n_steps='3': a cadence"),
         ({"budget": 0}, "budget=0: a share of time between 0 and 1 is needed"),

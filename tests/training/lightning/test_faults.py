@@ -105,7 +105,7 @@ INSIDE = {
     "memory": "curvwatch.training.plan.ModuleState.of",
     "loan": "curvwatch.objective.objective.isolated",
     "weights": "curvwatch.training.steps._weights",
-    "gradient seen": "curvwatch.training.steps._gradient",
+    "gradient seen": "curvwatch.training.steps.gradient_of",
     "law": "curvwatch.training.steps.stability_law",
     "announcement": "curvwatch.results.loggers.tensorboard.is_tensorboard",
 }

@@ -43,7 +43,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     ]
     try:
         for process in processes:
-            _, errors = process.communicate(timeout=180)
+            _, errors = process.communicate(timeout=250)
             assert process.returncode == 0, errors
     finally:
         for process in processes:

@@ -26,7 +26,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, A
     """What both processes saw in each run; one start for all of them."""
     directory = tmp_path_factory.mktemp("processes")
     command = [sys.executable, "-m", "tests.training.loop.two_processes", str(directory)]
-    done = subprocess.run(command, cwd=ROOT, timeout=120, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, timeout=500, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return {
         run.name: [torch.load(run / f"{rank}.pt", weights_only=True) for rank in (0, 1)]

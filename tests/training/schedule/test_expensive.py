@@ -38,10 +38,10 @@ class WithDear(Process):
         with schedule.clock.reading():
             for stage, measures in due.items():
                 for part in schedule.parts(measures):
-                    read = self.dear_read if part[0].dear else self.read[stage]
+                    read = self.dear_read if part[0].expensive else self.read[stage]
                     read.append(t)
                     with schedule.timed(seen, part):
-                        self.time += DEAR if part[0].dear else CHEAP
+                        self.time += DEAR if part[0].expensive else CHEAP
 
 
 def test_cheap_readings_are_often_dear_ones_seldom_and_the_share_is_kept() -> None:
@@ -90,6 +90,6 @@ def test_costs_are_those_of_both_parts() -> None:
 
 
 def test_dear_are_those_that_cost_several_times_what_the_sharpness_does() -> None:
-    dear = {name for name, measure in MEASURES.items() if measure.dear}
+    dear = {name for name, measure in MEASURES.items() if measure.expensive}
     assert dear >= {"layer_curvature", "spectral_density", "fisher", "gauss_newton", "layer_signal"}
     assert not dear & {"sharpness", "step_geometry", "gradient_stats", "activation_sparsity"}

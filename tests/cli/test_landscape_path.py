@@ -10,7 +10,7 @@ import torch
 
 from curvwatch.cli import main
 from curvwatch.landscape import Interpolation, Path, Snapshots, align, surface_of, weights_of
-from tests.landscape.test_command import SOURCE
+from tests.cli.test_landscape_slice import SOURCE
 from tests.support.modules import fit
 
 RESIDUAL = """
@@ -150,7 +150,7 @@ def test_an_interpolation_from_snapshots(run, tmp_path):
     assert found.path_length > found.distance > 0
     assert found.gauss.joint > 0
     assert found.notes == ()
-    assert f"length of the way through the snapshots {found.path_length:.4g}" in told.out
+    assert f"length of the path through the snapshots {found.path_length:.4g}" in told.out
     assert "Gauss length" in told.out
     assert (tmp_path / "line.svg").read_text().startswith("<?xml")
     bare = run("interpolate", *ENDS, "--no-outputs", "--points", 5)

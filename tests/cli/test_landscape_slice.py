@@ -355,6 +355,7 @@ def test_what_a_lightning_cli_writes_is_read(run, monkeypatch):
 TWO = ("--ckpt", "run0.ckpt", "--ckpt", "run1.ckpt")
 ONE = ("--module", "{}:Net", "--ckpt", "run0.ckpt")
 SAVE = ("--save", "unused.npz")
+DATA = ("--data", "{}:Data")
 
 
 @pytest.mark.parametrize(
@@ -367,15 +368,18 @@ SAVE = ("--save", "unused.npz")
             ("--module", "{}:Net", *TWO, "--directions", "pca", *SAVE),
             "pca takes 3 --ckpt or more, and 2",
         ),
-        ((*ONE, *SAVE, "--points", "4"), "--points 4: an odd number"),
-        ((*ONE, *SAVE, "--distance", "-1"), "--distance -1.0"),
+        ((*ONE, *SAVE, *DATA, "--points", "4"), "points=4: an odd number"),
+        ((*ONE, *SAVE, *DATA, "--distance", "-1"), "distance=-1.0"),
         (
             (*ONE, *TWO, *SAVE, "--directions", "plane", "--distance", "2"),
             "plane covers its checkpoints",
         ),
-        ((*ONE, *SAVE, "--directions", "hessian", "--normalize", "filter"), "turn an eigenvector"),
         (
-            (*ONE, *SAVE, "--directions", "hessian", "--ends", "both", "--dims", "1"),
+            (*ONE, *SAVE, *DATA, "--directions", "hessian", "--normalize", "filter"),
+            "turn an eigenvector",
+        ),
+        (
+            (*ONE, *SAVE, *DATA, "--directions", "hessian", "--ends", "both", "--dims", "1"),
             "are two directions",
         ),
         (
@@ -383,7 +387,7 @@ SAVE = ("--save", "unused.npz")
             "--normalize would turn what --directions update looks along",
         ),
         ((*ONE, *SAVE, "--rtol", "1e-6"), "--rtol is of --directions hessian, not of random"),
-        ((*ONE, *SAVE, "--directions", "hessian", "--rtol", "2"), "--rtol 2.0: a number between"),
+        ((*ONE, *SAVE, *DATA, "--directions", "hessian", "--rtol", "2"), "rtol=2.0: a number between"),
         ((*ONE, "-o", "slice.tiff3"), "one of .*png.* is needed at its end"),
         ((*ONE, "-o", "nowhere/slice.png"), "there is no folder nowhere"),
         ((*ONE, *SAVE), "--data is missing"),

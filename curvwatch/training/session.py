@@ -1,0 +1,275 @@
+"""What `CurvatureMonitor` and `Watch` share: from what is due at a step to where its readings go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from curvwatch.checks import Mode, check_choice, check_fraction
+from curvwatch.errors import ErrorPolicy, OnError
+from curvwatch.measures import Measure, check_cadence, compared_by, feeding, make_measures
+from curvwatch.objective import Products, check_products
+from curvwatch.objective.chunk_size import check_chunk_size
+from curvwatch.results.alerts import (
+    Action,
+    Alert,
+    PresetName,
+    Rule,
+    check_actions,
+    check_rules,
+    rules_of,
+)
+from curvwatch.training.plan import ReadingPlan
+from curvwatch.training.probe import Probe, ProbeKind
+from curvwatch.training.reader import Reader, Readings
+from curvwatch.training.recorder import Recorder
+from curvwatch.training.run import TrainingRun
+from curvwatch.training.schedule.schedule import Schedule
+from curvwatch.training.shadow_optimizers import ShadowOptimizers
+from curvwatch.training.steps import FinishedStep
+
+Steps = dict[int, FinishedStep]  # by optimizer index
+
+_SHARDED = (
+    "the weights are sharded, so Hessian-vector products are made by central differences of gradients"
+)
+_PROBE_LOST = (
+    "the checkpoint holds no probe, because its batches are over 64 MiB or not plain dicts, lists and "
+    "tensors: the landscape is read on new batches, and its curves may jump. probe=[...] takes batches "
+    "of your own"
+)
+
+
+class Session:
+    """The probe, schedule, reader and recorder of one training, whoever drives its loop.
+
+    Args:
+        measures: what to measure: names, classes or instances of measures; None: the default ones.
+        every_n_steps: read every n optimizer steps; None: as often as the budget allows.
+        budget: the share of the training time that readings may take.
+        probe: on what the landscape is read, see `Probe`.
+        probe_batches: how many batches the probe "first" keeps.
+        mode: "train" or "eval", of the module while the landscape is read.
+        hvp: "exact" or "difference", see `Objective`.
+        chunk_size: the most examples of a chunk of a batch; None: as many as fit.
+        alerts: the preset of alert rules; None: "default", unless there are `rules`.
+        rules: further rules of the user.
+        on_alert: what an alert does.
+        on_error: "warn" or "raise".
+
+    Attributes:
+        measures: the measures.
+        errors: where failures go.
+        run_options: `hvp` and `chunk_size`, as a `TrainingRun` takes them.
+        last_step: the optimizer step that was seen last; -1 before the first.
+        rates: the state of what alerts did to the learning rates.
+        probe_lost: whether a checkpoint held no probe, so that a new one is taken.
+
+    Raises:
+        ValueError: an argument is out of range; the message says what would work.
+    """
+
+    def __init__(
+        self,
+        measures: Iterable[str | Measure | type[Measure]] | None,
+        *,
+        every_n_steps: int | None,
+        budget: float,
+        probe: ProbeKind | Iterable[Any],
+        probe_batches: int,
+        mode: Mode,
+        hvp: Products,
+        chunk_size: int | None,
+        alerts: PresetName | None,
+        rules: Iterable[Rule] | None,
+        on_alert: Action | Sequence[Action] | None,
+        on_error: OnError,
+    ) -> None:
+        if every_n_steps is not None:
+            check_cadence(every_n_steps)
+        check_fraction("budget", budget, what="a share of time between 0 and 1")
+        check_choice("mode", mode, get_args(Mode))
+        check_choice("on_error", on_error, get_args(OnError))
+        check_products(hvp)
+        if chunk_size is not None:
+            check_chunk_size(chunk_size)
+        self.measures = make_measures(measures)
+        self.errors = ErrorPolicy(on_error)
+        self.run_options: dict[str, Any] = {"hvp": hvp, "chunk_size": chunk_size}
+        self._every_n_steps, self._budget = every_n_steps, budget
+        self._probe_source, self._probe_batches = probe, probe_batches
+        self._train = False if mode == "eval" else None
+        self._own_rules = check_rules(rules)
+        self._rules = rules_of(alerts, None if rules is None else self._own_rules)
+        self._watch_finite = alerts != "off"
+        self._actions = check_actions(on_alert)
+        self.probe_lost = False
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all readings: another training begins."""
+        self.probe = Probe(self._probe_source, batches=self._probe_batches)
+        self.recorder = Recorder(
+            self.errors,
+            rules=self._rules,
+            own_rules=self._own_rules,
+            watch_finite=self._watch_finite,
+            actions=self._actions,
+        )
+        self.reader = Reader(self.errors, train=self._train)
+        self.shadows = ShadowOptimizers(compared_by(self.measures), faults=self.errors)
+        self.schedule = Schedule(self.measures, every_n_steps=self._every_n_steps, budget=self._budget)
+        self.last_step = -1
+        self.rates: dict[str, Any] = {}
+
+    def start(
+        self, run: TrainingRun, *, prepare_batch: Callable[[Any], Any], device: torch.device
+    ) -> None:
+        """`run` begins: take the user's batches for the probe, and announce the metrics.
+
+        Args:
+            run: that begins, or is resumed.
+            prepare_batch: makes of one of the user's batches what a training step gets.
+            device: where the batches of a checkpoint's probe go.
+        """
+        self.resume(run, prepare_batch=prepare_batch, device=device)
+        self.recorder.start(run, run.metric_names(self.measures, batches=self.probe.batches))
+
+    def resume(
+        self, run: TrainingRun, *, prepare_batch: Callable[[Any], Any], device: torch.device
+    ) -> None:
+        """Bring the state of a checkpoint into `run`; arguments as of `start`."""
+        if self.rates:
+            run.rates.load_state_dict(self.rates)
+        self.probe.start(run.module, prepare_batch, device=device)
+
+    def warn_of_limits(self, run: TrainingRun) -> None:
+        """Say what readings of `run` cannot be as one might expect."""
+        if run.sharded:
+            self.errors.warn_once(_SHARDED)
+        if self.probe_lost:
+            self.errors.warn_once(_PROBE_LOST)
+            self.probe_lost = False
+
+    def plan(self, step: int) -> ReadingPlan:
+        """What the cadences ask for at optimizer step `step`: the same on every process."""
+        return ReadingPlan(self.schedule.due("landscape", step), self.schedule.due("step", step))
+
+    def readable_everywhere(
+        self, run: TrainingRun, plan: ReadingPlan, finished: Steps, *, ready: bool = True
+    ) -> tuple[ReadingPlan, Steps]:
+        """What of `plan` and of the `finished` steps every process can read.
+
+        A reading communicates, so a process that read alone would wait for ever.
+        """
+        made = [ready and index in finished for index in range(len(run.optimizers))]
+        here = [ready and bool(plan.landscape), ready and bool(plan.step), *made]
+        everywhere = run.ready_everywhere(here)
+        if here != everywhere:
+            self.errors.warn_once(
+                "there is no reading at this step, because another process was not ready for it"
+            )
+        landscape, step, *made = everywhere
+        plan = replace(
+            plan, landscape=plan.landscape if landscape else [], step=plan.step if step else []
+        )
+        return plan, {index: finished[index] for index, is_made in enumerate(made) if is_made}
+
+    def read(
+        self,
+        run: TrainingRun,
+        plan: ReadingPlan,
+        finished: Steps,
+        readings: Readings,
+        *,
+        correct: Callable[[Steps], Steps] = lambda finished: finished,
+        trained: float = float("nan"),
+        is_step: bool = False,
+    ) -> None:
+        """Read what `plan` asks for, within the time that is accounted to it.
+
+        Args:
+            run: the run.
+            plan: what is due, and what was kept for it.
+            finished: the steps that were taken.
+            readings: where values go.
+            correct: corrects the stability laws of `finished`; called within the time of the reading.
+            trained: the loss on the probe as training had it at this step; nan where it is unknown.
+            is_step: whether the probe is all that the step was made of.
+        """
+        for i, group in enumerate(self.schedule.parts(plan.landscape)):
+            with self.schedule.timed(run, group) as seconds:
+                if i == 0:
+                    finished = correct(finished)
+                with self.errors.guard("the reading of the landscape"):
+                    self.reader.landscape(
+                        run,
+                        replace(plan, landscape=group),
+                        self.probe.samples(),
+                        finished,
+                        readings,
+                        trained=trained,
+                        is_step=is_step,
+                    )
+            readings.cost(*seconds)
+        if plan.step and finished:
+            with self.schedule.timed(run, plan.step):
+                if not plan.landscape:
+                    finished = correct(finished)
+                with self.errors.guard("the reading of the step"):
+                    self.reader.step(run, plan, finished, readings)
+
+    def record(
+        self, run: TrainingRun, readings: Readings, training_loss: Callable[[], Tensor | None]
+    ) -> list[Alert]:
+        """Check the training loss, and send `readings` to all places; the alerts that they set off."""
+        with self.errors.guard("looking at the training loss"):
+            loss = training_loss()
+            if loss is not None:
+                readings.check_finite("training loss", loss)
+        return self.recorder.record(run, run.step, readings)
+
+    def act(self, run: TrainingRun, alerts: Sequence[Alert]) -> None:
+        """Do what `alerts` ask for; what pending rules wait for is read sooner from now on."""
+        self.recorder.act(run, alerts)
+        self.rates = run.rates.state_dict()
+        self.schedule.prioritize(feeding(self.measures, self.recorder.wanted))
+
+    def finish(self) -> None:
+        """The run is over: say what the probe lacked, and show the run as a whole."""
+        shortage = self.probe.shortage
+        if shortage and any(m.stage == "landscape" for m in self.measures):
+            self.errors.warn_once(shortage)
+        self.recorder.finish()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to go on as one run in one piece: tensors and plain Python."""
+        with self.errors.guard("saving the state of the monitor"):
+            return {
+                "last_step": self.last_step,
+                **self.recorder.state_dict(),
+                "rates": dict(self.rates),
+                **self.schedule.state_dict(),
+                "memory": self.reader.state_dict(),
+                "compared": self.shadows.state_dict(),
+                "probe": self.probe.state_dict(),
+            }
+        return {}  # a run that is resumed from this begins its readings anew
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict()`."""
+        state = dict(state)
+        self.last_step = state["last_step"]
+        self.recorder.load_state_dict(state)
+        self.rates = dict(state.get("rates", {}))
+        self.schedule.load_state_dict(state)
+        self.reader.load_state_dict(state["memory"])
+        self.shadows.load_state_dict(state.get("compared", {}))
+        self.probe = Probe(self._probe_source, batches=self._probe_batches)
+        self.probe.load_state_dict(state["probe"])
+        seen = self.last_step >= 0
+        self.probe_lost = seen and state["probe"] is None and self._probe_source == "first"
