@@ -198,7 +198,7 @@ class CurvatureMonitor(CallbackBase):
             if not self._run.trainer.loggers:
                 session.errors.warn_once(_NO_LOGGER)
             session.warn_of_limits(self._run)
-            session.schedule.start(self._run)
+            session.schedule.start(self._run.processes)
 
     def on_before_backward(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor

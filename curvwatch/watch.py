@@ -159,7 +159,7 @@ class Watch:
             self._steps = StepWatch(run.optimizers, faults=session.errors, following=session.shadows)
             self._run = run
             self._open = True
-            session.schedule.start(run)
+            session.schedule.start(run.processes)
             self._get_ready(run)
 
     @classmethod

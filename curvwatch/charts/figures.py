@@ -29,7 +29,7 @@ class CurveLike(Protocol):
 
 
 class DensityLike(Protocol):
-    """A distribution over a run: a `Density` of a history."""
+    """A distribution over a run: a `DensitySeries` of a history."""
 
     @property
     def steps(self) -> np.ndarray:

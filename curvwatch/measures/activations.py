@@ -88,14 +88,14 @@ probe; where the probe has several |
     def read(self, at: Landscape) -> Reading:
         """Read the shares; nan with a note where no ReLU-like layer was called."""
         objective = at.objective
-        module = objective.objective.module
+        module = objective.module
         several = objective.batches > 1
         names = _known(module)
         values = dict.fromkeys(self.metrics + (self.sampling_metrics if several else ()), math.nan)
         per_batch, found = _counts(objective, names)  # (batches, layers, 2) float64
         # the metrics of a run stay what they are from the first reading on
         names += at.memory.setdefault("found", found)
-        totals = objective.averaged(per_batch.sum(dim=0)) * objective.objective.processes
+        totals = objective.processes.mean(per_batch.sum(dim=0)) * objective.processes.with_own_batches
         nonzero, entries = totals.sum(dim=0).tolist()
         for name, (part, size) in zip([*_known(module), *found], totals.tolist(), strict=True):
             if name in names:
@@ -108,9 +108,12 @@ probe; where the probe has several |
         if several:
             each = per_batch.sum(dim=1)
             if objective.layout.sharded:  # a batch is spread over processes
-                each = objective.averaged(each)
+                each = objective.processes.mean(each)
             off = each[:, 0] - share * each[:, 1]
-            squares = float(objective.averaged(off.square().sum())) * objective.objective.processes
+            squares = (
+                float(objective.processes.mean(off.square().sum()))
+                * objective.processes.with_own_batches
+            )
             count = objective.batches
             values["curvature/nonzero_share_stderr"] = (
                 math.sqrt(squares * count / (count - 1)) / entries
@@ -133,7 +136,7 @@ def _known(module: nn.Module) -> list[str]:
 
 def _counts(objective: OpenObjective, names: Sequence[str]) -> tuple[Tensor, list[str]]:
     """Non-zero entries and all, of each batch and layer: `names`, and others that are found."""
-    counter = _Counter({id(m): n or _WHOLE for n, m in objective.objective.module.named_modules()})
+    counter = _Counter({id(m): n or _WHOLE for n, m in objective.module.named_modules()})
     found: list[str] = []
 
     def counted() -> Tensor:
@@ -146,7 +149,7 @@ def _counts(objective: OpenObjective, names: Sequence[str]) -> tuple[Tensor, lis
         return torch.stack([torch.stack([none, *row])[1:] for row in rows])
 
     objective.counts.forwards += 1
-    return objective.agreed(counted), found
+    return objective.processes.run_together(counted), found
 
 
 class _Counter(TorchFunctionMode):

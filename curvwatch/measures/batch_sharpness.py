@@ -11,8 +11,8 @@ from torch import Tensor
 from curvwatch.errors import CurvwatchError
 from curvwatch.measures.base import Landscape, LandscapeMeasure, Reading
 from curvwatch.objective import OpenObjective
+from curvwatch.objective.evaluation import Graph
 from curvwatch.objective.flat_layout import summed
-from curvwatch.objective.functional import FunctionalEvaluation, Graph
 from curvwatch.objective.samples import RecordedBatch
 
 # of the mean square of the gradients: a batch under it has no direction
@@ -85,21 +85,21 @@ E[g_B g_B'] |
         """
         objective = at.objective
         values = dict.fromkeys(self.metrics, math.nan)
-        with_whole = self.interaction and objective.objective.processes == 1
+        with_whole = self.interaction and objective.processes.with_own_batches == 1
         sizes, quotients = _by_batch(objective, with_whole=with_whole)
-        if objective.any_process(not bool(torch.isfinite(torch.cat([sizes, quotients], 1)).all())):
+        if objective.processes.any(not bool(torch.isfinite(torch.cat([sizes, quotients], 1)).all())):
             return Reading(values, ("the gradient of a batch, or a product with it, is not finite",))
         notes = []
         # (batches,): shares of E[|g_B|^2]; every process has the same share of the probe
         weights = sizes.new_tensor([[s.weight] for s in objective.samples])
-        total = float(objective.averaged((weights * sizes).sum()))
+        total = float(objective.processes.mean((weights * sizes).sum()))
         if total == 0.0:
             return Reading(values, ("the gradient of each batch is zero",))
         shares = weights * sizes / total
         own = quotients.diagonal()[:, None] if with_whole else quotients
         counted = weights * (sizes > _FLOOR * total)
-        counted = counted / float(objective.averaged(counted.sum()))
-        sharpness = float(objective.averaged((counted * own).sum()))
+        counted = counted / float(objective.processes.mean(counted.sum()))
+        sharpness = float(objective.processes.mean((counted * own).sum()))
         values["curvature/batch_sharpness"] = sharpness
         values["curvature/batch_sharpness_stderr"] = _stderr(objective, counted * (own - sharpness))
         fastest = max(at.learning_rates)
@@ -126,10 +126,10 @@ E[g_B g_B'] |
 
 def _stderr(objective: OpenObjective, off: Tensor) -> float:
     """From what each batch adds to the deviation of a mean, to first order; nan for one batch."""
-    count, processes = objective.batches, objective.objective.processes
+    count, processes = objective.batches, objective.processes.with_own_batches
     if count == 1:
         return math.nan
-    spread = float(objective.averaged(off.square().sum())) / processes
+    spread = float(objective.processes.mean(off.square().sum())) / processes
     return math.sqrt(spread * count / (count - 1))
 
 
@@ -139,7 +139,7 @@ def _by_batch(objective: OpenObjective, *, with_whole: bool) -> tuple[Tensor, Te
     Shapes (batches, 1), and (batches, 1) or (batches, batches), in float64.
     """
     evaluation = objective.evaluation
-    if objective.objective.hvp != "exact" or not isinstance(evaluation, FunctionalEvaluation):
+    if objective.hvp != "exact" or not evaluation.supports_graphs:
         raise CurvwatchError(
             "batch sharpness needs the Hessian of each batch by automatic differentiation: not with "
             "hvp='difference', nor with weights that are spread over processes"
@@ -160,12 +160,12 @@ def _by_batch(objective: OpenObjective, *, with_whole: bool) -> tuple[Tensor, Te
         sample = objective.samples[batch]
 
         def of_graph(graph: Graph) -> tuple[float, Tensor, float]:
-            size, v = direction(graph.joined(), sample)
+            size, v = direction(graph.gradient_and_loss(), sample)
             return size, v, layout.dot(v, graph.product(v)) / sample.weight
 
         if len(parts[batch]) == 1:
             return next(evaluation.map_graphs(of_graph, parts[batch]))
-        joined = summed(evaluation.map_graphs(lambda graph: graph.joined(), parts[batch]))
+        joined = summed(evaluation.map_graphs(lambda graph: graph.gradient_and_loss(), parts[batch]))
         size, v = direction(joined, sample)
         return size, v, quotient(v, batch)
 
@@ -180,17 +180,17 @@ def _by_batch(objective: OpenObjective, *, with_whole: bool) -> tuple[Tensor, Te
     passes = len(parts) if with_whole else 1
     counts.gradients += passes
     counts.products += passes
-    result = objective.agreed(computed)
+    result = objective.processes.run_together(computed)
     return result[:, :1], result[:, 1:]
 
 
 def _parts(objective: OpenObjective) -> Sequence[Sequence[RecordedBatch]]:
     """The batches, each in the parts in which products are made."""
-    if objective.objective.chunking is not None:
+    if objective.chunk_size is not None:
         point = objective.linearize()
-        if objective.in_parts:
+        if objective.is_chunked:
             point.product(point.gradient)  # shows whether they add up
-    pieces, parts = list(objective.pieces), []
+    pieces, parts = list(objective.chunks), []
     for sample in objective.samples:
         taken = [pieces.pop(0)]
         while sum(p.size for p in taken) < sample.size:

@@ -70,7 +70,7 @@ standard errors, by a jackknife over the batches; from 3 batches on |
             mean = objective.gradient()[1]
         off, along = _deviations(objective, mean)
         squared = objective.layout.dot(mean, mean)
-        if objective.any_process(not math.isfinite(squared + float(off.sum() + along.sum()))):
+        if objective.processes.any(not math.isfinite(squared + float(off.sum() + along.sum()))):
             return Reading(values, ("the gradient of a batch is not finite",))
         trace, signal, left = _estimates(objective, squared, off, along)
         values["gradient/noise_trace"], values["gradient/signal"] = trace, signal
@@ -105,7 +105,7 @@ def _deviations(objective: OpenObjective, mean: Tensor) -> tuple[Tensor, Tensor]
         return torch.tensor(rows, dtype=torch.float64, device=objective.layout.device)
 
     objective.counts.gradients += 1
-    off, along = objective.agreed(computed).unbind(1)
+    off, along = objective.processes.run_together(computed).unbind(1)
     return off, along
 
 
@@ -120,11 +120,11 @@ def _estimates(
         off: |g - mean|^2 of each batch.
         along: (g - mean) . mean of each batch.
     """
-    processes, count = objective.objective.processes, objective.batches
+    processes, count = objective.processes.with_own_batches, objective.batches
     examples = off.new_tensor(float(sum(s.size for s in objective.samples)))
-    total = objective.averaged(examples) * processes
+    total = objective.processes.mean(examples) * processes
     sizes = total / processes * off.new_tensor([s.weight for s in objective.samples])
-    squares = objective.averaged((sizes * off).sum()) * processes
+    squares = objective.processes.mean((sizes * off).sum()) * processes
     trace = squares / (count - 1)
     signal = squared - trace / total
     rest = total - sizes
@@ -137,7 +137,7 @@ def _estimates(
 
 def _jackknifed(objective: OpenObjective, left: Tensor) -> float:
     """Standard error from the values `left` (batches,) without each batch (Tukey 1958)."""
-    count, processes = objective.batches, objective.objective.processes
-    mean = objective.averaged(left.mean())
-    spread = float(objective.averaged((left - mean).square().sum())) * processes
+    count, processes = objective.batches, objective.processes.with_own_batches
+    mean = objective.processes.mean(left.mean())
+    spread = float(objective.processes.mean((left - mean).square().sum())) * processes
     return math.sqrt(spread * (count - 1) / count)

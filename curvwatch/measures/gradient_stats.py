@@ -80,7 +80,7 @@ class GradientStats(StepMeasure):
         mean = float(total[5]) / count
         values["step/gradient_mean"] = mean
         values["step/gradient_std"] = math.sqrt(max(float(total[1]) / count - mean**2, 0.0))
-        for name, indices in layers_of(step.objective.objective.names, self.by).items():
+        for name, indices in layers_of(step.objective.names, self.by).items():
             of_layer = _values(sums[indices])
             values.update({f"step/layer/{name}/{what}": value for what, value in of_layer.items()})
         notes = []

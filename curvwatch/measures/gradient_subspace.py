@@ -144,7 +144,7 @@ space: its residual / the gap to the next eigenvalue (Davis & Kahan 1970), 1 at 
 
     def _dimension(self, at: Landscape) -> int:
         size = at.objective.layout.total
-        k = _classes(at.objective.objective.module) if self.k == "classes" else int(self.k)
+        k = _classes(at.objective.module) if self.k == "classes" else int(self.k)
         if k > size:
             raise CurvwatchError(f"GradientSubspace(k={k}), but there are {size} weights: give fewer")
         return k

@@ -127,7 +127,7 @@ shape, 1: apart |
 
     def read(self, at: Landscape) -> Reading:
         """Read each layer; nan with a note where products are not finite."""
-        layers = layers_of(at.objective.objective.names, self.by)
+        layers = layers_of(at.objective.names, self.by)
         values = dict.fromkeys(self._metrics(layers), math.nan)
         point = at.objective.linearize()
         if (note := finite_or_note(point)) is not None:

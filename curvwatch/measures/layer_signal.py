@@ -20,7 +20,6 @@ from curvwatch.measures.layer_signal_passes import (
     outputs_change,
 )
 from curvwatch.objective import OpenObjective
-from curvwatch.objective.functional import FunctionalEvaluation
 from curvwatch.objective.layers import called_layers, padding_rows, parameter_names
 
 Direction = Literal["random", "gradient"]
@@ -127,11 +126,9 @@ layers move together, each layer in proportion to its abs(w_l) |
     def read(self, at: Landscape) -> Reading:
         """Read the signals; nan with a note where one cannot be had."""
         objective = at.objective
-        layers = called_layers(objective.objective.module, objective.objective.names)
+        layers = called_layers(objective.module, objective.names)
         values = dict.fromkeys(self._metrics(layers), math.nan)
-        exact = objective.objective.hvp == "exact" and isinstance(
-            objective.evaluation, FunctionalEvaluation
-        )
+        exact = objective.hvp == "exact" and objective.evaluation.supports_graphs
         gradient = self._gradient(objective, exact=exact)
         if gradient is not None and not bool(torch.isfinite(gradient).all()):
             return Reading(values, ("the gradient on the probe is not finite",))
@@ -142,7 +139,7 @@ layers move together, each layer in proportion to its abs(w_l) |
         else:
             assert gradient is not None
             vectors = gradient[None].clone()  # it is the objective's
-        for rows in padding_rows(objective.objective.module, objective.objective.names, layout):
+        for rows in padding_rows(objective.module, objective.names, layout):
             vectors[:, rows] = 0.0  # they are never trained
         directions = WeightDirections.of(layout, layers, weights, vectors)
         distance = self.distance or max(torch.finfo(t).eps for t in layout.dtypes) ** (1 / 3)
@@ -169,7 +166,7 @@ layers move together, each layer in proportion to its abs(w_l) |
         """Of the loss on the probe; None where it is not needed."""
         if exact:  # made with the graphs that large batches are cut by
             point = objective.linearize()
-            if objective.in_parts:
+            if objective.is_chunked:
                 point.product(point.gradient)  # shows whether they add up
             return point.gradient
         if self.direction == "random":

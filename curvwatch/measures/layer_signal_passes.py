@@ -14,7 +14,6 @@ from curvwatch.errors import CurvwatchError
 from curvwatch.objective import OpenObjective
 from curvwatch.objective.evaluation import refuse_detached
 from curvwatch.objective.flat_layout import Layout, local_dot, summed
-from curvwatch.objective.functional import FunctionalEvaluation
 from curvwatch.objective.layers import CalledLayer, part_of, places_of
 from curvwatch.objective.loss_checks import (
     computes_in_half,
@@ -105,7 +104,6 @@ def by_derivatives(objective: OpenObjective, layers: Layers, directions: WeightD
     backward pass alone, from the layer to the outputs.
     """
     evaluation = objective.evaluation
-    assert isinstance(evaluation, FunctionalEvaluation)
     layout, count = objective.layout, len(directions.of_each)
     seen: dict[str, list[Tensor]] = {}
     sizes: dict[str, Tensor] = {}
@@ -115,7 +113,7 @@ def by_derivatives(objective: OpenObjective, layers: Layers, directions: WeightD
         sizes[name] = _square(y) + sizes.get(name, 0.0)
         seen.setdefault(name, []).append(_place(y))
 
-    watch = ForwardWatch(objective.objective.module, layers, see)
+    watch = ForwardWatch(objective.module, layers, see)
 
     def of_graph(sample: RecordedBatch, loss: Tensor, leaves: list[Tensor]) -> Tensor:
         refuse_detached(loss)
@@ -142,13 +140,13 @@ def by_derivatives(objective: OpenObjective, layers: Layers, directions: WeightD
     objective.counts.gradients += 2
     objective.counts.forwards += count * (len(layers) + 1)
     loss_fn = _watched(objective, watch)
-    table = objective.averaged(
-        objective.agreed(
-            lambda: summed(evaluation.map_losses(of_graph, objective.pieces, loss_fn=loss_fn))
+    table = objective.processes.mean(
+        objective.processes.run_together(
+            lambda: summed(evaluation.map_losses(of_graph, objective.chunks, loss_fn=loss_fn))
         )
     )
     bent = torch.zeros(len(layers) + 1, dtype=torch.float64)
-    return Signals.unpacked(table, bent=bent, half=objective.any_process(any(halves)))
+    return Signals.unpacked(table, bent=bent, half=objective.processes.any(any(halves)))
 
 
 def by_differences(
@@ -188,7 +186,7 @@ class _Moving:
         self._wanted: str | None = None
         self._seen: list[Tensor] = []
         self._sizes: dict[str, Tensor] | None = None
-        self._watch = ForwardWatch(objective.objective.module, layers, self._see)
+        self._watch = ForwardWatch(objective.module, layers, self._see)
 
     def squares(self, v: Tensor, distance: float, layer: str | None, *, halved: bool = False) -> Tensor:
         """|dy|^2 of `layer`, 0 for None, and |dz|^2, by derivatives along `v`: shape (2, 2).
@@ -202,7 +200,7 @@ class _Moving:
 
         def computed() -> Tensor:
             total = torch.zeros(2, 2, dtype=torch.float64, device=objective.layout.device)
-            for sample in objective.pieces:
+            for sample in objective.chunks:
                 last = None
                 for row, h in zip(total, distances, strict=False):
                     up, down = (self._at(sample, sign * h * v) for sign in (1.0, -1.0))
@@ -213,7 +211,7 @@ class _Moving:
                     last = change
             return total
 
-        return objective.averaged(objective.agreed(computed))
+        return objective.processes.mean(objective.processes.run_together(computed))
 
     def sizes(self) -> Tensor:
         """|y|^2 of each layer, and of the outputs: shape (layers + 1,)."""
@@ -224,7 +222,7 @@ class _Moving:
             total = torch.zeros(
                 len(self._layers) + 1, dtype=torch.float64, device=objective.layout.device
             )
-            for sample in objective.pieces:
+            for sample in objective.chunks:
                 self._sizes = {}
                 _, outputs = self._at(sample, None)
                 for i, name in enumerate(self._layers):
@@ -233,7 +231,7 @@ class _Moving:
                 self._sizes = None
             return total
 
-        return objective.averaged(objective.agreed(computed))
+        return objective.processes.mean(objective.processes.run_together(computed))
 
     def _at(
         self, sample: RecordedBatch, displacement: Tensor | None
@@ -297,7 +295,7 @@ def _place(y: Tensor) -> Tensor:
 
 
 def _watched(objective: OpenObjective, watch: ForwardWatch) -> Callable[[Any], Any]:
-    loss_fn = objective.objective.loss_fn
+    loss_fn = objective.loss_fn
 
     def watched(batch: Any) -> Any:
         with watch.watching():

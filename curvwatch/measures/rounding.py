@@ -81,7 +81,7 @@ def amplification(at: Landscape, point: Linearization, key: str) -> Amplificatio
     # entry of H is some 10 eps x its largest eigenvalue, and matters from 1 % on
     least = _SMALL * torch.finfo(layout.dtype).eps * preconditioned_length / length
     suspects = scale.square() * least > 1.0
-    if not at.objective.any_process(bool(suspects.any())):
+    if not at.objective.processes.any(bool(suspects.any())):
         return none
     generator = torch.Generator().manual_seed(at.generator.initial_seed())
     known = torch.zeros_like(suspects)
@@ -98,13 +98,13 @@ def amplification(at: Landscape, point: Linearization, key: str) -> Amplificatio
         other = 3.0 * point.product(v / 3.0) if point.coarser is None else point.coarser(v)
         size += torch.maximum(one.abs(), other.abs()).square_()
         off += (one - other).square_()
-        if at.objective.any_process(not bool(torch.isfinite(size).all())):
+        if at.objective.processes.any(not bool(torch.isfinite(size).all())):
             return none
         usual = _usual_rounding(size, off, suspects)
         agree = min(max(_AGREE, _OVER_USUAL * usual), _DIFFER)
         null = suspects & (off > torch.where(known, agree / 10, agree).square() * size)
         # a product may be small by chance: what was not found last time is looked at again
-        is_known = not at.objective.any_process(not torch.equal(null, known))
+        is_known = not at.objective.processes.any(not torch.equal(null, known))
         if is_known or draws == _MOST_DRAWS:
             break
     null &= known | (off > _DIFFER**2 * size)
@@ -113,7 +113,7 @@ def amplification(at: Landscape, point: Linearization, key: str) -> Amplificatio
     rows = scale * off.sqrt() / math.sqrt(2 * draws)
     under = torch.where(null, scale * size.sqrt() / math.sqrt(draws), 0.0)
     return Amplification(
-        null=at.memory[key] if at.objective.any_process(bool(null.any())) else None,
+        null=at.memory[key] if at.objective.processes.any(bool(null.any())) else None,
         hidden=_largest(layout, under) if point.coarser is not None else 0.0,
         noise=_largest(layout, torch.where(rest, rows, 0.0), power=2),
         weights=_counted(suspects & (off > 0), at),
@@ -142,6 +142,6 @@ def _counted(rows: Tensor, at: Landscape) -> str:
     ends = torch.tensor(at.objective.layout.sizes).cumsum(0)
     indices = rows.nonzero()[:, 0].cpu()
     of = torch.bucketize(indices, ends, right=True).unique().tolist()
-    names = [at.objective.objective.names[i] for i in of]
+    names = [at.objective.names[i] for i in of]
     more = f" and {len(names) - _NAMED} other parameters" if len(names) > _NAMED else ""
     return f"{len(indices)} weights of {', '.join(names[:_NAMED])}{more}"

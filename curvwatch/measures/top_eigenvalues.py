@@ -91,7 +91,7 @@ together 1, but for layers that are left out |
 
     def read(self, at: Landscape) -> Reading:
         """Read the eigenvalues; nan with a note where products are not finite."""
-        layers = layers_of(at.objective.objective.names, self.by)
+        layers = layers_of(at.objective.names, self.by)
         values = dict.fromkeys(self.metrics + _shares(layers), math.nan)
         point = at.objective.linearize()
         if (note := finite_or_note(point)) is not None:

@@ -1,6 +1,7 @@
 """A loss as a function of its weights, and its derivatives."""
 
-from curvwatch.objective.objective import Counts, Objective, OpenObjective, Products, check_products
+from curvwatch.objective.evaluation import Counts
+from curvwatch.objective.objective import Objective, OpenObjective, Products, check_products
 from curvwatch.objective.samples import RecordedBatch
 
 Sample = RecordedBatch  # its name until 0.1

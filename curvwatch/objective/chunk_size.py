@@ -117,7 +117,9 @@ def coupling(module: nn.Module, *, train: bool | None) -> str | None:
     return None
 
 
-def difference(parts: Tensor, whole: Tensor, *, scale: tuple[float, float], half: bool) -> str | None:
+def chunk_mismatch(
+    parts: Tensor, whole: Tensor, *, scale: tuple[float, float], half: bool
+) -> str | None:
     """In what loss and gradient of the parts, joined as one vector, differ from those of the whole.
 
     Args:

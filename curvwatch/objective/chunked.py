@@ -4,35 +4,54 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from curvwatch.objective.chunk_size import ChunkSize, cannot_be_cut, coupling, difference
-from curvwatch.objective.flat_layout import summed
-from curvwatch.objective.functional import FunctionalEvaluation, Graph
+from curvwatch.objective.chunk_size import ChunkSize, cannot_be_cut, chunk_mismatch, coupling
+from curvwatch.objective.evaluation import Counts, Evaluation, Graph
+from curvwatch.objective.flat_layout import Layout, summed
 from curvwatch.objective.isolation.containers import tensors_in
 from curvwatch.objective.linearization import Linearization
 from curvwatch.objective.loss_checks import computes_in_half
 from curvwatch.objective.memory import Footprint
+from curvwatch.objective.processes import Processes
 from curvwatch.objective.samples import RecordedBatch, count_of
 
-if TYPE_CHECKING:
-    from curvwatch.objective.objective import OpenObjective
+
+class WholeBatches(Protocol):
+    """An objective whose batches are whole: an `OpenObjective`."""
+
+    module: nn.Module
+    train: bool | None
+    samples: Sequence[RecordedBatch]
+    layout: Layout
+    counts: Counts
+    processes: Processes
+    evaluation: Evaluation
+
+    def gradient(self) -> tuple[float, Tensor]:
+        """Loss and gradient, shape (size,)."""
+
+    def by_graph(self) -> Linearization:
+        """The linearization with whole batches."""
+
+    def stderr(self, quotients: Callable[[], list[float]]) -> float:
+        """Standard error of the mean of `quotients`, one a batch."""
 
 
 class ChunkedDerivatives:
-    """The parts that the batches of `opened` go into.
+    """Derivatives of `opened`, whose batches are taken in chunks.
 
     Args:
-        opened: with a `ChunkSize`, whose derivatives are made by automatic differentiation.
-        chunking: that of `opened`.
+        opened: whose derivatives are made by automatic differentiation.
+        chunking: how large chunks are.
     """
 
-    def __init__(self, opened: OpenObjective, chunking: ChunkSize) -> None:
-        assert isinstance(opened.evaluation, FunctionalEvaluation)
+    def __init__(self, opened: WholeBatches, chunking: ChunkSize) -> None:
         self._opened = opened
+        self._processes = opened.processes
         self._evaluation = opened.evaluation
         self._chunking = chunking
         self._point: Linearization | None = None
@@ -46,7 +65,7 @@ class ChunkedDerivatives:
         return self._counts is not None
 
     @property
-    def pieces(self) -> Sequence[RecordedBatch]:
+    def chunks(self) -> Sequence[RecordedBatch]:
         """The parts, once a product has shown that they add up; before, or else, whole batches."""
         if not self._checked:
             return self._opened.samples
@@ -70,20 +89,20 @@ class ChunkedDerivatives:
         opened, chunking = self._opened, self._chunking
         if chunking.refused is not None:
             return None
-        if opened.any_process(chunking.needs_measurement(opened.samples)):
+        if self._processes.any(chunking.needs_measurement(opened.samples)):
             step, v = self._measured_step()
             failed = False
             try:
                 self._measure(step, v)
             except Exception:  # the whole batch may do
                 failed = True
-            if opened.any_process(failed):
+            if self._processes.any(failed):
                 chunking.size = max(s.size for s in opened.samples)
         assert chunking.size is not None
         counts = self._agreed(count_of(opened.samples, chunking.size))
         if max(counts) == 1:
             return None
-        reason = coupling(opened.objective.module, train=opened.objective.train)
+        reason = coupling(opened.module, train=opened.train)
         if reason is not None:
             chunking.refuse(reason)
             return None
@@ -92,12 +111,12 @@ class ChunkedDerivatives:
     def _agreed(self, counts: list[int]) -> list[int]:
         """Processes run training_step equally often, for it may talk to the others."""
         opened = self._opened
-        if opened.objective.average is None:
+        if opened.processes.size == 1:
             return counts
         wanted = math.ceil(math.log2(max(counts)))
         possible = int(math.log2(min(s.size for s in opened.samples)))
         exponent = 0
-        while _is_too_few(opened, exponent, wanted, possible):
+        while _is_too_few(opened.processes, exponent, wanted, possible):
             exponent += 1
         return [1 << exponent] * len(counts)
 
@@ -107,9 +126,9 @@ class ChunkedDerivatives:
 
     def _measured_step(self) -> tuple[int, Tensor]:
         """The bytes that a step of training takes for its batch, and some vector."""
-        opened, evaluation = self._opened, self._evaluation
+        evaluation = self._evaluation
         with Footprint() as step:
-            joined = opened.agreed(lambda: summed(evaluation.gradients(None)))
+            joined = self._processes.run_together(lambda: summed(evaluation.gradients(None)))
         # what training does not have: copies of the weights and of the batch
         copies = [*evaluation.weights, *tensors_in(self._largest.batch)]
         return step.peak - sum(t.numel() * t.element_size() for t in copies), joined[:-1]
@@ -151,8 +170,10 @@ class ChunkedDerivatives:
         if not self._checked:
             return self._first_product(v)
         self._count()
-        return self._opened.averaged(
-            self._opened.agreed(lambda: summed(self._of_graphs(lambda graph: graph.product(v))))
+        return self._processes.mean(
+            self._processes.run_together(
+                lambda: summed(self._of_graphs(lambda graph: graph.product(v)))
+            )
         )
 
     def _first_product(self, v: Tensor) -> Tensor:
@@ -162,16 +183,16 @@ class ChunkedDerivatives:
         reason = None
         try:
             hv, parts, scale, half = self._summed(v)
-            if not self._chunking.draws and self._opened.any_process(self._evaluation.drew):
+            if not self._chunking.draws and self._processes.any(self._evaluation.drew):
                 self._chunking.draws = True
                 hv, parts, scale, half = self._summed(v)
         except Exception as error:
             reason = cannot_be_cut(error)
         else:
-            reason = difference(parts, _joined(point), scale=scale, half=half)
+            reason = chunk_mismatch(parts, _joined(point), scale=scale, half=half)
             if reason is not None and self._known:  # perhaps the loss is not the known one
                 point.loss, point.gradient = self._opened.gradient()
-                reason = difference(parts, _joined(point), scale=scale, half=half)
+                reason = chunk_mismatch(parts, _joined(point), scale=scale, half=half)
         if reason is None:
             self._checked = True
             return hv
@@ -190,11 +211,13 @@ class ChunkedDerivatives:
         def all_of(graph: Graph) -> Tensor:
             nonlocal half
             half = computes_in_half(graph.gradient) if half is None else half
-            joined = graph.joined()
+            joined = graph.gradient_and_loss()
             sizes = [math.sqrt(layout.dot(joined[:-1], joined[:-1])), abs(float(joined[-1]))]
             return torch.cat([graph.product(v), joined, joined.new_tensor(sizes)])
 
-        total = self._opened.averaged(self._opened.agreed(lambda: summed(self._of_graphs(all_of))))
+        total = self._processes.mean(
+            self._processes.run_together(lambda: summed(self._of_graphs(all_of)))
+        )
         hv, parts, sizes = total.split([layout.size, layout.size + 1, 2])
         return hv, parts, (float(sizes[0]), float(sizes[1])), bool(half)
 
@@ -211,10 +234,10 @@ class ChunkedDerivatives:
         self._opened.counts.gradients += 1
 
 
-def _is_too_few(opened: OpenObjective, exponent: int, wanted: int, possible: int) -> bool:
+def _is_too_few(processes: Processes, exponent: int, wanted: int, possible: int) -> bool:
     """Whether 2^exponent parts are too few for a process, and possible for all."""
-    too_few = opened.any_process(exponent < wanted)
-    return too_few and not opened.any_process(exponent >= possible)
+    too_few = processes.any(exponent < wanted)
+    return too_few and not processes.any(exponent >= possible)
 
 
 def _joined(point: Linearization) -> Tensor:

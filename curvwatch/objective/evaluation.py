@@ -20,6 +20,15 @@ from curvwatch.objective.samples import RecordedBatch
 T = TypeVar("T")
 
 
+@dataclass
+class Counts:
+    """What a reading cost, in passes over all of its batches."""
+
+    forwards: int = 0
+    gradients: int = 0
+    products: int = 0
+
+
 @dataclass(frozen=True)
 class EvaluationInputs:
     """What is evaluated.
@@ -51,9 +60,19 @@ class Evaluation(Protocol):
 
     Attributes:
         is_averaged: whether gradients are averaged over processes already.
+        supports_graphs: whether gradients have graphs that can be differentiated again (`map_graphs`);
+            those of sharded weights have none.
+        drew: whether a loss drew random numbers of torch.
+        weights: that are differentiated by.
     """
 
     is_averaged: bool
+    supports_graphs: bool
+    drew: bool
+
+    @property
+    def weights(self) -> Sequence[Tensor]:
+        """The weights that are differentiated by."""
 
     def losses(self, displacement: Tensor | None) -> Iterator[Tensor]:
         """The loss of each sample, shape ()."""
@@ -70,6 +89,44 @@ class Evaluation(Protocol):
         displacement: Tensor | None = None,
     ) -> Iterator[T]:
         """What `compute` makes of each sample, its loss with its graph, and the weights of that."""
+
+    def map_graphs(
+        self, compute: Callable[[Graph], T], samples: Iterable[RecordedBatch] | None = None
+    ) -> Iterator[T]:
+        """What `compute` makes of the graph of each sample's gradient, or of each of `samples`, at w.
+
+        Raises:
+            CurvwatchError: there are no graphs (`supports_graphs`).
+        """
+
+    def restore_weights(self, sample: RecordedBatch, leaves: list[Tensor]) -> None:
+        """Before a backward pass: a checkpointed block runs again in it, with these leaves."""
+
+
+class Graph(Protocol):
+    """The kept graph of one sample's gradient.
+
+    Attributes:
+        gradient: of each leaf; None for one that takes no part.
+    """
+
+    @property
+    def gradient(self) -> tuple[Tensor | None, ...]:
+        """Of each leaf; None for one that takes no part."""
+
+    def product(self, v: Tensor) -> Tensor:
+        """Hessian-vector product, of shape (size,)."""
+
+    def gradient_and_loss(self) -> Tensor:
+        """Gradient and loss in one vector of shape (size + 1,)."""
+
+
+def without_graphs() -> CurvwatchError:
+    """The error of what needs graphs, where weights are moved in place."""
+    return CurvwatchError(
+        "derivatives of outputs and of single batches need whole weights on each process, and these "
+        "are spread over processes (FSDP2, tensor parallelism)"
+    )
 
 
 def place(

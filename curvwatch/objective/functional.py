@@ -31,6 +31,7 @@ class FunctionalEvaluation:
     """
 
     is_averaged = False
+    supports_graphs = True
 
     def __init__(self, setting: EvaluationInputs, loan: IsolatedModule) -> None:
         self.drew = False
@@ -57,7 +58,7 @@ class FunctionalEvaluation:
             yield self._gradient(sample, leaves)
 
     def map_graphs(
-        self, compute: Callable[[Graph], T], samples: Iterable[RecordedBatch] | None = None
+        self, compute: Callable[[GradientGraph], T], samples: Iterable[RecordedBatch] | None = None
     ) -> Iterator[T]:
         """What `compute` makes of the graph of each sample, or of each of `samples`, at w.
 
@@ -92,7 +93,7 @@ class FunctionalEvaluation:
         if self._placed is not leaves:
             self._place(sample, leaves)
 
-    def product(self, graph: Graph, v: Tensor) -> Tensor:
+    def product(self, graph: GradientGraph, v: Tensor) -> Tensor:
         """The Hessian of `graph` times `v`, shape (size,)."""
         layout = self._setting.layout
         self.restore_weights(graph.sample, graph.leaves)
@@ -110,7 +111,7 @@ class FunctionalEvaluation:
             )
         return layout.flatten(hv)
 
-    def joined(self, graph: Graph) -> Tensor:
+    def gradient_and_loss(self, graph: GradientGraph) -> Tensor:
         """Gradient and loss of `graph` in one vector of shape (size + 1,)."""
         return self._setting.layout.flatten(graph.gradient, and_scalar=graph.loss)
 
@@ -118,11 +119,11 @@ class FunctionalEvaluation:
         loss = self._loss(sample, leaves)
         return self._setting.layout.flatten(_differentiated(loss, leaves), and_scalar=loss)
 
-    def _graph(self, sample: RecordedBatch, leaves: list[Tensor]) -> Graph:
+    def _graph(self, sample: RecordedBatch, leaves: list[Tensor]) -> GradientGraph:
         loss = self._loss(sample, leaves)
         refuse_once_differentiable(loss)
         gradient = _differentiated(loss, leaves, create_graph=True)
-        return Graph(self, sample, loss.detach(), gradient, leaves)
+        return GradientGraph(self, sample, loss.detach(), gradient, leaves)
 
     def _leaves(self, displacement: Tensor | None) -> list[Tensor]:
         # copies: training_step may write to a weight
@@ -157,8 +158,8 @@ class FunctionalEvaluation:
 
 
 @dataclass(frozen=True)
-class Graph:
-    """The kept graph of one sample's gradient; made by `FunctionalEvaluation.of_graphs`.
+class GradientGraph:
+    """The kept graph of one sample's gradient; made by `FunctionalEvaluation.map_graphs`.
 
     Attributes:
         loss: of shape ().
@@ -175,9 +176,9 @@ class Graph:
         """Hessian-vector product, of shape (size,)."""
         return self._evaluation.product(self, v)
 
-    def joined(self) -> Tensor:
+    def gradient_and_loss(self) -> Tensor:
         """Gradient and loss in one vector of shape (size + 1,)."""
-        return self._evaluation.joined(self)
+        return self._evaluation.gradient_and_loss(self)
 
 
 def _differentiated(

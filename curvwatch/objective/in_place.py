@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from curvwatch.objective.evaluation import EvaluationInputs, place, refuse_detached, weighted_loss
+from curvwatch.objective.evaluation import (
+    EvaluationInputs,
+    Graph,
+    place,
+    refuse_detached,
+    weighted_loss,
+    without_graphs,
+)
 from curvwatch.objective.isolation.isolate import IsolatedModule
 from curvwatch.objective.processes import local
 from curvwatch.objective.samples import RecordedBatch
@@ -24,12 +31,19 @@ class InPlaceEvaluation:
     """
 
     is_averaged = True
+    supports_graphs = False
+    drew = False
 
     def __init__(self, setting: EvaluationInputs, loan: IsolatedModule) -> None:
         self._setting = setting
         self._loan = loan
         params = setting.params
         self._base = [setting.weights.get(id(p), local(p.detach())).clone() for p in params]
+
+    @property
+    def weights(self) -> Sequence[Tensor]:
+        """The weights that are differentiated by."""
+        return self._setting.params
 
     def losses(self, displacement: Tensor | None) -> Iterator[Tensor]:
         """The loss of each sample, shape ()."""
@@ -63,6 +77,15 @@ class InPlaceEvaluation:
         for sample in samples:
             yield compute(sample, self._loss(sample, loss_fn), list(self._setting.params))
             _reshard(self._setting.module)
+
+    def map_graphs(
+        self, compute: Callable[[Graph], T], samples: Iterable[RecordedBatch] | None = None
+    ) -> Iterator[T]:
+        """Raises a CurvwatchError: gradients that `.backward()` made have no graphs."""
+        raise without_graphs()
+
+    def restore_weights(self, sample: RecordedBatch, leaves: list[Tensor]) -> None:
+        """The weights are in their places."""
 
     def _loss(self, sample: RecordedBatch, loss_fn: Callable[[Any], Any] | None = None) -> Tensor:
         place(self._loan, self._setting, sample, {id(w): w for w in self._loan.weights})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
@@ -14,28 +13,20 @@ from torch import Tensor, nn
 from curvwatch.errors import CurvwatchError
 from curvwatch.objective.chunk_size import ChunkSize
 from curvwatch.objective.chunked import ChunkedDerivatives
-from curvwatch.objective.evaluation import Evaluation, EvaluationInputs
+from curvwatch.objective.evaluation import Counts, Evaluation, EvaluationInputs, Graph
 from curvwatch.objective.flat_layout import Layout, summed
-from curvwatch.objective.functional import FunctionalEvaluation, Graph
+from curvwatch.objective.functional import FunctionalEvaluation
 from curvwatch.objective.in_place import shifted
 from curvwatch.objective.isolation.containers import batch_size
 from curvwatch.objective.isolation.isolate import ModuleState, isolated
 from curvwatch.objective.layers import parameter_names
 from curvwatch.objective.linearization import Linearization
 from curvwatch.objective.memory import release_free_memory
+from curvwatch.objective.processes import Processes
 from curvwatch.objective.samples import RecordedBatch
 
 # how Hessian-vector products are made
 Products = Literal["exact", "difference"]
-
-
-@dataclass
-class Counts:
-    """What a reading cost, in passes over all of its batches."""
-
-    forwards: int = 0
-    gradients: int = 0
-    products: int = 0
 
 
 class Objective:
@@ -55,8 +46,7 @@ class Objective:
             so that they take the memory of one part; for a loss that is a mean over examples, and where
             the parts do not add up to the whole batch it stays whole, and `chunking.refused` says why.
             A `ChunkSize()` finds the size itself. None: batches are whole.
-        average: averages a tensor over processes; None for one process.
-        processes: how many there are, each with batches of its own.
+        processes: those that measure together; None: this one alone.
 
     Raises:
         CurvwatchError: no samples, or no parameter that could be differentiated.
@@ -81,8 +71,7 @@ class Objective:
         train: bool | None = None,
         hvp: Products = "exact",
         chunking: int | ChunkSize | None = None,
-        average: Callable[[Tensor], Tensor] | None = None,
-        processes: int = 1,
+        processes: Processes | None = None,
     ) -> None:
         check_products(hvp)
         if not samples:
@@ -99,8 +88,7 @@ class Objective:
         self.train = train
         self.hvp: Products = "difference" if self.layout.sharded else hvp
         self.chunking = ChunkSize(chunking) if isinstance(chunking, int) else chunking
-        self.average = average
-        self.processes = processes
+        self.processes = processes or Processes()
         self.counts = Counts()
 
     @classmethod
@@ -150,8 +138,14 @@ class OpenObjective:
     """An objective whose module is on loan; made by `Objective.open`.
 
     Attributes:
-        objective: that was opened.
-        evaluation: of it, now.
+        module: whose weights the loss depends on.
+        names: of the weights that are differentiated by, as the module has them.
+        loss_fn: from a batch to its loss.
+        train: True or False where train or eval mode is forced; None: the module's own.
+        hvp: how Hessian-vector products are made, "exact" or "difference".
+        chunk_size: into how large parts batches go; None: they are whole.
+        processes: those that measure together.
+        evaluation: of the loss and its gradient at displaced weights.
         samples: its batches.
         layout: of flat vectors.
         counts: what was spent so far.
@@ -160,8 +154,14 @@ class OpenObjective:
     """
 
     def __init__(self, objective: Objective, setting: EvaluationInputs, evaluation: Evaluation) -> None:
-        self.objective = objective
-        self._setting = setting
+        self.module = objective.module
+        self.names = objective.names
+        self.loss_fn = objective.loss_fn
+        self.train = objective.train
+        self.hvp = objective.hvp
+        self.chunk_size = objective.chunking
+        self.processes = objective.processes
+        self._inputs = setting
         self.samples = setting.samples
         self.evaluation = evaluation
         self.layout = objective.layout
@@ -169,28 +169,28 @@ class OpenObjective:
         self.known_loss: float | None = None
         self.known_gradient: Tensor | None = None
         self._point: Linearization | None = None
-        self._parts: ChunkedDerivatives | None = None
+        self._chunks: ChunkedDerivatives | None = None
 
     @property
     def batches(self) -> int:
         """How many batches f is a mean of, those of other processes included."""
-        return len(self.samples) * self.objective.processes
+        return len(self.samples) * self.processes.with_own_batches
 
     @property
-    def pieces(self) -> Sequence[RecordedBatch]:
-        """The batches; in parts, once a product has shown that these add up."""
-        return self.samples if self._parts is None else self._parts.pieces
+    def chunks(self) -> Sequence[RecordedBatch]:
+        """The batches; in chunks, once a product has shown that these add up."""
+        return self.samples if self._chunks is None else self._chunks.chunks
 
     @property
-    def in_parts(self) -> bool:
-        """Whether products take a batch in parts, if these add up; known once it is linearized."""
-        return self._parts is not None
+    def is_chunked(self) -> bool:
+        """Whether products take a batch in chunks, if these add up; known once it is linearized."""
+        return self._chunks is not None
 
     @property
     def weights(self) -> Tensor:
         """w, shape (size,)."""
-        setting = self._setting
-        return self.layout.flatten([setting.weights.get(id(p), p) for p in setting.params])
+        inputs = self._inputs
+        return self.layout.flatten([inputs.weights.get(id(p), p) for p in inputs.params])
 
     def loss(self, displacement: Tensor | None = None) -> float:
         """f(w + displacement), forward passes alone."""
@@ -199,7 +199,7 @@ class OpenObjective:
             return torch.stack(list(self.evaluation.losses(displacement))).sum()
 
         self.counts.forwards += 1
-        return float(self.averaged(self.agreed(total)))
+        return float(self.processes.mean(self.processes.run_together(total)))
 
     def gradient(self, displacement: Tensor | None = None) -> tuple[float, Tensor]:
         """f(w + displacement) and its gradient of shape (size,)."""
@@ -208,7 +208,7 @@ class OpenObjective:
             return summed(self.evaluation.gradients(displacement))
 
         self.counts.gradients += 1
-        result = self._shared(self.agreed(total))
+        result = self._shared(self.processes.run_together(total))
         if displacement is None:
             self.known_loss, self.known_gradient = result
         return result
@@ -225,47 +225,41 @@ class OpenObjective:
                 `once_differentiable` is in the graph), or it is no scalar.
         """
         if self._point is None:
-            by_graph = self.objective.hvp == "exact" and isinstance(
-                self.evaluation, FunctionalEvaluation
-            )
-            if not by_graph:
+            if self.hvp != "exact" or not self.evaluation.supports_graphs:
                 self._point = self._by_differences()
             else:
-                chunking = self.objective.chunking
-                parts = ChunkedDerivatives(self, chunking) if chunking is not None else None
-                in_parts = parts is not None and parts.needed
-                self._parts = parts if in_parts else None
-                self._point = parts.linearize(known) if parts and in_parts else self.by_graph()
+                chunks = None if self.chunk_size is None else ChunkedDerivatives(self, self.chunk_size)
+                self._chunks = chunks if chunks is not None and chunks.needed else None
+                self._point = self._chunks.linearize(known) if self._chunks else self.by_graph()
         return self._point
 
     def by_graph(self) -> Linearization:
         """The linearization with whole batches."""
         evaluation = self.evaluation
-        assert isinstance(evaluation, FunctionalEvaluation)
         kept: list[Graph] = []
 
         def seen(graph: Graph) -> Tensor:
             if len(self.samples) == 1:
                 kept.append(graph)
-            return graph.joined()
+            return graph.gradient_and_loss()
 
         def total() -> Tensor:
             return summed(evaluation.map_graphs(seen))
 
         self.counts.gradients += 1
-        loss, gradient = self._shared(self.agreed(total))
+        loss, gradient = self._shared(self.processes.run_together(total))
         self.known_loss, self.known_gradient = loss, gradient
 
         def product(v: Tensor) -> Tensor:
             self.counts.products += 1
             if kept:
-                return self.averaged(self.agreed(lambda: kept[0].product(v)))
+                return self.processes.mean(self.processes.run_together(lambda: kept[0].product(v)))
             self.counts.gradients += 1
 
             def total() -> Tensor:
                 return summed(evaluation.map_graphs(lambda graph: graph.product(v)))
 
-            return self.averaged(self.agreed(total))
+            return self.processes.mean(self.processes.run_together(total))
 
         def quotients(v: Tensor) -> list[float]:
             self.counts.products += 1
@@ -318,51 +312,21 @@ class OpenObjective:
         count = self.batches
         if count == 1:
             return math.nan
-        each = self.agreed(
+        each = self.processes.run_together(
             lambda: torch.tensor(quotients(), dtype=self.layout.dtype, device=self.layout.device)
         )
-        mean = self.averaged(each.sum())
+        mean = self.processes.mean(each.sum())
         weights = each.new_tensor([s.weight for s in self.samples])
-        spread = float(self.averaged((each - weights * mean).square().sum()))
-        spread /= self.objective.processes
+        spread = float(self.processes.mean((each - weights * mean).square().sum()))
+        spread /= self.processes.with_own_batches
         return math.sqrt(spread * count / (count - 1))
-
-    def _zero(self, *shape: int) -> Tensor:
-        return torch.zeros(shape, dtype=self.layout.dtype, device=self.layout.device)
 
     def _shared(self, result: Tensor) -> tuple[float, Tensor]:
         """Loss and gradient, joined in `result`, averaged over processes."""
         if self.evaluation.is_averaged:
-            return float(self.averaged(result[-1])), result[:-1]
-        result = self.averaged(result)
+            return float(self.processes.mean(result[-1])), result[:-1]
+        result = self.processes.mean(result)
         return float(result[-1]), result[:-1]
-
-    def any_process(self, flag: bool) -> bool:
-        """Whether `flag` holds on a process."""
-        average = self.objective.average
-        return flag if average is None else float(average(self._zero() + flag)) > 0
-
-    def agreed(self, compute: Callable[[], Tensor]) -> Tensor:
-        """Run `compute`; when it fails on one process it fails on all, so none waits for ever."""
-        if self.objective.average is None:
-            return compute()
-        failure: Exception | None = None
-        result = None
-        try:
-            result = compute()
-        except Exception as error:
-            failure = error
-        failed = float(self.objective.average(self._zero() + (failure is not None)))
-        if failure is not None:
-            raise failure
-        if failed or result is None:
-            raise CurvwatchError("the reading failed on another process, see its log")
-        return result
-
-    def averaged(self, value: Tensor) -> Tensor:
-        """`value`, averaged over processes."""
-        average = self.objective.average
-        return value if average is None else average(value)
 
 
 def check_products(hvp: object) -> None:

@@ -1,49 +1,95 @@
-"""Reductions over the processes of a run."""
+"""The processes of a run, what they tell each other, and weights that are spread over them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    import lightning.pytorch as pl
+from curvwatch.errors import CurvwatchError
 
 
-def average_over(group: Any = None) -> Callable[[Tensor], Tensor] | None:
-    """A function that averages a tensor over the processes of `group`, None where there is only one.
+@dataclass(frozen=True)
+class Processes:
+    """The processes of a run; every method is called on all of them, in the same order.
 
-    Args:
-        group: a `torch.distributed` process group; None: all processes.
+    Attributes:
+        size: how many there are.
+        rank: which of them this is.
+        group: the `torch.distributed` process group; None: all processes.
+        device: where numbers that are sent are put.
+        have_own_batches: whether each has batches of its own; with sharded weights the loss of a batch
+            is the mean over processes already.
     """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return None
-    count = torch.distributed.get_world_size(group)
-    if count == 1:
-        return None
 
-    def average(value: Tensor) -> Tensor:
+    size: int = 1
+    rank: int = 0
+    group: Any = None
+    device: torch.device = torch.device("cpu")  # noqa: RUF009
+    have_own_batches: bool = True
+
+    @classmethod
+    def of_group(cls, group: Any = None) -> Processes:
+        """Those of `group`; this one alone where torch.distributed is not in use."""
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return cls()
+        size = torch.distributed.get_world_size(group)
+        return cls(size, torch.distributed.get_rank() if size > 1 else 0, group)
+
+    @property
+    def with_own_batches(self) -> int:
+        """How many processes have batches of their own."""
+        return self.size if self.have_own_batches else 1
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of `value` over the processes, of the same shape."""
+        if self.size == 1:
+            return value
         total = value.clone()
-        torch.distributed.all_reduce(total, group=group)
-        return total / count
+        torch.distributed.all_reduce(total, group=self.group)
+        return total / self.size
 
-    return average
+    def mean_of(self, values: Sequence[float]) -> list[float]:
+        """The mean over the processes of each of `values`, so that all act alike."""
+        if self.size == 1:
+            return list(values)
+        means: list[float] = self.mean(
+            torch.tensor(values, dtype=torch.float32, device=self.device)
+        ).tolist()
+        return means
 
+    def all(self, flags: Sequence[bool]) -> list[bool]:
+        """For each of `flags` whether it holds on every process."""
+        return [share == 1.0 for share in self.mean_of([float(flag) for flag in flags])]
 
-def averager(trainer: pl.Trainer) -> Callable[[Tensor], Tensor] | None:
-    """A function that averages a tensor over all processes, or None where there is only one."""
-    if trainer.world_size == 1 or not torch.distributed.is_initialized():
-        return None
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` holds on some process."""
+        return self.mean_of([float(flag)])[0] > 0
 
-    def average(value: Tensor) -> Tensor:
-        total = value.clone()
-        torch.distributed.all_reduce(total)
-        return total / trainer.world_size
+    def run_together(self, compute: Callable[[], Tensor]) -> Tensor:
+        """Run `compute`; when it fails on one process it fails on all, so that none waits for ever.
 
-    return average
+        Raises:
+            CurvwatchError: it failed on another process.
+        """
+        if self.size == 1:
+            return compute()
+        failure: Exception | None = None
+        result = None
+        try:
+            result = compute()
+        except Exception as error:
+            failure = error
+        failed = self.any(failure is not None)
+        if failure is not None:
+            raise failure
+        if failed or result is None:
+            raise CurvwatchError("the reading failed on another process, see its log")
+        return result
 
 
 def is_sharded(t: Any) -> bool:

@@ -147,7 +147,7 @@ class Reader:
             trained: the loss on the probe as training had it at this step; nan where it is unknown.
             is_step: whether the probe is all that the step was made of.
         """
-        trained = run.agreed(trained)
+        trained = run.processes.mean_of([trained])[0]
         samples = [
             replace(s, batch=s.batch._replace(global_step=due.global_step), memory=due.memory)
             for s in probe
@@ -186,7 +186,7 @@ class Reader:
     ) -> None:
         """Read the step measures that are due, of the steps that were taken."""
         samples = run.weight_samples(due.step_samples)
-        trained = run.agreed(due.trained_loss)
+        trained = run.processes.mean_of([due.trained_loss])[0]
         for index, taken in sorted(finished.items()):
             suffix, params = run.suffixes[index], taken.settings.params
             make = partial(run.objective, index, params, samples, train=None, finished=finished)
@@ -228,7 +228,7 @@ def _opened(
             opened = stack.enter_context(make().open(weights))
         except Exception as error:
             failure = error
-        if not run.ready_everywhere([failure is None])[0]:
+        if not run.processes.all([failure is None])[0]:
             raise failure or CurvwatchError("the reading failed on another process, see its log")
         yield opened
 

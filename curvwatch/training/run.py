@@ -16,7 +16,7 @@ from curvwatch.errors import CurvwatchError
 from curvwatch.measures import COST_METRICS, Measure
 from curvwatch.objective import Objective, Products
 from curvwatch.objective.chunk_size import ChunkSize
-from curvwatch.objective.processes import is_sharded
+from curvwatch.objective.processes import Processes, is_sharded
 from curvwatch.objective.samples import RecordedBatch
 from curvwatch.training.learning_rates import LearningRates
 from curvwatch.training.optimizer_groups import trained
@@ -41,9 +41,7 @@ class TrainingRun(ABC):
     Args:
         module: what is trained.
         optimizers: that train it; those without weights are left out.
-        average: averages a tensor over processes; None for one process.
-        processes: how many there are.
-        rank: which of them this is.
+        processes: those that train together.
         hvp: how Hessian-vector products are made, see `Objective`.
         chunk_size: the most examples of a part of a batch, see `ChunkSize`; None: found out.
 
@@ -56,9 +54,7 @@ class TrainingRun(ABC):
         module: nn.Module,
         optimizers: Sequence[Optimizer],
         *,
-        average: Callable[[Tensor], Tensor] | None = None,
-        processes: int = 1,
-        rank: int = 0,
+        processes: Processes,
         hvp: Products = "exact",
         chunk_size: int | None = None,
     ) -> None:
@@ -66,10 +62,9 @@ class TrainingRun(ABC):
         self.optimizers = _with_weights(optimizers)
         self.suffixes = optimizer_suffixes(self.optimizers)
         self.sharded = any(is_sharded(p) for o in self.optimizers for p in trained(o))
-        # of a sharded model a batch's loss is already the mean over processes
-        self.processes = 1 if self.sharded else processes
-        self._rank = rank
-        self._average = average
+        self.processes = replace(
+            processes, device=_device_of(self.optimizers), have_own_batches=not self.sharded
+        )
         self._hvp: Products = hvp
         self._chunk_size = chunk_size
         self._chunkings: dict[tuple[int, bool | None], ChunkSize] = {}
@@ -159,7 +154,6 @@ class TrainingRun(ABC):
             train=train,
             hvp=self._hvp,
             chunking=self._chunkings.setdefault((index, train), ChunkSize(self._chunk_size)),
-            average=self._average,
             processes=self.processes,
         )
 
@@ -170,7 +164,7 @@ class TrainingRun(ABC):
 
     def metric_names(self, measures: Sequence[Measure], *, batches: int) -> list[str]:
         """All metrics that `measures` will log in this run, with `batches` in each process's probe."""
-        several = batches * self.processes > 1
+        several = batches * self.processes.with_own_batches > 1
         names = [
             name + suffix
             for index, suffix in enumerate(self.suffixes)
@@ -195,7 +189,7 @@ class TrainingRun(ABC):
 
     def generator(self) -> torch.Generator:
         """Of random vectors: the same at the same step of every run; each shard has its own."""
-        shard = self._rank if self.sharded else 0
+        shard = self.processes.rank if self.sharded else 0
         return torch.Generator().manual_seed(self.step + (shard << 40))
 
     def has_optimizers(self, optimizers: Sequence[Optimizer]) -> bool:
@@ -211,24 +205,6 @@ class TrainingRun(ABC):
     def half(self) -> bool:
         """Whether training computes in half precision."""
         return any(p.dtype in _HALF for o in self.optimizers for p in trained(o))
-
-    def agreed(self, value: float) -> float:
-        """The average of `value` over the processes, so that all act alike."""
-        return self.agreed_all([value])[0]
-
-    def agreed_all(self, values: Sequence[float]) -> list[float]:
-        """The average of each of `values` over the processes."""
-        if self._average is None:
-            return list(values)
-        device = self.optimizers[0].param_groups[0]["params"][0].device
-        averages: list[float] = self._average(
-            torch.tensor(values, dtype=torch.float32, device=device)
-        ).tolist()
-        return averages
-
-    def ready_everywhere(self, ready: Sequence[bool]) -> list[bool]:
-        """For each of `ready` whether it holds on all processes: else one would wait for ever."""
-        return [share == 1.0 for share in self.agreed_all([float(r) for r in ready])]
 
     def _refuse(self) -> None:
         if not self.optimizers or not any(trained(o) for o in self.optimizers):
@@ -246,3 +222,13 @@ class TrainingRun(ABC):
 
 def _with_weights(optimizers: Sequence[Optimizer]) -> list[Optimizer]:
     return [o for o in optimizers if any(g["params"] for g in o.param_groups)]
+
+
+def _device_of(optimizers: Sequence[Optimizer]) -> torch.device:
+    """Where the first weight is; numbers that processes exchange go there."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for weight in group["params"]:
+                device: torch.device = weight.device
+                return device
+    return torch.device("cpu")

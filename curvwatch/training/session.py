@@ -168,7 +168,7 @@ class Session:
         """
         made = [ready and index in finished for index in range(len(run.optimizers))]
         here = [ready and bool(plan.landscape), ready and bool(plan.step), *made]
-        everywhere = run.ready_everywhere(here)
+        everywhere = run.processes.all(here)
         if here != everywhere:
             self.errors.warn_once(
                 "there is no reading at this step, because another process was not ready for it"
@@ -202,7 +202,7 @@ class Session:
             is_step: whether the probe is all that the step was made of.
         """
         for i, group in enumerate(self.schedule.parts(plan.landscape)):
-            with self.schedule.timed(run, group) as seconds:
+            with self.schedule.timed(group) as seconds:
                 if i == 0:
                     finished = correct(finished)
                 with self.errors.guard("the reading of the landscape"):
@@ -217,7 +217,7 @@ class Session:
                     )
             readings.cost(*seconds)
         if plan.step and finished:
-            with self.schedule.timed(run, plan.step):
+            with self.schedule.timed(plan.step):
                 if not plan.landscape:
                     finished = correct(finished)
                 with self.errors.guard("the reading of the step"):

@@ -108,9 +108,9 @@ def test_batches_are_taken_in_parts_once_a_product_showed_that_these_add_up():
     twin = gauss_newton_of_case(case, model, batches)
     with objective_of(case, model, batches, chunking=3).open() as opened:
         point = opened.linearize()
-        assert len(opened.pieces) == 1
+        assert len(opened.chunks) == 1
         point.product(torch.ones_like(point.gradient))
-        assert len(opened.pieces) == 3
+        assert len(opened.chunks) == 3
         graphs = OutputGraphs(opened)
         torch.testing.assert_close(matrix(gauss_newton(opened, graphs)), twin, rtol=1e-9, atol=1e-12)
         assert graphs.total(lambda graph, i: opened.weights.new_tensor([1.0])) == 3

@@ -53,7 +53,7 @@ class Process:
             now=lambda: self.time,
         )
 
-    def agreed_all(self, values: Sequence[float]) -> list[float]:
+    def mean_of(self, values: Sequence[float]) -> list[float]:
         """Alone: its own."""
         return list(values)
 
@@ -64,7 +64,6 @@ class Process:
     def make_step(self, t: int) -> None:
         """What the monitor does in the course of one step."""
         schedule = self.schedule
-        run: Any = self
         self.marks.append((schedule.clock.total_seconds, schedule.clock.reading_seconds))
         self.time += self.pause(t)
         with schedule.clock.reading():
@@ -75,7 +74,7 @@ class Process:
             for stage, seconds in (("landscape", self.landscape), ("step", self.geometry)):
                 if due[stage]:
                     self.read[stage].append(t)
-                    with schedule.timed(run, due[stage]):
+                    with schedule.timed(due[stage]):
                         self.time += 0.9 * seconds(t)
                     self.time += 0.1 * seconds(t)  # copies, loggers
 

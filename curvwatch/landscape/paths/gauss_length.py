@@ -17,7 +17,6 @@ from curvwatch.landscape.module_loss import mute_module
 from curvwatch.landscape.module_surface import ModuleSurface
 from curvwatch.landscape.surface import Surface
 from curvwatch.objective import OpenObjective
-from curvwatch.objective.functional import FunctionalEvaluation
 from curvwatch.objective.isolation.containers import tensors_in
 from curvwatch.objective.outputs.loss_calls import ADVICE
 from curvwatch.objective.outputs.output_graph import OutputGraphs
@@ -75,7 +74,6 @@ def _given(opened: OpenObjective, surface: ModuleSurface, outputs: Callable[...,
             made.append(_rows(outputs(module, batch)))
         return made[-1].sum()
 
-    assert isinstance(opened.evaluation, FunctionalEvaluation)
     loss_fn: Callable[[Any], Any] = instead
     if isinstance(surface.objective.loss_fn, Recalibrated):
         loss_fn = copy.copy(surface.objective.loss_fn)  # with the statistics that it has

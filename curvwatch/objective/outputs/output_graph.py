@@ -9,10 +9,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from curvwatch.errors import CurvwatchError
-from curvwatch.objective.evaluation import refuse_detached
+from curvwatch.objective.evaluation import refuse_detached, without_graphs
 from curvwatch.objective.flat_layout import summed
-from curvwatch.objective.functional import FunctionalEvaluation
 from curvwatch.objective.isolation.containers import tensors_in
 from curvwatch.objective.loss_checks import named_where_missing, refuse_once_differentiable
 from curvwatch.objective.objective import OpenObjective
@@ -61,7 +59,6 @@ class OutputGraph:
         leaves: list[Tensor],
         outputs: Outputs,
     ) -> None:
-        assert isinstance(opened.evaluation, FunctionalEvaluation)
         self.loss = loss
         self.outputs = outputs
         self._evaluation = opened.evaluation
@@ -128,11 +125,8 @@ class OutputGraphs:
     def __init__(
         self, opened: OpenObjective, given: GivenOutputs | None = None, *, known: bool = False
     ) -> None:
-        if not isinstance(opened.evaluation, FunctionalEvaluation):
-            raise CurvwatchError(
-                "the outputs' derivatives need whole weights on each process, and these are spread "
-                "over processes (FSDP2, tensor parallelism)"
-            )
+        if not opened.evaluation.supports_graphs:
+            raise without_graphs()
         self._opened = opened
         self._evaluation = opened.evaluation
         self._given = given
@@ -142,7 +136,7 @@ class OutputGraphs:
     def total(self, compute: Callable[[OutputGraph, int], Tensor]) -> Tensor:
         """The sum of `compute(graph, number of the batch)` over all batches of all processes."""
         opened = self._opened
-        return opened.averaged(opened.agreed(lambda: summed(self.each(compute))))
+        return opened.processes.mean(opened.processes.run_together(lambda: summed(self.each(compute))))
 
     def each(self, compute: Callable[[OutputGraph, int], T]) -> Iterator[T]:
         """What `compute` makes of the graph and the number of each batch of this process."""
@@ -150,7 +144,7 @@ class OutputGraphs:
             yield compute(self._kept[0], 0)
             return
         self._opened.counts.gradients += 1
-        pieces = self._opened.pieces
+        pieces = self._opened.chunks
         watch = LossWatch()
         said: list[Any] = []
 
@@ -169,7 +163,7 @@ class OutputGraphs:
         yield from self._evaluation.map_losses(of_graph, pieces, loss_fn=self._loss_fn(watch, said))
 
     def _loss_fn(self, watch: LossWatch, said: list[Any]) -> Callable[[Any], Any]:
-        loss_fn = self._opened.objective.loss_fn
+        loss_fn = self._opened.loss_fn
         given = self._given
         if given is not None:
 
@@ -196,7 +190,7 @@ class OutputGraphs:
     ) -> OutputGraph:
         refuse_detached(loss)
         refuse_once_differentiable(loss)
-        names = dict(zip(map(id, leaves), self._opened.objective.names, strict=True))
+        names = dict(zip(map(id, leaves), self._opened.names, strict=True))
         if self._known:
             outputs = find_outputs(loss, watch.calls, names)
         else:

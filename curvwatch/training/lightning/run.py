@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from curvwatch.errors import CurvwatchError
 from curvwatch.objective import Products
 from curvwatch.objective.isolation.containers import clone_batch
-from curvwatch.objective.processes import averager
+from curvwatch.objective.processes import Processes
 from curvwatch.objective.samples import RecordedBatch
 from curvwatch.training.lightning.backward_recorder import GIVE_ONE
 from curvwatch.training.lightning.dataloader_iter import Fetch, Fetched, FetchRecorder
@@ -120,6 +120,12 @@ _REFUSED = {
 }
 
 
+def _processes_of(trainer: pl.Trainer) -> Processes:
+    if trainer.world_size == 1 or not torch.distributed.is_initialized():
+        return Processes(rank=trainer.global_rank)
+    return Processes(trainer.world_size, trainer.global_rank)
+
+
 class LightningRun(TrainingRun):
     """One call of `trainer.fit`.
 
@@ -145,14 +151,11 @@ class LightningRun(TrainingRun):
     ) -> None:
         self.trainer = trainer
         self.module: pl.LightningModule
-        average = averager(trainer)
         super().__init__(
             module,
             # a module without optimizers has a stand-in that holds no weights
             trainer.optimizers,
-            average=average,
-            processes=1 if average is None else trainer.world_size,
-            rank=trainer.global_rank,
+            processes=_processes_of(trainer),
             hvp=hvp,
             chunk_size=chunk_size,
         )
@@ -289,7 +292,7 @@ class LightningRun(TrainingRun):
         news = {n: shown[n] for n in names if n in shown and shown[n] is not self._shown.get(n)}
         self._shown.update(news)
         # the same on every process, also where only one logs
-        values = self.agreed_all([float(news[n]) if n in news else math.nan for n in names])
+        values = self.processes.mean_of([float(news[n]) if n in news else math.nan for n in names])
         return dict(zip(names, values, strict=True))
 
     def batch_loss(self, outputs: Any) -> Tensor | None:
@@ -307,9 +310,9 @@ class LightningRun(TrainingRun):
         loss = self.batch_loss(outputs)
         if loss is None:
             return None
-        if self._average is None:
+        if self.processes.size == 1:
             return loss if read_now or loss.device.type == "cpu" else None
-        return self._average(loss.float()) if read_now else None
+        return self.processes.mean(loss.float()) if read_now else None
 
     def reports_measured_loss(self, index: int) -> bool:
         """Whether what is measured is the loss in `outputs`."""

@@ -7,13 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from curvwatch.errors import CurvwatchError
 from curvwatch.objective import Products
-from curvwatch.objective.processes import average_over, is_sharded
+from curvwatch.objective.processes import Processes, is_sharded
 from curvwatch.stability.unsupported import unwrap
 from curvwatch.training.loop.wrappers import ddp_inside, take_off_inside, without_wrappers
 from curvwatch.training.run import StepInput, TrainingRun
@@ -61,14 +60,10 @@ class LoopRun(TrainingRun):
         ddp = ddp_inside(model)
         group = None if ddp is None else ddp.process_group
         spread = ddp is not None or any(map(is_sharded, model.parameters()))
-        average = average_over(group) if spread else None
-        several = average is not None
         super().__init__(
             without_wrappers(model),
             optimizers,
-            average=average,
-            processes=torch.distributed.get_world_size(group) if several else 1,
-            rank=torch.distributed.get_rank() if several else 0,
+            processes=Processes.of_group(group) if spread else Processes(),
             hvp=hvp,
             chunk_size=chunk_size,
         )
@@ -91,7 +86,7 @@ class LoopRun(TrainingRun):
     @property
     def is_main_process(self) -> bool:
         """Whether this is the first process."""
-        return self._rank == 0
+        return self.processes.rank == 0
 
     def loss_of(self, index: int, finished: Mapping[int, FinishedStep]) -> Callable[[Any], Any]:
         """The user's loss function."""
@@ -114,9 +109,9 @@ class LoopRun(TrainingRun):
 
     def training_loss(self, loss: Tensor, *, read_now: bool) -> Tensor | None:
         """`loss` averaged over processes; None where a look at it would make the host wait."""
-        if self._average is None:
+        if self.processes.size == 1:
             return loss.detach() if read_now or loss.device.type == "cpu" else None
-        return self._average(loss.detach().float()) if read_now else None
+        return self.processes.mean(loss.detach().float()) if read_now else None
 
 
 class _Loss:

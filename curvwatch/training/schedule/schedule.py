@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from curvwatch.measures import Measure, Stage
-from curvwatch.training.run import TrainingRun
+from curvwatch.objective.processes import Processes
 from curvwatch.training.schedule.account import BudgetAccount
 from curvwatch.training.schedule.budget import Budget
 from curvwatch.training.schedule.clock import Clock
@@ -56,7 +56,7 @@ class Schedule:
             for dear, of_purse in stages.items()
             if of_purse
         }
-        self._agreed: Callable[[Sequence[float]], list[float]] = list
+        self._processes = Processes()
         self._step: int | None = None
         self._hurried: frozenset[str] = frozenset()
 
@@ -65,9 +65,9 @@ class Schedule:
         """Of the measures that are not dear, else of those that are; None: all cadences are fixed."""
         return next((purse.budget for purse in self._purses.values()), None)
 
-    def start(self, run: TrainingRun) -> None:
-        """Training begins: all processes of `run` will decide alike."""
-        self._agreed = run.agreed_all
+    def start(self, processes: Processes) -> None:
+        """Training begins: all `processes` will decide alike."""
+        self._processes = processes
         self.clock.start()
 
     def prioritize(self, names: Collection[str]) -> None:
@@ -108,10 +108,10 @@ class Schedule:
         for purse in self._purses.values():
             if lap is not None:
                 purse.lap(lap)
-            purse.look(step, self._agreed)
+            purse.look(step, self._processes.mean_of)
 
     @contextmanager
-    def timed(self, run: TrainingRun, measures: Sequence[Measure]) -> Iterator[list[float]]:
+    def timed(self, measures: Sequence[Measure]) -> Iterator[list[float]]:
         """Time a reading of `measures`, of one stage and one of its `parts`.
 
         The list then has its seconds and the share that all readings took so far, averaged over
@@ -124,7 +124,7 @@ class Schedule:
         begin = self.clock.now()
         taken: list[float] = []
         yield taken
-        taken += run.agreed_all([self.clock.now() - begin, self.clock.share])
+        taken += self._processes.mean_of([self.clock.now() - begin, self.clock.share])
         for purse in self._purses.values():
             purse.end(kind, taken[0])
 

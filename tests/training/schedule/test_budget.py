@@ -256,7 +256,7 @@ class Rank(Process):
         super().__init__(**options)
         self.barrier, self.shared = barrier, shared
 
-    def agreed_all(self, values: Sequence[float]) -> list[float]:
+    def mean_of(self, values: Sequence[float]) -> list[float]:
         """The average over both; a process that waits alone breaks the barrier."""
         self.shared[id(self)] = values
         self.barrier.wait(timeout=300)

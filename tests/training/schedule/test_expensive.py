@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 import pytest
 import torch
@@ -29,8 +28,7 @@ class WithDear(Process):
         )
 
     def make_step(self, t: int) -> None:
-        schedule, run = self.schedule, self
-        seen: Any = run
+        schedule = self.schedule
         self.marks.append((schedule.clock.total_seconds, schedule.clock.reading_seconds))
         with schedule.clock.reading():
             due = {stage: schedule.due(stage, t) for stage in ("landscape", "step")}
@@ -40,7 +38,7 @@ class WithDear(Process):
                 for part in schedule.parts(measures):
                     read = self.dear_read if part[0].expensive else self.read[stage]
                     read.append(t)
-                    with schedule.timed(seen, part):
+                    with schedule.timed(part):
                         self.time += DEAR if part[0].expensive else CHEAP
 
 
