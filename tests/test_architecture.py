@@ -18,10 +18,6 @@ CODE = set(re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", PAGE, flags=re.DO
 NEW = {"negative_curvature.py", "test_negative_curvature.py", "x.py", "test_x.py"}
 # classes of recipes and of other packages
 OTHERS = {"Trainer", "Adam", "NegativeCurvature", "MyOptimizer"}
-# in the page ahead of its module: remove it here once `training/session.py` is there
-PLANNED = (
-    {"Session", "training/session.py"} if not (PACKAGE / "training" / "session.py").exists() else set()
-)
 CAMEL = re.compile(r"\b[A-Z]\w*[a-z]\w*\b")
 
 
@@ -50,7 +46,7 @@ PATHS = sorted(
 )
 
 
-@pytest.mark.parametrize("path", sorted({*PATHS} - PLANNED))
+@pytest.mark.parametrize("path", PATHS)
 def test_a_file_that_is_named_is_there(path: str) -> None:
     if path.rsplit("/", 1)[-1] in NEW:
         assert (ROOT / path).parent.is_dir()
@@ -62,7 +58,7 @@ def test_classes_that_are_named_are_there() -> None:
     named = {word for text in CODE for word in CAMEL.findall(re.sub(r"\(.*|[\"'].*", "", text))}
     named = {word for word in named if not word.isupper()}
     assert len(named) > 20
-    assert named - CLASSES - OTHERS - PLANNED == set()
+    assert named - CLASSES - OTHERS == set()
 
 
 def test_attributes_and_functions_that_are_named_are_there() -> None:
@@ -79,7 +75,7 @@ def test_the_figure_has_classes_that_there_are() -> None:
     texts = re.findall(r'"([^"]+)"', FIGURE)
     named = {word for text in texts for word in CAMEL.findall(text.replace("<br>", " "))}
     assert {"LightningRun", "LoopRun", "Session", "Reader", "Recorder", "AlertEngine"} <= named
-    assert named - CLASSES - PLANNED - {"Trainer", "Hv"} == set()
+    assert named - CLASSES - {"Trainer", "Hv"} == set()
 
 
 def test_every_room_is_in_the_table() -> None:
