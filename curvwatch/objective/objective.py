@@ -115,8 +115,8 @@ class Objective:
         """
         if self.layout.device.type == "cpu":
             release_free_memory()
-        with isolated(self.module) as loan:
-            setting = EvaluationInputs(
+        with isolated(self.module) as isolated_module:
+            inputs = EvaluationInputs(
                 self.module,
                 self.loss_fn,
                 self.samples,
@@ -128,10 +128,10 @@ class Objective:
                 ModuleState.of(self.module).random_state(),
             )
             if self.layout.sharded:
-                with shifted(setting, loan) as evaluation:
-                    yield OpenObjective(self, setting, evaluation)
+                with shifted(inputs, isolated_module) as evaluation:
+                    yield OpenObjective(self, inputs, evaluation)
             else:
-                yield OpenObjective(self, setting, FunctionalEvaluation(setting, loan))
+                yield OpenObjective(self, inputs, FunctionalEvaluation(inputs, isolated_module))
 
 
 class OpenObjective:
@@ -153,7 +153,7 @@ class OpenObjective:
         known_gradient: that gradient, shape (size,).
     """
 
-    def __init__(self, objective: Objective, setting: EvaluationInputs, evaluation: Evaluation) -> None:
+    def __init__(self, objective: Objective, inputs: EvaluationInputs, evaluation: Evaluation) -> None:
         self.module = objective.module
         self.names = objective.names
         self.loss_fn = objective.loss_fn
@@ -161,8 +161,8 @@ class OpenObjective:
         self.hvp = objective.hvp
         self.chunk_size = objective.chunking
         self.processes = objective.processes
-        self._inputs = setting
-        self.samples = setting.samples
+        self._inputs = inputs
+        self.samples = inputs.samples
         self.evaluation = evaluation
         self.layout = objective.layout
         self.counts = objective.counts

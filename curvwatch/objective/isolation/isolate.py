@@ -140,7 +140,7 @@ class IsolatedModule:
         """The module's real weights."""
         return self._memory.weights
 
-    def place(
+    def load(
         self,
         substitutes: Mapping[int, Tensor],
         *,

@@ -11,10 +11,10 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from curvwatch.objective.isolation.containers import tensors_in
 from curvwatch.objective.layers import CalledLayer
-from curvwatch.objective.outputs.loss_calls import LossWatch, consumed
+from curvwatch.objective.outputs.loss_calls import LossCallRecorder, consumed
 
 
-class ForwardWatch:
+class ForwardRecorder:
     """Watches forward passes by torch's global hook, for those of a module on loan are put back.
 
     Args:
@@ -37,7 +37,7 @@ class ForwardWatch:
         self._network = {
             id(m) for m in module.modules() if any(id(part) in self._names for part in m.modules())
         }
-        self._losses = LossWatch()
+        self._losses = LossCallRecorder()
         self._results: list[Tensor] = []
 
     @contextmanager
