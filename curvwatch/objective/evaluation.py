@@ -34,7 +34,7 @@ class EvaluationInputs:
     """What is evaluated.
 
     Attributes:
-        module: on loan.
+        module: isolated.
         loss_fn: from a sample's batch to a scalar loss.
         samples: the batches.
         params: the weights that are moved.
@@ -135,7 +135,7 @@ def load_inputs(
     sample: RecordedBatch,
     substitutes: Mapping[int, Tensor],
 ) -> None:
-    """Put weights, and what else the loss of `sample` depends on, into the lent module."""
+    """Put weights, and what else the loss of `sample` depends on, into the isolated module."""
     isolated_module.load(
         substitutes,
         memory=sample.memory,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from curvwatch.objective.evaluation import (
     EvaluationInputs,
     Graph,
+    load_inputs,
     refuse_detached,
     weighted_loss,
     without_graphs,
@@ -87,7 +88,7 @@ class InPlaceEvaluation:
         """The weights are in their places."""
 
     def _loss(self, sample: RecordedBatch, loss_fn: Callable[[Any], Any] | None = None) -> Tensor:
-        place(
+        load_inputs(
             self._isolated_module,
             self._inputs,
             sample,
@@ -108,7 +109,7 @@ class InPlaceEvaluation:
 
 @contextmanager
 def shifted(inputs: EvaluationInputs, isolated_module: IsolatedModule) -> Iterator[InPlaceEvaluation]:
-    """Lend the real weights for shifts; they and their gradients are put back bit for bit."""
+    """Let the real weights be shifted; they and their gradients are put back bit for bit."""
     kept = [(w, local(w.detach()).clone(), w.grad) for w in isolated_module.weights]
     try:
         with torch.no_grad():

@@ -33,7 +33,7 @@ class Objective:
     """f(w) = sum of weight x loss over `samples`, as a function of `params`.
 
     Args:
-        module: whose weights the loss depends on; it is lent out during a reading and given back bit
+        module: whose weights the loss depends on; it is isolated during a reading and put back bit
             for bit (see `curvwatch.objective.isolation.isolate`).
         loss_fn: from a sample's batch to a scalar loss; it uses `module`.
         samples: the batches.
@@ -83,7 +83,7 @@ class Objective:
         self.samples = tuple(samples)
         self.params = tuple(params)
         self.layout = Layout.of(self.params)
-        # now: once the module is on loan, others are in their places
+        # now: once the module is isolated, others are in their places
         self.names = parameter_names(module, self.params)
         self.train = train
         self.hvp: Products = "difference" if self.layout.sharded else hvp
@@ -107,7 +107,7 @@ class Objective:
 
     @contextmanager
     def open(self, weights: Mapping[int, Tensor] | None = None) -> Iterator[OpenObjective]:
-        """Borrow the module for a reading.
+        """Isolate the module for a reading.
 
         Args:
             weights: from `id(parameter)` to the value it has in this reading; parameters that are not
@@ -135,7 +135,7 @@ class Objective:
 
 
 class OpenObjective:
-    """An objective whose module is on loan; made by `Objective.open`.
+    """An objective whose module is isolated; made by `Objective.open`.
 
     Attributes:
         module: whose weights the loss depends on.

@@ -15,7 +15,7 @@ from curvwatch.objective.outputs.loss_calls import LossCallRecorder, consumed
 
 
 class ForwardRecorder:
-    """Watches forward passes by torch's global hook, for those of a module on loan are put back.
+    """Watches forward passes by torch's global hook, for those of an isolated module are put back.
 
     Args:
         module: whose forward pass it is.

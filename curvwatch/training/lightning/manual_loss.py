@@ -161,7 +161,7 @@ class ManualOptimizationLoss(TrainingStepLoss):
 
     @contextmanager
     def _isolated_again(self) -> Iterator[IsolatedModule]:
-        """Lend the module, which is on loan, for one run: another may follow from the same state."""
+        """Isolate the module once more, for one run: another may follow from the same state."""
         with isolated(self._module) as isolated_module:
             flags = [(w, w.requires_grad, w.grad) for w in isolated_module.weights]
             try:
