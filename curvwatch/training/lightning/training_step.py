@@ -47,7 +47,7 @@ class TrainingStepLoss:
 
     Args:
         trainer: in the midst of `fit`.
-        module: whose `training_step` is run; not on loan yet.
+        module: whose `training_step` is run; not isolated yet.
         loss_fn: `loss_fn(module, batch)` to use instead, for manual optimization.
     """
 
@@ -57,7 +57,7 @@ class TrainingStepLoss:
         self._trainer = trainer
         self._module = module
         self._loss_fn = loss_fn
-        self._lent = IsolatedOptimizers(trainer, module)
+        self._isolated = IsolatedOptimizers(trainer, module)
 
     def __call__(self, item: StepInput) -> Any:
         """The loss, or whatever `training_step` returned instead."""
@@ -85,7 +85,7 @@ class TrainingStepLoss:
     ) -> Iterator[None]:
         with (
             _silence(self._trainer, self._module, item),
-            self._lent.lent(on_step, on_clear),
+            self._isolated.isolated(on_step, on_clear),
             self._trainer.precision_plugin.train_step_context(),
         ):
             yield
@@ -140,7 +140,7 @@ def _silence(trainer: pl.Trainer, module: pl.LightningModule, item: StepInput) -
         if item.global_step is not None:
             progress.completed = item.global_step
         vars(trainer)["save_checkpoint"] = _save_nothing  # it would save a reading's weights
-        module._current_fx_name = "training_step"  # the module is on loan: restored with it
+        module._current_fx_name = "training_step"  # the module is isolated: restored with it
         with silent_loggers(trainer):
             yield
     finally:

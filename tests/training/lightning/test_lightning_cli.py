@@ -157,7 +157,11 @@ def test_the_configuration_that_the_cli_saves_makes_the_same_run(
     saved = tmp_path / "config.yaml"
     assert "Unable to serialize" not in saved.read_text()
     again = fitted("--config", str(saved))
-    assert again._session._rules == first._session._rules == (first._session._rules if text is YAML else DEFAULT_RULES)
+    assert (
+        again._session._rules
+        == first._session._rules
+        == (first._session._rules if text is YAML else DEFAULT_RULES)
+    )
     assert again._session._actions == first._session._actions
     assert [vars(m) for m in again.measures] == [vars(m) for m in first.measures]
     name = "curvature/sharpness"
