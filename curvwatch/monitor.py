@@ -48,7 +48,7 @@ class CurvatureMonitor(CallbackBase):
         mode: "train" measures the loss as it is trained (dropout and batch statistics on, with fixed
             random numbers); "eval" puts the module into eval mode for the landscape.
         loss_fn: `loss_fn(module, batch)` returns the loss to measure instead of `training_step`'s;
-            needed where the losses of manual optimization cannot be told. A list has one for each
+            needed where the losses of manual optimization cannot be inferred. A list has one for each
             optimizer.
         hvp: "exact": Hessian-vector products by automatic differentiation; "difference": by central
             differences of gradients, for losses without a second derivative in torch (CTC,

@@ -139,12 +139,12 @@ class Probe:
 
     @property
     def shortage(self) -> str | None:
-        """What to tell of a run that ended before all batches were there."""
+        """The warning for a run that ended before all batches were there."""
         if self._source != "first" or self.complete or not self._kept:
             return None
         return (
             f"the run ended with {len(self._kept)} of {self._wanted} probe batches, so its landscape "
-            "was not read; a smaller probe_batches helps"
+            "was not read; use a smaller probe_batches"
         )
 
     def samples(self) -> list[RecordedBatch]:

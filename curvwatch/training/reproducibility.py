@@ -17,20 +17,20 @@ _SAME_GRADIENT = 0.05
 _NOT_REPEATABLE = "training_step is not repeatable: "
 _OTHER_LOSS = _NOT_REPEATABLE + (
     "run again on the same batch, with the same random numbers, its "
-    "loss is {:.6g}, and it was {:.6g} in training, so the values are of another loss, and raise no "
-    "alert. Perhaps it draws from a generator that the module does not hold, looks at the clock, keeps "
+    "loss is {:.6g}, and it was {:.6g} in training, so the values describe another loss and raise no "
+    "alert. Perhaps it draws from a generator that the module does not hold, reads the clock, keeps "
     "a count outside the module, or asks whether a weight is an nn.Parameter"
 )
 _OTHER_GRADIENT = _NOT_REPEATABLE + (
     "run again on the batch of the probe, its loss has a gradient that is off by {:.0%} from the one "
-    "that made the step, so the values on the probe may be of another function, and raise no alert. "
+    "that made the step, so the values on the probe may describe another function and raise no alert. "
     "Perhaps a part of the graph is made before training_step, weights are reached past the module, or "
     "a hook changes the gradient (on_after_backward)"
 )
 
 
 def loss_doubt(again: float | None, trained: float, *, half: bool) -> str | None:
-    """What to tell where the loss of the re-run is not the one of training; None where it is.
+    """The message where the loss of the re-run is not the one of training; None where it is.
 
     Args:
         again: the loss of the re-run, None where none was computed.
@@ -46,7 +46,7 @@ def loss_doubt(again: float | None, trained: float, *, half: bool) -> str | None
 
 
 def gradient_doubt(layout: Layout, again: Tensor | None, trained: Tensor | None) -> str | None:
-    """What to tell where the gradient of the re-run has another direction than that of training."""
+    """The message where the gradient of the re-run has another direction than that of training."""
     if again is None or trained is None:
         return None
     across, _ = layout.deviation(again, trained)

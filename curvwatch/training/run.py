@@ -85,7 +85,7 @@ class TrainingRun(ABC):
     @property
     @abstractmethod
     def is_main_process(self) -> bool:
-        """Whether this process speaks for all."""
+        """Whether this is rank 0."""
 
     @property
     def schedulers(self) -> Sequence[Any]:
@@ -102,7 +102,7 @@ class TrainingRun(ABC):
         """
 
     def reports_measured_loss(self, index: int) -> bool:
-        """Whether the loss that is measured for optimizer `index` is the one that training tells."""
+        """Whether the loss that is measured for optimizer `index` is the one that training reports."""
         return False
 
     @abstractmethod

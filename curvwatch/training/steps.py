@@ -23,8 +23,8 @@ from curvwatch.training.optimizer_groups import gradient_of, gradient_used, rate
 _SAME_DIRECTION = 0.01
 _TURNED = (
     "the gradient was changed between backward and step, and not by one factor for all weights "
-    "(clipped by value, or for some weights alone): the step is that of no law; step/stability_ratio "
-    "still holds"
+    "(clipped by value, or for some weights alone): no law of stability describes this step; "
+    "step/stability_ratio still holds"
 )
 
 

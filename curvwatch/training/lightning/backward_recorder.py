@@ -1,4 +1,4 @@
-"""What `training_step` sends backward for one optimizer, heard instead of done."""
+"""Records the losses that `training_step` passes to backward() for one optimizer."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class StepReached(BaseException):
 
 
 class BackwardRecorder:
-    """Hears one run of `training_step`, for one optimizer.
+    """Records the losses passed to backward() in one run of `training_step`, for one optimizer.
 
     Args:
-        optimizer: whose loss is to be told.
+        optimizer: whose loss is to be inferred.
         optimizers: isolated while this records.
         until_step: leave `training_step` by a `StepReached` at the optimizer's first step.
-        backward: also make the backward passes, for a step that looks at gradients.
+        backward: also make the backward passes, for a step that reads gradients.
         stepped: called with each optimizer that makes its first step.
 
     Attributes:
@@ -92,7 +92,7 @@ class BackwardRecorder:
         if self.losses and not self._leaves.keys() <= cleared:
             raise CurvwatchError(
                 "training_step clears the gradients of a part of the optimizer's weights between "
-                f"backward and step, so its loss cannot be told: {GIVE_ONE}"
+                f"backward and step, so its loss cannot be inferred: {GIVE_ONE}"
             )
         self.losses = []
         self.cleared = True
@@ -110,7 +110,7 @@ class BackwardRecorder:
             if len(shared) < len(self._leaves):
                 raise CurvwatchError(
                     "a backward pass is for a part of the optimizer's weights only (inputs=...), so "
-                    f"its loss cannot be told: {GIVE_ONE}"
+                    f"its loss cannot be inferred: {GIVE_ONE}"
                 )
         losses = _listed(tensors)
         for loss, weight in zip(losses, _listed(weights) or [None] * len(losses), strict=True):
@@ -118,7 +118,7 @@ class BackwardRecorder:
                 self.losses.append(_scalar(loss, weight))
 
     @contextmanager
-    def listening(self, trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[None]:
+    def recording(self, trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[None]:
         """Put this in the place of everything that makes a backward pass, or clears gradients."""
         original, strategy = torch.autograd.backward, trainer.strategy
 

@@ -151,8 +151,8 @@ class ReplayIterator(Iterator[Any]):
             if self._exhausted:
                 raise StopIteration
             raise CurvwatchError(
-                "training_step fetches more batches from dataloader_iter than it did when this one was "
-                "kept, or than probe=[...] has in one: they are not to be had"
+                "training_step fetches more batches from dataloader_iter than when this step was "
+                "recorded, or than an element of probe=[...] holds: the others are not available"
             )
         if fetch.random is not None:
             fetch.random.set(ModuleState.of(self._module).generators)

@@ -1,4 +1,4 @@
-"""Isolated optimizers and schedulers: `training_step` may call them without effect."""
+"""Isolated optimizers and schedulers: `training_step` may call them, and they do not change."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class IsolatedOptimizers:
         self.places = ParameterSlots(module)
 
     @contextmanager
-    def lent(self, on_step: OnStep, on_clear: Callable[[Sequence[Tensor]], None]) -> Iterator[None]:
+    def isolated(self, on_step: OnStep, on_clear: Callable[[Sequence[Tensor]], None]) -> Iterator[None]:
         """Let the module use them: the parameters are what stands in for them, and no step is made.
 
         Args:
@@ -82,7 +82,7 @@ class IsolatedOptimizers:
             for optimizer in self._raw:
                 state = self._copied(optimizer)
                 _without_effect(state, optimizer, on_step, on_clear, counted=False)
-                _give(optimizer, _lent_class(cast(Any, type(optimizer))), state)
+                _give(optimizer, _isolated_class(cast(Any, type(optimizer))), state)
             for wrapper in self._wrapped:
                 state = dict(vars(wrapper))
                 _without_effect(state, wrapper.optimizer, on_step, on_clear, counted=True)
@@ -150,7 +150,7 @@ def _set_state(optimizer: Any, value: Any) -> None:
 
 
 @lru_cache(maxsize=64)
-def _lent_class(cls: Any) -> type:
+def _isolated_class(cls: Any) -> type:
     """A class for isolated optimizers of `cls`."""
     members = {"state": property(_state, _set_state), "__module__": cls.__module__}
     return types.new_class(cls.__name__, (cls,), exec_body=lambda namespace: namespace.update(members))

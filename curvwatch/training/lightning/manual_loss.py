@@ -1,4 +1,4 @@
-"""The loss of one optimizer of a module that optimizes by hand, told by what it sends backward."""
+"""The loss of one optimizer in manual optimization, inferred from its calls of backward()."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class ManualStepFacts:
     """What a run has shown of how one optimizer is trained.
 
     Attributes:
-        batches: of how many batches a step is made; None: not looked at yet.
-        backward: whether `training_step` looks at gradients between backward and step.
+        batches: of how many batches a step is made; None: not counted yet.
+        backward: whether `training_step` reads gradients between backward and step.
         ahead: from the `batch_idx` of a batch to how many batches later the optimizer has its turn.
         hopeless: it had no turn within reach.
     """
@@ -51,7 +51,7 @@ class ManualStepFacts:
 class ManualOptimizationLoss(TrainingStepLoss):
     """The sum of the losses that are sent backward until the optimizer's first step in a batch.
 
-    `training_step` is run again; passes backward, steps and schedulers are heard and not made. The
+    `training_step` is run again; backward passes, steps and schedulers are recorded and not run. The
     weights of the other optimizers go with the batch as they did in training: as they were at its
     beginning until that optimizer's step is reached, from there on as they were at this one's.
 
@@ -91,22 +91,22 @@ class ManualOptimizationLoss(TrainingStepLoss):
         """The loss; of a batch of the probe times the number of batches that make a step.
 
         Raises:
-            CurvwatchError: it cannot be told; the message says why.
+            CurvwatchError: it cannot be inferred; the message says why.
         """
         if isinstance(item, StepBatch):
-            loss = self._told(item)
+            loss = self._inferred(item)
             if loss is None:
-                raise self._not_told()
+                raise self._not_inferred()
             return loss
         for ahead, at in self._turns(item):
-            loss = self._told(at)
+            loss = self._inferred(at)
             if loss is not None:
                 self._known.ahead[item.batch_idx] = ahead
                 if self._known.batches is None:
                     self._known.batches = self._batches_of_a_step(at)
                 return loss * self._known.batches
         self._known.hopeless = True
-        raise self._not_told()
+        raise self._not_inferred()
 
     def _turns(self, item: StepInput) -> Iterator[tuple[int, StepInput]]:
         """Where the optimizer may have its turn: how many batches ahead, and the batch there."""
@@ -117,42 +117,40 @@ class ManualOptimizationLoss(TrainingStepLoss):
         if not self._known.hopeless:
             yield from ((ahead, _later(item, ahead)) for ahead in range(_FARTHEST_TURN))
 
-    def _told(self, item: StepInput) -> Tensor | None:
-        """The loss that is sent backward when `training_step` is called with `item`."""
-        hearing = None
+    def _inferred(self, item: StepInput) -> Tensor | None:
+        """The loss that is passed to backward() when `training_step` is called with `item`."""
+        recorder = None
         try:
-            with self._isolated_again() as isolated_module:
-                isolated_module.load({id(w): w for w in isolated_module.weights})
-                hearing = self._hearing(until_step=True)
+            with self._isolated_again() as inner:
+                inner.load({id(w): w for w in inner.weights})
+                recorder = self._recorder(until_step=True)
                 with suppress(StepReached):
-                    self._listen(item, hearing)
-            return hearing.loss
+                    self._record(item, recorder)
+            return recorder.loss
         except CurvwatchError:
             raise
         except Exception as error:
-            if hearing is None or not hearing.any:
+            if recorder is None or not recorder.any:
                 raise
             if self._known.backward:
                 raise CurvwatchError(
-                    f"training_step cannot be run again to tell the loss of {self._name} "
+                    f"training_step cannot be run again to infer the loss of {self._name} "
                     f"({type(error).__name__}: {error}): {GIVE_ONE}"
                 ) from error
-        # perhaps it looks at gradients
+        # perhaps it reads gradients
         self._known.backward = True
-        return self._told(item)
+        return self._inferred(item)
 
     def _batches_of_a_step(self, item: StepInput) -> int:
         """How many batches send losses backward between two steps; 1 where that does not show."""
         counts, count = [], 0
-        with suppress(Exception), self._isolated_again() as isolated_module:
-            isolated_module.load(
-                {id(w): w.detach().clone().requires_grad_() for w in isolated_module.weights}
-            )
+        with suppress(Exception), self._isolated_again() as inner:
+            inner.load({id(w): w.detach().clone().requires_grad_() for w in inner.weights})
             for ahead in range(_LARGEST_GROUP):
-                hearing = self._hearing(until_step=False)
-                self._listen(_later(item, ahead), hearing)
-                count = (0 if hearing.cleared else count) + (hearing.loss is not None)
-                if hearing.reached:
+                recorder = self._recorder(until_step=False)
+                self._record(_later(item, ahead), recorder)
+                count = (0 if recorder.cleared else count) + (recorder.loss is not None)
+                if recorder.reached:
                     counts.append(count)
                     count = 0
                 if len(counts) == 2:
@@ -161,42 +159,42 @@ class ManualOptimizationLoss(TrainingStepLoss):
 
     @contextmanager
     def _isolated_again(self) -> Iterator[IsolatedModule]:
-        """Isolate the module once more, for one run: another may follow from the same state."""
-        with isolated(self._module) as isolated_module:
-            flags = [(w, w.requires_grad, w.grad) for w in isolated_module.weights]
+        """Isolate the module once more, for one run: the next starts from the same state."""
+        with isolated(self._module) as inner:
+            flags = [(w, w.requires_grad, w.grad) for w in inner.weights]
             try:
-                yield isolated_module
+                yield inner
             finally:
                 for weight, flag, gradient in flags:
                     weight.requires_grad_(flag)
                     weight.grad = gradient
 
-    def _hearing(self, *, until_step: bool) -> BackwardRecorder:
+    def _recorder(self, *, until_step: bool) -> BackwardRecorder:
         for start in self._moved.values():
             for weight, before, _ in start:
-                self._lent.places.put(weight, before)
+                self._isolated.places.put(weight, before)
         if self._known.backward:
             self._require_gradients()
         return BackwardRecorder(
             self._optimizer,
-            self._lent,
+            self._isolated,
             until_step=until_step,
             backward=self._known.backward,
             stepped=self._follow,
         )
 
-    def _listen(self, item: StepInput, hearing: BackwardRecorder) -> None:
+    def _record(self, item: StepInput, recorder: BackwardRecorder) -> None:
         progress = steps_taken(self._trainer, self._module)
 
         def step(optimizer: Optimizer, closure: Any, counted: bool) -> Any:
-            output = hearing.step(optimizer, closure, counted)
+            output = recorder.step(optimizer, closure, counted)
             progress.completed += counted  # put back with the silence
             return output
 
         item = item._replace(data=clone_batch(item.data))
         with (
-            self._silent(item, on_step=step, on_clear=hearing.clear),
-            hearing.listening(self._trainer, self._module),
+            self._silent(item, on_step=step, on_clear=recorder.clear),
+            recorder.recording(self._trainer, self._module),
         ):
             self._training_step(item)
 
@@ -204,20 +202,20 @@ class ManualOptimizationLoss(TrainingStepLoss):
         """Another optimizer has made its step."""
         if id(optimizer) in self._moved:
             for weight, _, after in self._moved[id(optimizer)]:
-                self._lent.places.put(weight, after)
-            self._lent.refresh(optimizer)
+                self._isolated.places.put(weight, after)
+            self._isolated.refresh(optimizer)
 
     def _require_gradients(self) -> None:
         for optimizer in self._trainer.optimizers:
             for group in optimizer.param_groups:
                 for weight in group["params"]:
-                    present = self._lent.places.now(weight)
+                    present = self._isolated.places.now(weight)
                     if present is not None and present.is_leaf:
                         present.requires_grad_(weight.requires_grad)
 
-    def _not_told(self) -> CurvwatchError:
+    def _not_inferred(self) -> CurvwatchError:
         return CurvwatchError(
-            f"the loss of {self._name} cannot be told: training_step sent none backward for its "
+            f"the loss of {self._name} cannot be inferred: training_step sent none backward for its "
             f"weights before its step: {GIVE_ONE}"
         )
 

@@ -113,7 +113,7 @@ log = logging.getLogger("curvwatch")
 _REFUSED = {
     "DeepSpeed": "takes its steps in an engine of its own, where neither weights nor gradients can be "
     "seen, so nothing is measured; DDP, and ModelParallelStrategy with fully_shard, can be",
-    "FSDP": "flattens weights so that their gradients cannot be had outside of training, so nothing is "
+    "FSDP": "flattens weights, so gradients are not available outside of training, and nothing is "
     "measured; ModelParallelStrategy with torch's fully_shard in configure_model can be",
     "XLA": "compiles the step, which a reading cannot take apart, so nothing is measured; DDP, and "
     "ModelParallelStrategy with fully_shard, can be",
@@ -205,7 +205,7 @@ class LightningRun(TrainingRun):
         """Each with the factor of its loss: Lightning divides also where the last group is short."""
         if self.module.automatic_optimization:
             return [replace(s, weight=self.batch_weight) for s in samples]
-        if self._tells:  # what is sent backward adds up
+        if self._infers_losses:  # what is sent backward adds up
             return [replace(s, batch=StepBatch(*s.batch)) for s in samples]
         return super().weight_samples(samples)
 
@@ -242,7 +242,7 @@ class LightningRun(TrainingRun):
 
     def loss_of(self, index: int, finished: Mapping[int, FinishedStep]) -> Callable[[Any], Any]:
         """`training_step` run again, or the user's loss function."""
-        if not self._tells:
+        if not self._infers_losses:
             return TrainingStepLoss(self.trainer, self.module, loss_fn=self._loss_fns[index])
         return ManualOptimizationLoss(
             self.trainer,
@@ -352,10 +352,10 @@ class LightningRun(TrainingRun):
         super()._refuse()
 
     def _refuse_unread_losses(self) -> None:
-        if self._tells and self.sharded:
+        if self._infers_losses and self.sharded:
             raise CurvwatchError(
                 f"{type(self.module).__name__} optimizes by hand (automatic_optimization=False), and "
-                f"its weights are sharded, so the losses of its steps cannot be told: {GIVE_ONE}"
+                f"its weights are sharded, so the losses of its steps cannot be inferred: {GIVE_ONE}"
             )
         if self._fetches and self._loss_fns != [None] * len(self._loss_fns):
             raise CurvwatchError(
@@ -364,6 +364,6 @@ class LightningRun(TrainingRun):
             )
 
     @property
-    def _tells(self) -> bool:
-        """Whether losses are told by what `training_step` sends backward."""
+    def _infers_losses(self) -> bool:
+        """Whether losses are inferred from what `training_step` passes to backward()."""
         return not self.module.automatic_optimization and None in self._loss_fns

@@ -57,7 +57,7 @@ class TrainingStepLoss:
         self._trainer = trainer
         self._module = module
         self._loss_fn = loss_fn
-        self._lent = IsolatedOptimizers(trainer, module)
+        self._isolated = IsolatedOptimizers(trainer, module)
 
     def __call__(self, item: StepInput) -> Any:
         """The loss, or whatever `training_step` returned instead."""
@@ -85,7 +85,7 @@ class TrainingStepLoss:
     ) -> Iterator[None]:
         with (
             _silence(self._trainer, self._module, item),
-            self._lent.lent(on_step, on_clear),
+            self._isolated.isolated(on_step, on_clear),
             self._trainer.precision_plugin.train_step_context(),
         ):
             yield

@@ -1,7 +1,7 @@
 """The gradient that made a step against that of its loss.
 
-In a loop nobody tells when a gradient is clipped: it is seen as the optimizer sees it, and what was
-done to it is found by taking the gradient of the loss once more.
+A plain loop does not report when a gradient is clipped: the gradient is taken as the optimizer gets
+it, and what was done to it is inferred by computing the gradient of the loss once more.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WRONG_ORDER = (
 NOT_REPEATABLE = (
     "the step is not repeatable: of loss_fn, called again with the batch of Watch.step and the "
     "random numbers of the model's forward pass, the gradient is off by {:.0%} from the one that made "
-    "the step, so the values of the step are of another loss, and raise no alert. Perhaps loss_fn "
+    "the step, so the values of the step describe another loss and raise no alert. Perhaps loss_fn "
     "draws random numbers before it calls the model, or changes its batch (Watch.loss instead "
     "sees to both), or Watch.step got another batch, or the gradient is changed by hand"
 )
@@ -55,15 +55,15 @@ class GradientCheck:
     def of_step(
         cls,
         run: TrainingRun,
-        due: ReadingPlan,
+        plan: ReadingPlan,
         index: int,
         step: FinishedStep,
         made: Mapping[int, Tensor],
     ) -> GradientCheck:
         """Compare `made`, by `id(parameter)`, with the gradient of the loss of optimizer `index`."""
         params = step.settings.params
-        objective = run.objective(index, params, run.weight_samples(due.samples), train=None)
-        with objective.open(due.weights(step)) as opened:
+        objective = run.objective(index, params, run.weight_samples(plan.samples), train=None)
+        with objective.open(plan.weights(step)) as opened:
             _, g = opened.gradient()
         return cls.of(objective.layout, g, objective.layout.flatten([made.get(id(p)) for p in params]))
 

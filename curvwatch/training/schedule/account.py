@@ -1,4 +1,4 @@
-"""Readings that share a budget, and what they and all else took since it was last looked at."""
+"""Time spent by a group of measures since the last budget update."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LAPS = 64
 
 
 class BudgetAccount:
-    """A budget, and the interval since the last look at it.
+    """A budget, and the interval since its last update.
 
     Args:
         share: of the time of a run that its readings may take.
@@ -24,7 +24,7 @@ class BudgetAccount:
 
     Attributes:
         budget: for these kinds.
-        counts: how many readings of each kind there were since the last look.
+        counts: how many readings of each kind there were since the last update.
     """
 
     def __init__(self, share: float, kinds: Sequence[str], clock: Clock) -> None:
@@ -35,7 +35,7 @@ class BudgetAccount:
         self.forget(None)
 
     def forget(self, step: int | None) -> None:
-        """Begin another interval between looks, at optimizer step `step`."""
+        """Begin another interval between updates, at optimizer step `step`."""
         self._since: tuple[int | None, float, float] = (
             step,
             self._clock.total_seconds,
@@ -51,10 +51,10 @@ class BudgetAccount:
         """A step without a reading took so long."""
         self._laps.append(seconds)
 
-    def update(self, step: int, agreed: Callable[[Sequence[float]], list[float]]) -> None:
-        """Let the budget decide anew at `step`, where it wants to; `agreed` averages over processes."""
+    def update(self, step: int, average: Callable[[Sequence[float]], list[float]]) -> None:
+        """Update the budget at `step`, if it is due; `average` averages over processes."""
         if self.budget.updates_at(step):
-            self.budget.update(step, self._passed(step, agreed))
+            self.budget.update(step, self._passed(step, average))
             self.forget(step)
 
     def begin(self, kind: str | None) -> None:
@@ -71,9 +71,9 @@ class BudgetAccount:
         else:
             self._other_seconds += seconds
 
-    def _passed(self, step: int, agreed: Callable[[Sequence[float]], list[float]]) -> Interval:
+    def _passed(self, step: int, average: Callable[[Sequence[float]], list[float]]) -> Interval:
         since, total, reading = self._since
-        seconds, spent, lap, laps = agreed(
+        seconds, spent, lap, laps = average(
             [
                 self._clock.total_seconds - total,
                 self._clock.reading_seconds - reading,

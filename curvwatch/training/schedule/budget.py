@@ -68,8 +68,8 @@ EARLY_STEPS = (0, 10, 20, 50, 100)
 _EARLY = frozenset(EARLY_STEPS)
 # before anything is known of the cost of a reading
 _UNKNOWN = 100
-# a look every so many steps, or a tenth of the finest cadence, but not more seldom than that
-_LOOK, _RAREST_LOOK = 10, 1000
+# an update every so many steps, or a tenth of the finest cadence, but not more seldom than that
+_UPDATE, _RAREST_UPDATE = 10, 1000
 # what is not spent is kept for later up to so many readings, so that no stretch overspends by more
 _SAVED_READINGS = 5.0
 # a cadence over the budget by less is kept: what was saved pays, and then a reading is left out
@@ -80,7 +80,7 @@ _PAUSE_READINGS = 100.0
 
 @dataclass
 class Interval:
-    """What passed since the last look, the same on every process.
+    """What passed since the last update, the same on every process.
 
     Attributes:
         steps: made.
@@ -104,8 +104,8 @@ class Budget:
 
     Time pays `share` of each second into the account, and everything that the monitor does is taken
     from it. A reading is made only if there is enough for it, so the share of a whole run is kept
-    whatever was estimated; the cadences are chosen such that there mostly is. All is decided at looks,
-    a few for each reading, from numbers that are the same on every process.
+    whatever was estimated; the cadences are chosen such that there mostly is. All is decided at
+    updates, a few for each reading, from numbers that are the same on every process.
 
     Args:
         share: of the time of a run, between 0 and 1.
@@ -124,14 +124,14 @@ class Budget:
         self._last: dict[str, int] = {}
         self._allowed: frozenset[str] = frozenset()
         self.every_n_steps = dict.fromkeys(kinds, _UNKNOWN)
-        self._spacing = _LOOK  # of looks
+        self._spacing = _UPDATE  # of updates
 
     def updates_at(self, step: int) -> bool:
         """Whether `update` is to be called at optimizer step `step`."""
         return step % self._spacing == 0 or step in _EARLY
 
     def due(self, kind: str, step: int) -> bool:
-        """Whether a reading of `kind` is due at `step`, after the look at it if there is one."""
+        """Whether a reading of `kind` is due at `step`, after the update if there is one."""
         if kind not in self._allowed:
             return False
         return step in _EARLY or step % self.every_n_steps[kind] == 0
@@ -141,7 +141,7 @@ class Budget:
 
         Args:
             kind: of reading.
-            made: how many readings of each kind were made since the last look.
+            made: how many readings of each kind were made since the last update.
         """
         costs = {k: max(seconds) for k, seconds in self._costs.items() if seconds}
         spent = sum(cost * made.get(k, 0) for k, cost in costs.items())
@@ -149,11 +149,11 @@ class Budget:
         return kind in costs and there_is >= costs[kind]
 
     def update(self, step: int, passed: Interval) -> None:
-        """Learn from what passed since the last look, and decide until the next.
+        """Learn from what passed since the last update, and decide until the next.
 
         Args:
             step: the coming optimizer step, counted from 0.
-            passed: since the last look.
+            passed: since the last update.
         """
         self._pay(passed)
         self._learn(passed)
@@ -173,18 +173,18 @@ class Budget:
 
     @property
     def _known(self) -> dict[str, float]:
-        """Seconds of a typical reading of each kind; the first is dearer than the next."""
+        """Seconds of a typical reading of each kind; the first is more expensive than the next."""
         return {kind: median_low(costs) for kind, costs in self._costs.items() if costs}
 
     def _price(self, kind: str) -> float:
-        """Of what can be due between two looks: readings may be as dear as the last ones."""
-        return max(self._costs[kind], default=0.0) * max(1.0, _LOOK / self.every_n_steps[kind])
+        """Of what can be due between two updates: readings may be as expensive as the last ones."""
+        return max(self._costs[kind], default=0.0) * max(1.0, _UPDATE / self.every_n_steps[kind])
 
     @property
     def _prices(self) -> float:
         return sum(map(self._price, self._kinds))
 
-    # the parts of a look
+    # the parts of an update
 
     def _pay(self, passed: Interval) -> None:
         self._elapsed += passed.seconds
@@ -203,7 +203,7 @@ class Budget:
             self._costs[kind].append(passed.timed.get(kind, 0.0) / count + rest / readings)
         if passed.step is None:
             return
-        known = bool(self._steps)  # the first look sees what happens once: compilation, workers
+        known = bool(self._steps)  # the first update sees what happens once: compilation, workers
         self._steps.append(passed.step)
         if known and self._prices:
             typical = passed.steps * self._step_seconds
@@ -235,7 +235,7 @@ class Budget:
         self.every_n_steps.update(cadences)
         # so that all cadences are multiples of it, but for those that are finer
         finest = min(self.every_n_steps.values())
-        self._spacing = min(max(_LOOK, finest // 10), _RAREST_LOOK)
+        self._spacing = min(max(_UPDATE, finest // 10), _RAREST_UPDATE)
 
     def _allow(self, step: int) -> None:
         costs = self._known
@@ -246,7 +246,7 @@ class Budget:
             n = self.every_n_steps[kind]
             price = self._price(kind)
             if len(self._costs[kind]) == 1 and step in _EARLY:
-                price /= 2  # a first reading is dearer than the next
+                price /= 2  # a first reading is more expensive than the next
             promised = sum(
                 cost * min(1.0, (step - self._last.get(other, step)) / self.every_n_steps[other])
                 for other, cost in costs.items()
@@ -256,7 +256,7 @@ class Budget:
             wanted = len(early) if step in early and step % n else 1
             if kind not in costs or there_is >= promised + price * wanted:
                 allowed.add(kind)
-                if n < _LOOK or step in _EARLY or step % n == 0:
+                if n < _UPDATE or step in _EARLY or step % n == 0:
                     self._last[kind] = step
                     there_is -= price
         self._allowed = frozenset(allowed)

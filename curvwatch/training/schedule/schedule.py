@@ -13,7 +13,7 @@ from curvwatch.training.schedule.account import BudgetAccount
 from curvwatch.training.schedule.budget import Budget
 from curvwatch.training.schedule.clock import Clock
 
-# of the budget, where there are dear measures beside others
+# of the budget, where there are expensive measures beside others
 _SHARE_OF_DEAR = 1 / 3
 
 
@@ -21,7 +21,7 @@ class Schedule:
     """A cadence for each measure, and the clock that they go by.
 
     Measures of a stage that have no cadence of their own are read together, as often as the budget
-    allows; those that have one cost what they cost. Dear measures among others have a third of the
+    allows; those that have one cost what they cost. Expensive measures among others have a third of the
     budget to themselves, so that a reading of them is paid by no other.
 
     Args:
@@ -50,7 +50,7 @@ class Schedule:
         shares = {False: 1.0, True: 1.0}
         if all(stages.values()):
             shares = {False: 1.0 - _SHARE_OF_DEAR, True: _SHARE_OF_DEAR}
-        # whether its measures are dear
+        # whether its measures are expensive
         self._accounts = {
             dear: BudgetAccount(budget * shares[dear], [_group_key(s, dear) for s in kinds], self.clock)
             for dear, kinds in stages.items()
@@ -62,7 +62,7 @@ class Schedule:
 
     @property
     def budget(self) -> Budget | None:
-        """Of the measures that are not dear, else of those that are; None: all cadences are fixed."""
+        """Of the cheap measures, else of the expensive ones; None: all cadences are fixed."""
         return next((account.budget for account in self._accounts.values()), None)
 
     def start(self, processes: Processes) -> None:
@@ -88,7 +88,7 @@ class Schedule:
         ]
 
     def groups(self, measures: Sequence[Measure]) -> list[list[Measure]]:
-        """`measures`, of one stage, as they are to be read and timed: the dear ones after the others.
+        """`measures`, of one stage, as they are to be read and timed: the expensive ones last.
 
         Together where no two budgets pay them: they share a gradient then.
         """

@@ -580,7 +580,7 @@ class ClearsAPart(Adversaries):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (NoBackward, "the loss of SGD-1 cannot be told: training_step sent none backward"),
+        (NoBackward, "the loss of SGD-1 cannot be inferred: training_step sent none backward"),
         (InParts, r"for a part of the optimizer's weights only \(inputs="),
         (ClearsAPart, "clears the gradients of a part of the optimizer's weights"),
     ],
@@ -698,7 +698,7 @@ def test_an_optimizer_without_a_turn_is_looked_for_once() -> None:
             monitor = CurvatureMonitor(["sharpness"], every_n_steps=1)
             run(Idle, monitor, max_steps=steps)
         assert len(warnings) == 1
-        assert "the loss of SGD cannot be told" in warnings[0]
+        assert "the loss of SGD cannot be inferred" in warnings[0]
         assert np.isfinite(monitor.history[f"curvature/sharpness{CRITIC}"].values).all()
         return Idle.calls
 

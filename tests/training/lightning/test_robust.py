@@ -340,7 +340,7 @@ def test_a_probe_whose_gradient_is_not_that_of_training_is_marked(measures: list
     monitor = CurvatureMonitor(measures, every_n_steps=2, probe="current")
     with told() as warnings:
         fit(MadeBefore(), monitor)
-    assert any("the values on the probe may be of another function" in text for text in warnings)
+    assert any("the values on the probe may describe another function" in text for text in warnings)
     marked = [n.step for n in monitor.history.notes if "on the probe" in n.text]
     assert marked == [0, 2, 4]
 
