@@ -319,9 +319,9 @@ class CurvatureMonitor(CallbackBase):
         session.shadows.start(run.optimizers, run.suffixes, session.schedule.clock)
         return StepWatch(
             run.optimizers,
-            faults=session.errors,
+            errors=session.errors,
             clips_by_value=run.clips_by_value,
-            following=session.shadows,
+            shadows=session.shadows,
             keeps_used=any(m.needs_used for m in self.measures),
         )
 
@@ -370,14 +370,8 @@ class CurvatureMonitor(CallbackBase):
         ready = plan.ready and not self._steps.failed  # else the weights before the step are lost
         wanted = plan if session.probe.complete else replace(plan, landscape=[])
         readable, finished = session.readable_everywhere(run, wanted, finished, ready=ready)
-        session.read(
-            run,
-            readable,
-            finished,
-            readings,
-            trained=self._probe_loss,
-            is_step=run.batch_weight == 1.0,
-        )
+        trained, is_step = self._probe_loss, run.batch_weight == 1.0
+        session.read(run, readable, finished, readings, trained=trained, is_step=is_step)
         if finished or run.module.automatic_optimization:
             self._plan = ReadingPlan()
 

@@ -25,13 +25,13 @@ from curvwatch.training.loop.forward_state import ForwardStateRecorder
 from curvwatch.training.loop.gradient_check import WRONG_ORDER, GradientCheck
 from curvwatch.training.loop.run import LoopRun, LossFn, check_loss_fns, check_optimizers
 from curvwatch.training.loop.step_gradients import StepGradients
-from curvwatch.training.loop.wrappers import called_module
+from curvwatch.training.loop.wrappers import forward_module
 from curvwatch.training.optimizer_groups import trained
 from curvwatch.training.plan import ReadingPlan
 from curvwatch.training.probe import ProbeKind
 from curvwatch.training.reader import Readings
 from curvwatch.training.run import StepInput
-from curvwatch.training.session import Session
+from curvwatch.training.session import Session, Steps
 from curvwatch.training.steps import FinishedStep, StepWatch
 
 W = TypeVar("W", bound="Watch")
@@ -152,11 +152,11 @@ class Watch:
             session.start(run, prepare_batch=clone_batch, device=_device(run))
             session.warn_of_limits(run)
             self._forward_states = ForwardStateRecorder(
-                run, called_module(model), self._before_the_step
+                run, forward_module(model), self._before_the_step
             )
-            self._gradients = StepGradients(run.optimizers, faults=session.errors)
+            self._gradients = StepGradients(run.optimizers, errors=session.errors)
             session.shadows.start(run.optimizers, run.suffixes, session.schedule.clock)
-            self._steps = StepWatch(run.optimizers, faults=session.errors, following=session.shadows)
+            self._steps = StepWatch(run.optimizers, errors=session.errors, shadows=session.shadows)
             self._run = run
             self._open = True
             session.schedule.start(run.processes)
@@ -228,11 +228,7 @@ class Watch:
             if wanted:
                 self._read(run, plan, finished, readings)
             alerts = session.record(
-                run,
-                readings,
-                lambda: (
-                    loss if loss is None else run.training_loss(loss, read_now=bool(readings.values))
-                ),
+                run, readings, lambda: run.training_loss(loss, read_now=bool(readings.values))
             )
             run.step += 1
         run.rates.advance()
@@ -338,7 +334,7 @@ class Watch:
         if batches:
             samples = _of_batches(kept.samples, batches)
         else:
-            samples = [s for s in kept.samples if s.batch.batch is not None]
+            samples = [s for s in kept.samples if s.batch.data is not None]
         if not samples:
             return ReadingPlan()
         first, probe = samples[0], self._session.probe
@@ -352,13 +348,11 @@ class Watch:
         # a fused optimizer may have been told by a GradScaler to skip
         made = {i: step for i, step in finished.items() if i not in self._gradients.skipped}
         plan, made = self._session.readable_everywhere(run, plan, made)
-        self._session.read(
-            run,
-            plan,
-            made,
-            readings,
-            correct=lambda finished: self._corrected(run, plan, finished, readings),
-        )
+
+        def correct(finished: Steps) -> Steps:
+            return self._corrected(run, plan, finished, readings)
+
+        self._session.read(run, plan, made, readings, correct=correct)
 
     def _corrected(
         self, run: LoopRun, plan: ReadingPlan, finished: dict[int, FinishedStep], readings: Readings

@@ -104,9 +104,6 @@ def last_name(node: ast.expr) -> str:
     return node.id if isinstance(node, ast.Name) else ""
 
 
-@pytest.mark.xfail(
-    reason="landscape/module_loss.py calls two private hooks of the module", strict=False
-)
 def test_private_attributes_of_lightning_are_touched_in_one_room() -> None:
     uses = [
         f"{path.relative_to(ROOT)}:{line}: {text}"

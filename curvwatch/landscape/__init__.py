@@ -1,4 +1,4 @@
-"""The loss landscape of a trained network: slices through it, and the way a training took.
+"""The loss landscape of a trained network: slices through it, and the path of a training.
 
 >>> from curvwatch.landscape import slice_2d
 >>> slice_2d(module, batches=loader).plot().savefig("slice.png")  # doctest: +SKIP

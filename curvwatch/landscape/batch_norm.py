@@ -29,7 +29,7 @@ class Recalibrated:
     each batch counts by its size, and one of a single example, which has no variance, does not.
 
     Args:
-        module: on loan while this is called, so what is done to it here leaves no trace.
+        module: isolated while this is called, so what is done to it here leaves no trace.
         loss_fn: from a batch to a loss; it uses `module`.
     """
 

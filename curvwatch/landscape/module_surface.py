@@ -183,7 +183,7 @@ def surface_of(
 
     Raises:
         ValueError: the arguments do not fit together.
-        CurvwatchError: there is no batch, or the loss cannot be had.
+        CurvwatchError: there is no batch, or the loss cannot be computed.
 
     Example:
         >>> net = nn.Linear(1, 1, bias=False).double()
@@ -230,7 +230,7 @@ class _LossOf:
 
     def __call__(self, item: StepInput) -> Any:
         with mute_module(self._module):
-            return self._loss_fn(self._module, item.batch)
+            return self._loss_fn(self._module, item.data)
 
 
 def _loss_of(
@@ -267,8 +267,8 @@ def _samples(
     feed = batch_transfer_of(module, device) or partial(moved, device=device)
     own = generators_of(batches)
     states = [g.get_state() for g in own]
-    with isolated(module) as loan:
-        loan.place({}, random=_random_state(module, seed))
+    with isolated(module) as isolated_module:
+        isolated_module.load({}, random=_random_state(module, seed))
         try:
             fed = [feed(batch) for batch in islice(batches, max_batches)]
         finally:

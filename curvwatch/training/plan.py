@@ -24,7 +24,7 @@ class ReadingPlan:
     Attributes:
         landscape: measures to read on the probe.
         step: measures to read of the step.
-        memory: buffers and attributes of the module at w(t).
+        module_state: buffers and attributes of the module at w(t).
         others: from `id(weight)` to the value at w(t) of the weights that no optimizer has; a moving
             average moves in `training_step`.
         samples: the batches of the step.
@@ -35,7 +35,7 @@ class ReadingPlan:
 
     landscape: list[Measure] = field(default_factory=list)
     step: list[Measure] = field(default_factory=list)
-    memory: ModuleState | None = None
+    module_state: ModuleState | None = None
     others: dict[int, Tensor] = field(default_factory=dict)
     samples: list[RecordedBatch] = field(default_factory=list)
     global_step: int | None = None
@@ -48,10 +48,10 @@ class ReadingPlan:
 
     def save_module_state(self, run: TrainingRun, item: StepInput) -> None:
         """Keep what the loss depends on at w(t) beside the optimizers' weights."""
-        memory = ModuleState.of(run.module)
+        state = ModuleState.of(run.module)
         held = {id(p) for o in run.optimizers for group in o.param_groups for p in group["params"]}
-        self.memory = memory.copied()
-        self.others = {id(w): local(w.detach()).clone() for w in memory.weights if id(w) not in held}
+        self.module_state = state.copied()
+        self.others = {id(w): local(w.detach()).clone() for w in state.weights if id(w) not in held}
         self.global_step = item.global_step
 
     def add_loss(self, loss: Tensor | None) -> None:
@@ -83,12 +83,14 @@ class ReadingPlan:
 
     def add_batch(self, run: TrainingRun, item: StepInput) -> None:
         """Keep a batch of the step, and all that its loss depends on."""
-        memory = ModuleState.of(run.module)
-        copied = memory.copied() if self.samples or self.memory is None else self.memory
+        state = ModuleState.of(run.module)
+        saved = None if self.samples else self.module_state
+        if saved is None:
+            saved = state.copied()
         self.samples.append(
             RecordedBatch(
-                item._replace(batch=clone_batch(item.batch)),
-                random=memory.random_state(),
-                memory=copied,
+                item._replace(data=clone_batch(item.data)),
+                random=state.random_state(),
+                memory=saved,
             )
         )

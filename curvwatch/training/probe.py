@@ -69,15 +69,15 @@ class Probe:
             CurvwatchError: the user's iterable is empty.
         """
         self._kept = [
-            replace(s, batch=s.batch._replace(batch=moved(s.batch.batch, device))) for s in self._kept
+            replace(s, batch=s.batch._replace(data=moved(s.batch.data, device))) for s in self._kept
         ]
         if isinstance(self._source, str) or self._kept:
             return
         random = ModuleState.of(module).random_state()
         own = generators_of(self._source)
         states = [g.get_state() for g in own]
-        with isolated(module) as loan:
-            loan.place({})
+        with isolated(module) as isolated_module:
+            isolated_module.load({})
             try:
                 batches = [feed(b) for b in self._source]
             finally:
@@ -109,7 +109,7 @@ class Probe:
         if (self._source == "first" and len(self._kept) < self._wanted) or (
             self._source == "current" and needed
         ):
-            copy = StepInput(clone_batch(item.batch), item.batch_idx)
+            copy = StepInput(clone_batch(item.data), item.batch_idx)
             random = random or ModuleState.of(module).random_state()
             self._kept.append(RecordedBatch(copy, random=random))
             self._newest_kept = True
@@ -149,7 +149,7 @@ class Probe:
 
     def samples(self) -> list[RecordedBatch]:
         """The batches, each weighted by its share of the examples."""
-        sizes = [batch_size(s.batch.batch) for s in self._kept]
+        sizes = [batch_size(s.batch.data) for s in self._kept]
         total = sum(sizes)
         return [replace(s, weight=n / total) for s, n in zip(self._kept, sizes, strict=True)]
 
@@ -157,7 +157,7 @@ class Probe:
         """The batches for a checkpoint, None where they are too large or no plain containers."""
         if self._source == "current" or not self._kept:
             return None
-        kept = [s.batch.batch for s in self._kept]
+        kept = [s.batch.data for s in self._kept]
         batches = [b.to_plain() if hasattr(b, "to_plain") else b for b in kept]
         if not all(_is_plain(b) for b in batches):
             return None

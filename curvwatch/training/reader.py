@@ -102,12 +102,12 @@ class Reader:
     """Reads measures; keeps each one's memory for each optimizer.
 
     Args:
-        faults: where failures go.
+        errors: where failures go.
         train: False puts the module into eval mode for the landscape, None leaves it as it is.
     """
 
-    def __init__(self, faults: ErrorPolicy, *, train: bool | None = None) -> None:
-        self._faults = faults
+    def __init__(self, errors: ErrorPolicy, *, train: bool | None = None) -> None:
+        self._errors = errors
         self._train = train
         self._memory: dict[str, dict[str, Any]] = {}
 
@@ -128,7 +128,7 @@ class Reader:
     def landscape(
         self,
         run: TrainingRun,
-        due: ReadingPlan,
+        plan: ReadingPlan,
         probe: Sequence[RecordedBatch],
         finished: Mapping[int, FinishedStep],
         into: Readings,
@@ -140,7 +140,7 @@ class Reader:
 
         Args:
             run: the run.
-            due: what is due, and what was kept for it.
+            plan: what is due, and what was kept for it.
             probe: the batches to read on.
             finished: the steps that were taken, by optimizer index.
             into: where values go.
@@ -149,7 +149,7 @@ class Reader:
         """
         trained = run.processes.mean_of([trained])[0]
         samples = [
-            replace(s, batch=s.batch._replace(global_step=due.global_step), memory=due.memory)
+            replace(s, batch=s.batch._replace(global_step=plan.global_step), memory=plan.module_state)
             for s in probe
         ]
         for index, (optimizer, suffix) in enumerate(zip(run.optimizers, run.suffixes, strict=True)):
@@ -159,8 +159,8 @@ class Reader:
             make = partial(
                 run.objective, index, settings.params, samples, train=self._train, finished=finished
             )
-            with _opened(run, make, due.weights(step)) as opened:
-                for measure in due.landscape:
+            with _opened(run, make, plan.weights(step)) as opened:
+                for measure in plan.landscape:
                     assert isinstance(measure, LandscapeMeasure)
                     memory = self._memory.setdefault(f"{measure.name}{suffix}", {})
                     generator = run.generator()
@@ -182,18 +182,18 @@ class Reader:
             into.products += opened.counts.products
 
     def step(
-        self, run: TrainingRun, due: ReadingPlan, finished: Mapping[int, FinishedStep], into: Readings
+        self, run: TrainingRun, plan: ReadingPlan, finished: Mapping[int, FinishedStep], into: Readings
     ) -> None:
         """Read the step measures that are due, of the steps that were taken."""
-        samples = run.weight_samples(due.step_samples)
-        trained = run.processes.mean_of([due.trained_loss])[0]
+        samples = run.weight_samples(plan.step_samples)
+        trained = run.processes.mean_of([plan.trained_loss])[0]
         for index, taken in sorted(finished.items()):
             suffix, params = run.suffixes[index], taken.settings.params
             make = partial(run.objective, index, params, samples, train=None, finished=finished)
-            with _opened(run, make, due.weights(taken)) as opened:
+            with _opened(run, make, plan.weights(taken)) as opened:
                 expected = trained if run.reports_measured_loss(index) else math.nan
                 step = replace(_as_step(taken, opened), loss=expected)
-                for measure in due.step:
+                for measure in plan.step:
                     assert isinstance(measure, StepMeasure)
                     with self._read(run, measure, index, into):
                         memory = self._memory.setdefault(f"{measure.name}{suffix}", {})
@@ -204,7 +204,7 @@ class Reader:
     @contextmanager
     def _read(self, run: TrainingRun, measure: Measure, index: int, into: Readings) -> Iterator[None]:
         """Where a reading fails its values are missing, and the reason is noted."""
-        with self._faults.guard(f"the reading of {measure.name}"):
+        with self._errors.guard(f"the reading of {measure.name}"):
             metrics, suffix = run.metrics_of(measure, index), run.suffixes[index]
             into.values.update({name + suffix: math.nan for name in metrics})
             try:
@@ -214,7 +214,7 @@ class Reader:
                 raise
             finally:
                 for reason in run.unchunked_reasons:
-                    self._faults.warn_once(reason)
+                    self._errors.warn_once(reason)
 
 
 @contextmanager

@@ -28,9 +28,9 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 class StepInput(NamedTuple):
-    """What `training_step` is called with, and the `global_step` it sees; None: the present one."""
+    """The batch of a call of `training_step`, and its `global_step`; None: the present one."""
 
-    batch: Any
+    data: Any
     batch_idx: int
     global_step: int | None = None
 

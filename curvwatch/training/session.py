@@ -121,7 +121,7 @@ class Session:
             actions=self._actions,
         )
         self.reader = Reader(self.errors, train=self._train)
-        self.shadows = ShadowOptimizers(compared_by(self.measures), faults=self.errors)
+        self.shadows = ShadowOptimizers(compared_by(self.measures), errors=self.errors)
         self.schedule = Schedule(self.measures, every_n_steps=self._every_n_steps, budget=self._budget)
         self.last_step = -1
         self.rates: dict[str, Any] = {}
@@ -201,7 +201,7 @@ class Session:
             trained: the loss on the probe as training had it at this step; nan where it is unknown.
             is_step: whether the probe is all that the step was made of.
         """
-        for i, group in enumerate(self.schedule.parts(plan.landscape)):
+        for i, group in enumerate(self.schedule.groups(plan.landscape)):
             with self.schedule.timed(group) as seconds:
                 if i == 0:
                     finished = correct(finished)

@@ -1,4 +1,4 @@
-"""All compared optimizers beside all optimizers of a run."""
+"""Compared optimizers that make shadow steps beside the optimizers of a run."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class ShadowOptimizer:
             )
         self._optimizer = optimizer
 
-    def look(self, weights: Sequence[Tensor]) -> None:
-        """Right before a step: take note of `weights`."""
+    def save_weights(self, weights: Sequence[Tensor]) -> None:
+        """Right before a step: save `weights`."""
         new = [w for w in weights if id(w) not in self._own]
         if new:
             self._counts.append(len(new))
@@ -96,11 +96,11 @@ class ShadowOptimizer:
         counts, known = state["counts"], [list(w.shape) for w in weights]
         if state["shapes"] != known[: sum(counts)]:
             return cls(compared, weights)
-        would_be = cls(compared, weights[: counts[0]])
+        shadow = cls(compared, weights[: counts[0]])
         for i in range(1, len(counts)):
-            would_be.look(weights[: sum(counts[: i + 1])])
-        would_be._optimizer.load_state_dict(state["optimizer"])
-        return would_be
+            shadow.save_weights(weights[: sum(counts[: i + 1])])
+        shadow._optimizer.load_state_dict(state["optimizer"])
+        return shadow
 
     def _take(self, weights: Sequence[Tensor]) -> list[nn.Parameter]:
         new = []
@@ -115,7 +115,7 @@ class ShadowOptimizer:
 
     @contextmanager
     def _untraced(self) -> Iterator[None]:
-        """No hook on all optimizers hears of this one, and it draws none of training's numbers."""
+        """Without global optimizer hooks, and without change to the random numbers of training."""
         if self._compared.is_built_in:
             with _without_global_hooks():
                 yield
@@ -154,12 +154,12 @@ def _on_host(value: Any) -> Any:
 
 
 _SHARDED = (
-    "the weights are sharded, so the would-be steps of compared optimizers are not made: "
+    "the weights are sharded, so the shadow steps of compared optimizers are not made: "
     "step/<name>/... is missing; DDP can be compared"
 )
 _LBFGS = (
-    "LBFGS looks at several gradients in a step, so there is none to feed compared optimizers with: "
-    "step/<name>/... is missing"
+    "LBFGS evaluates several gradients in one step, so compared optimizers have none to "
+    "use: step/<name>/... is missing"
 )
 
 
@@ -168,12 +168,12 @@ class ShadowOptimizers:
 
     Args:
         compared: the optimizers.
-        faults: where failures go: what failed is followed no further.
+        errors: where failures go: what failed is followed no further.
     """
 
-    def __init__(self, compared: Sequence[Compared], *, faults: ErrorPolicy) -> None:
+    def __init__(self, compared: Sequence[Compared], *, errors: ErrorPolicy) -> None:
         self._compared = {c.name: c for c in compared}
-        self._faults = faults
+        self._errors = errors
         self._optimizers: list[Optimizer] = []
         self._suffixes: list[str] = []
         self._clock = Clock()
@@ -200,9 +200,9 @@ class ShadowOptimizers:
             weights = trained(self._optimizers[index])
             for name in self._compared:
                 with self._caught(name, index):
-                    would_be = self._of(name, index, weights)
-                    if would_be is not None:
-                        would_be.look(weights)
+                    shadow = self._of(name, index, weights)
+                    if shadow is not None:
+                        shadow.save_weights(weights)
 
     def after(self, index: int) -> None:
         """Optimizer `index` made a step, and has its gradients still."""
@@ -216,12 +216,12 @@ class ShadowOptimizers:
             gradients = gradient_used(optimizer)
             for name in self._compared:
                 with self._caught(name, index):
-                    would_be = self._made.get((name, index))
-                    if would_be is not None and gradients:
-                        would_be.feed(gradients)
+                    shadow = self._made.get((name, index))
+                    if shadow is not None and gradients:
+                        shadow.feed(gradients)
 
     def steps(self, index: int, before: Mapping[int, Tensor]) -> dict[str, dict[int, Tensor]]:
-        """By name the last would-be steps beside optimizer `index`, each by `id(weight)`.
+        """By name the last shadow steps beside optimizer `index`, each by `id(weight)`.
 
         Args:
             index: of the optimizer.
@@ -230,9 +230,9 @@ class ShadowOptimizers:
         made: dict[str, dict[int, Tensor]] = {}
         for name, compared in self._compared.items():
             with self._caught(name, index):
-                would_be = self._made.get((name, index))
-                if would_be is not None:
-                    made[name] = would_be.steps(before)
+                shadow = self._made.get((name, index))
+                if shadow is not None:
+                    made[name] = shadow.steps(before)
                     if compared.is_built_in:
                         _scale(made[name], self._optimizers[index])
         return made
@@ -240,11 +240,11 @@ class ShadowOptimizers:
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint: by suffix and name."""
         state = {suffix: dict(of_each) for suffix, of_each in self._resumed.items()}
-        for (name, index), would_be in self._made.items():
+        for (name, index), shadow in self._made.items():
             of_each = state.setdefault(self._suffixes[index], {})
             of_each.pop(name, None)
-            if would_be is not None:
-                of_each[name] = would_be.state_dict()
+            if shadow is not None:
+                of_each[name] = shadow.state_dict()
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -260,7 +260,7 @@ class ShadowOptimizers:
         if isinstance(self._optimizers[index], LBFGS):
             why = _LBFGS
         if why is not None:
-            self._faults.warn_once(why)
+            self._errors.warn_once(why)
             return None
         state = self._resumed.get(self._suffixes[index], {}).get(name)
         compared = self._compared[name]
@@ -279,16 +279,16 @@ class ShadowOptimizers:
 class _Caught:
     """Ends the following of one optimizer where it fails."""
 
-    def __init__(self, following: ShadowOptimizers, name: str, index: int) -> None:
-        self._following, self._key = following, (name, index)
-        self._caught = following._faults.guard(f"following the compared optimizer {name}")
+    def __init__(self, shadows: ShadowOptimizers, name: str, index: int) -> None:
+        self._shadows, self._key = shadows, (name, index)
+        self._caught = shadows._errors.guard(f"following the compared optimizer {name}")
 
     def __enter__(self) -> None:
         self._caught.__enter__()
 
     def __exit__(self, *error: Any) -> bool | None:
         if error[0] is not None:
-            self._following._made[self._key] = None
+            self._shadows._made[self._key] = None
         return self._caught.__exit__(*error)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,7 +17,6 @@ from curvwatch.objective.flat_layout import local_dot
 from curvwatch.objective.processes import is_sharded, local, summed
 from curvwatch.stability import StabilityLaw, stability_law
 from curvwatch.training.optimizer_groups import gradient_of, gradient_used, rate_of, trained
-from curvwatch.training.shadow_optimizers import ShadowOptimizers
 
 # two gradients that differ by less than this, of each parameter's, are one up to a factor: rounding in
 # bfloat16 stays under it
@@ -83,6 +83,20 @@ class FinishedStep:
     used: dict[int, Tensor] = field(default_factory=dict)
 
 
+class StepObserver(Protocol):
+    """What a `StepWatch` calls at each step, such as `ShadowOptimizers`."""
+
+    def before(self, index: int) -> None:
+        """Optimizer `index` is about to make a step."""
+
+    def after(self, index: int) -> None:
+        """Optimizer `index` made a step, and has its gradients still."""
+
+    def steps(self, index: int, before: Mapping[int, Tensor]) -> dict[str, dict[int, Tensor]]:
+        """By name the last shadow steps from the weights `before`, each by `id(parameter)`."""
+        ...
+
+
 class StepWatch:
     """Keeps the weights before and after the next step of each optimizer, while armed.
 
@@ -91,9 +105,9 @@ class StepWatch:
 
     Args:
         optimizers: to watch.
-        faults: where failures go.
+        errors: where failures go.
         clips_by_value: whether gradients are clipped by value.
-        following: is told of each step, also while this is not armed.
+        shadows: called at each step, also while this is not armed.
         keeps_used: whether to keep the gradient as the optimizer got it, too.
 
     Attributes:
@@ -105,18 +119,18 @@ class StepWatch:
         self,
         optimizers: Sequence[Optimizer],
         *,
-        faults: ErrorPolicy,
+        errors: ErrorPolicy,
         clips_by_value: bool = False,
-        following: ShadowOptimizers | None = None,
+        shadows: StepObserver | None = None,
         keeps_used: bool = False,
     ) -> None:
         self.optimizers = list(optimizers)
         self.finished: dict[int, FinishedStep] = {}
         self.stepped = True
         self.failed = False
-        self._faults = faults
+        self._errors = errors
         self._clips_by_value = clips_by_value
-        self._following = following
+        self._shadows = shadows
         self._keeps_used = keeps_used
         self._armed = False
         self._buffers: dict[tuple[str, int], Buffers] = {}
@@ -160,27 +174,27 @@ class StepWatch:
     def _guarded(self, do: Callable[[int], None], index: int) -> Callable[..., None]:
         def hook(*_: object) -> None:
             failed, self.failed = self.failed, True
-            with self._faults.guard("watching a step of the optimizer"):
+            with self._errors.guard("watching a step of the optimizer"):
                 do(index)
                 self.failed = failed
 
         return hook
 
     def _keep_weights(self, index: int) -> None:
-        if self._following is not None:
-            self._following.before(index)
+        if self._shadows is not None:
+            self._shadows.before(index)
         if self._armed and index not in self.finished:
             self._before[index] = self._copied("before", index, _weights(self.optimizers))
             self._first[index] = not self.optimizers[index].state
 
     def _keep_update(self, index: int) -> None:
         self.stepped = True
-        if self._following is not None:
-            self._following.after(index)
+        if self._shadows is not None:
+            self._shadows.after(index)
         before = self._before.pop(index, None)
         if before is None:
             return
-        compared = {} if self._following is None else self._following.steps(index, before)
+        compared = {} if self._shadows is None else self._shadows.steps(index, before)
         optimizer = self.optimizers[index]
         gradient = self._gradients.pop(index, {})
         sharded = any(map(is_sharded, trained(optimizer)))

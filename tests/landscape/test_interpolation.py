@@ -99,7 +99,7 @@ def test_the_way_of_the_optimizer_is_longer_than_the_line():
     by_step = dict(enumerate(steps))
     assert interpolate(bowl, steps[0], steps[-1], snapshots=by_step, **quiet).path_length == 12
     other = interpolate(bowl, steps[0], f64(0, 7), snapshots=steps, **quiet)
-    assert any("does not lead from a to b" in note for note in other.notes)
+    assert any("do not lead from a to b" in note for note in other.notes)
     one = interpolate(bowl, steps[0], steps[-1], snapshots=steps[:1], **quiet)
     assert math.isnan(one.path_length)
     assert any("1 snapshots" in note for note in one.notes)

@@ -59,7 +59,7 @@ def test_names() -> None:
     watch = CurvatureMonitor.preset("watch")
     assert [vars(m) for m in watch.measures] == [vars(m) for m in make_measures(DEFAULT_MEASURES)]
     assert watch.budget == default.budget
-    assert watch._probe.batches == default._probe.batches
+    assert watch._session.probe.batches == default._session.probe.batches
     assert default.measures is not watch.measures
 
 

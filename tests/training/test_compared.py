@@ -283,7 +283,7 @@ def test_lbfgs_is_refused_and_the_step_itself_read() -> None:
     logger, watch = ListLogger(), CurvatureMonitor([StepGeometry(compare="adam")], every_n_steps=1)
     with told() as texts:
         fit(Closure(), watch, logger=logger)
-    assert sum("LBFGS looks at several gradients" in text for text in texts) == 1
+    assert sum("LBFGS evaluates several gradients" in text for text in texts) == 1
     assert np.isnan(of(watch.history, "adam")[0]).all()
     assert np.isfinite(watch.history["step/directional_sharpness"].values).any()
     rows = [set(row) for _, row in logger.rows if "step/update_norm" in row]

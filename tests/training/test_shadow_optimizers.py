@@ -30,13 +30,13 @@ def gradients(step: int) -> list[Tensor | None]:
     return drawn
 
 
-def fed(would_be: ShadowOptimizer, of: list[nn.Parameter], step: int) -> list[Tensor]:
+def fed(shadow: ShadowOptimizer, of: list[nn.Parameter], step: int) -> list[Tensor]:
     """The would-be step of the gradients of `step`."""
     before = {id(w): w.detach().clone() for w in of}
     pairs = zip(of, gradients(step), strict=True)
-    would_be.look(of)
-    would_be.feed({id(w): g for w, g in pairs if g is not None})
-    steps = would_be.steps(before)
+    shadow.save_weights(of)
+    shadow.feed({id(w): g for w, g in pairs if g is not None})
+    steps = shadow.steps(before)
     return [steps[id(w)] for w in of]
 
 
@@ -77,9 +77,9 @@ REAL = {
 def test_a_rule_makes_the_steps_of_the_real_optimizer(name: str) -> None:
     make, clip = REAL[name]
     of = weights()
-    would_be = ShadowOptimizer(COMPARED[name], of)
+    shadow = ShadowOptimizer(COMPARED[name], of)
     for step, expected in enumerate(real_steps(make, clip=clip)):
-        for ours, theirs in zip(fed(would_be, of, step), expected, strict=True):
+        for ours, theirs in zip(fed(shadow, of, step), expected, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
     assert all(torch.equal(a, b) for a, b in zip(of, weights(), strict=True))  # they stay
 
@@ -87,10 +87,10 @@ def test_a_rule_makes_the_steps_of_the_real_optimizer(name: str) -> None:
 @pytest.mark.parametrize("name", ["sign", "lion", "normalized_sgd"])
 def test_rules_by_their_formulas(name: str) -> None:
     of = weights()
-    would_be = ShadowOptimizer(COMPARED[name], of)
+    shadow = ShadowOptimizer(COMPARED[name], of)
     state = [torch.zeros_like(w) for w in of]
     for step in range(STEPS):
-        for i, (ours, g) in enumerate(zip(fed(would_be, of, step), gradients(step), strict=True)):
+        for i, (ours, g) in enumerate(zip(fed(shadow, of, step), gradients(step), strict=True)):
             if g is None:
                 assert not ours.any()
                 continue
@@ -109,11 +109,11 @@ def test_a_factory_decays_the_weights_of_the_run() -> None:
     """AdamW's step on weights that another optimizer moves."""
     of = weights()
     make = lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.3)  # noqa: E731
-    would_be = ShadowOptimizer(Compared("mine", make), of)
+    shadow = ShadowOptimizer(Compared("mine", make), of)
     plain = ShadowOptimizer(Compared("plain", lambda p: torch.optim.Adam(p, lr=0.01)), of)
     for step in range(STEPS):
         for ours, bare, w, g in zip(
-            fed(would_be, of, step), fed(plain, of, step), of, gradients(step), strict=True
+            fed(shadow, of, step), fed(plain, of, step), of, gradients(step), strict=True
         ):
             decay = 0.0 if g is None else -0.01 * 0.3 * w.detach()
             torch.testing.assert_close(ours, bare + decay, rtol=1e-8, atol=1e-12)
@@ -144,13 +144,13 @@ def test_a_state_goes_on_bit_for_bit(name: str) -> None:
             assert torch.equal(a, b)
     other = weights()[:2]
     fresh = ShadowOptimizer.resumed(compared, other, one.state_dict())  # other weights: from nothing
-    fresh.look(other)
+    fresh.save_weights(other)
 
 
 def test_weights_that_come_later_are_followed_and_resumed() -> None:
     of = weights()
     one = ShadowOptimizer(COMPARED["adam"], of[:2])
-    one.look(of[:2])
+    one.save_weights(of[:2])
     one.feed({id(w): g for w, g in zip(of[:2], gradients(1), strict=False)})
     fed(one, of, 1)
     two = ShadowOptimizer.resumed(COMPARED["adam"], of, one.state_dict())
@@ -161,12 +161,12 @@ def test_weights_that_come_later_are_followed_and_resumed() -> None:
 
 def test_half_precision_is_followed_in_single() -> None:
     w = nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
-    would_be = ShadowOptimizer(COMPARED["momentum"], [w])
-    would_be.feed({id(w): torch.full((3,), 0.5, dtype=torch.bfloat16)})
-    assert would_be.steps({})[id(w)].dtype == torch.float32
+    shadow = ShadowOptimizer(COMPARED["momentum"], [w])
+    shadow.feed({id(w): torch.full((3,), 0.5, dtype=torch.bfloat16)})
+    assert shadow.steps({})[id(w)].dtype == torch.float32
 
 
-def test_nobody_hears_of_a_would_be_step() -> None:
+def test_nobody_hears_of_a_shadow_step() -> None:
     """Neither hooks on all optimizers nor the random numbers of training."""
 
     class Noisy(torch.optim.SGD):

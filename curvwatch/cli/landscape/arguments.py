@@ -183,7 +183,7 @@ def add_interpolate(commands: Any) -> None:
         "interpolate",
         help="the loss on the straight line from one checkpoint to another: does it only fall?",
         description="Losses from the first checkpoint, such as the initialisation of a run, to the "
-        "second, its largest rise, distances, and how much the outputs turn on the way.",
+        "second, its largest rise, distances, and how much the outputs turn in between.",
     )
     _add_subject(parser, "the checkpoint; give the beginning and the end")
     how = parser.add_argument_group("how")
@@ -192,7 +192,7 @@ def add_interpolate(commands: Any) -> None:
         "--snapshots",
         type=Path,
         metavar="FOLDER",
-        help="that the callback Snapshots wrote: the length of the way that the optimizer took",
+        help="that the callback Snapshots wrote: for the length of the path of the optimizer",
     )
     how.add_argument("--no-outputs", action="store_true", help="leave out the Gauss length")
     how.add_argument("--seed", type=int, default=0, help="default: %(default)s")

@@ -46,11 +46,11 @@ def run_path(chosen: argparse.Namespace) -> None:
         end: Checkpoint | Aligned = b
         if aligns:
             end = _aligned(chosen, cast(ModuleSurface, surface), a, b)
-            _tell_aligned(end)
+            _print_aligned(end)
         grid: dict[str, Any] = {"points": chosen.points, "seed": chosen.seed}
         found = path(surface, a, end, kind=chosen.kind, **grid, **options)
         label = f"{chosen.kind}, aligned" if aligns else chosen.kind
-        _tell_path(found, label)
+        _print_path(found, label)
         if chosen.save is not None:
             print(f"The path is in {printable(found.save(chosen.save))}")
         if chosen.output is not None:
@@ -64,7 +64,7 @@ def run_path(chosen: argparse.Namespace) -> None:
 
 
 def _aligned(chosen: argparse.Namespace, surface: ModuleSurface, a: File, b: File) -> Aligned:
-    """The second network, permuted; its loss on the first batch tells that it computes the same."""
+    """The second network, permuted; its loss on the first batch shows that it computes the same."""
     spec = None if chosen.align_spec is None else loading.spec_of(chosen.align_spec)
     loss_fn: Any = surface.objective.loss_fn
     if isinstance(loss_fn, Recalibrated):  # statistics of batch norm are permuted, not estimated
@@ -100,7 +100,7 @@ def run_interpolate(chosen: argparse.Namespace) -> None:
             snapshots=snapshots,
             outputs=not chosen.no_outputs,
         )
-        _tell_line(found)
+        _print_line(found)
         if chosen.save is not None:
             print(f"The numbers are in {printable(found.save(chosen.save))}")
         if chosen.output is not None:
@@ -116,7 +116,7 @@ def _check(chosen: argparse.Namespace) -> None:
     common.check_files(chosen)
 
 
-def _tell_aligned(found: Aligned) -> None:
+def _print_aligned(found: Aligned) -> None:
     print(
         f"aligned: {found.moved:.0%} of the hidden units have another place, the distance falls from "
         f"{found.distance_before:.4g} to {found.distance:.4g}; the loss of the first batch changes by "
@@ -124,7 +124,7 @@ def _tell_aligned(found: Aligned) -> None:
     )
 
 
-def _tell_path(found: Path, label: str) -> None:
+def _print_path(found: Path, label: str) -> None:
     higher = max(found.losses[0], found.losses[-1])
     print(
         f"{label}: barrier {found.barrier:.4g}, above the higher end's loss of {higher:.4g}, at t = "
@@ -139,10 +139,10 @@ def _tell_path(found: Path, label: str) -> None:
     print(f"cost: {found.forwards:.4g} passes over the data, {found.gradients:.4g} gradients")
 
 
-def _tell_line(found: Interpolation) -> None:
+def _print_line(found: Interpolation) -> None:
     first, last = found.losses[0], found.losses[-1]
-    told = "monotone" if found.monotone else f"rises by up to {found.bump:.4g}"
-    print(f"loss {first:.6g} to {last:.6g}, {told} (tolerance {found.tolerance:.1g})")
+    verdict = "monotone" if found.monotone else f"rises by up to {found.bump:.4g}"
+    print(f"loss {first:.6g} to {last:.6g}, {verdict} (tolerance {found.tolerance:.1g})")
     print(f"  distance {found.distance:.4g}; losses are {found.resolution:.2g} apart in alpha")
     if found.path_length == found.path_length:  # not nan
         print(f"  length of the path through the snapshots {found.path_length:.4g}")

@@ -37,7 +37,7 @@ def run_slice(chosen: argparse.Namespace) -> None:
     with loading.importing_from_here():
         surface = common.surface_from(chosen)
         found = _found(chosen, surface)
-        _tell(found)
+        _print_summary(found)
         if chosen.save is not None:
             print(f"The numbers are in {printable(found.save(chosen.save))}")
         if chosen.output is not None:
@@ -106,7 +106,7 @@ def _names(paths: list[Path]) -> list[str]:
     return stems if len(set(stems)) == len(stems) else [f"{p.parent.name}/{p.stem}" for p in paths]
 
 
-def _tell(found: Slice1D | Slice2D) -> None:
+def _print_summary(found: Slice1D | Slice2D) -> None:
     losses = found.losses
     finite = torch.from_numpy(losses).isfinite().numpy()
     print(printable(found.description))

@@ -54,7 +54,7 @@ def align(
         seed: of the order in which layers are matched, and of random inputs.
 
     Raises:
-        CurvwatchError: it cannot be told which units may change places, or the permuted network does
+        CurvwatchError: which units may change places is not known, or the permuted network does
             not compute the same.
         ImportError: scipy is missing; `pip install 'curvwatch[landscape]'` has it.
 

@@ -96,7 +96,7 @@ def chain_of(module: nn.Module) -> tuple[str, nn.Sequential]:
         if len(inner) != 1 or any(True for _ in at.parameters(recurse=False)):
             raise CurvwatchError(
                 f"{type(module).__name__} is no chain of layers (nn.Sequential), nor are its weights "
-                f"all in one, so it cannot be told which hidden units belong together: {ADVICE}"
+                f"all in one, so which hidden units belong together is not known: {ADVICE}"
             )
         name, at = f"{name}{inner[0][0]}.", inner[0][1]
     if type(at).forward is not nn.Sequential.forward:

@@ -58,7 +58,7 @@ class Curve:
         shares = [0.0] * count
         knots = self.knots.tolist()
         i = min(max(int(np.searchsorted(knots, t, side="right")) - 1, 0), count - 2)
-        # control points that coincide have no way between them
+        # control points that coincide have no path between them
         width = knots[i + 1] - knots[i]
         part = (t - knots[i]) / width if width > 0 else 0.0
         shares[i], shares[i + 1] = 1.0 - part, part
@@ -105,7 +105,7 @@ def distance(a: Tensor, b: Tensor) -> float:
 
 
 def between(a: Tensor, b: Tensor, count: int, *, seed: int, jitter: float) -> Tensor:
-    """The control points of a straight way: a, `count` points at equal distances, b.
+    """The control points of a straight path: a, `count` points at equal distances, b.
 
     Args:
         a: where it begins, shape (size,).
@@ -113,7 +113,7 @@ def between(a: Tensor, b: Tensor, count: int, *, seed: int, jitter: float) -> Te
         count: of the points between them.
         seed: of the jitter.
         jitter: each point between is moved by a random vector of this length, relative to |b - a|, so
-            that a way which is exactly along a ridge can leave it.
+            that a path which is exactly along a ridge can leave it.
 
     Returns:
         Shape (count + 2, size).

@@ -32,7 +32,7 @@ class BatchDraws:
         forwards: likewise.
 
     Raises:
-        CurvwatchError: the surface has no batches that could be told apart.
+        CurvwatchError: the surface has no batches to draw from.
     """
 
     def __init__(self, surface: Surface, count: int | None, *, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""How much a curve turns on its way: the length of its Gauss map."""
+"""How much a curve turns: the length of its Gauss map."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def outputs_at(surface: Surface, w: Tensor, outputs: Callable[..., Any] | None) 
             gets (see `curvwatch.objective.outputs.loss_calls`).
 
     Raises:
-        CurvwatchError: they cannot be had, or their numbers of examples differ.
+        CurvwatchError: they are not available, or their numbers of examples differ.
     """
     if not isinstance(surface, ModuleSurface):
         if outputs is None:
@@ -69,7 +69,7 @@ def _given(opened: OpenObjective, surface: ModuleSurface, outputs: Callable[...,
     made: list[Tensor] = []
 
     def instead(item: Any) -> Tensor:
-        batch = item.batch if isinstance(item, StepInput) else item
+        batch = item.data if isinstance(item, StepInput) else item
         with mute_module(module), torch.no_grad():
             made.append(_rows(outputs(module, batch)))
         return made[-1].sum()

@@ -39,10 +39,10 @@ class Interpolation(archive.Archived):
         losses: shape (n,); inf or nan where the loss is.
         distance: |b - a|.
         tolerance: a bump up to this passes for monotone.
-        path_length: of the way that the optimizer took: the sum of the distances between successive
+        path_length: of the path of the optimizer: the sum of the distances between successive
             snapshots, a lower bound; nan without snapshots.
         gauss: the Gauss length of the line's curve in the space of outputs, with its error; nan where
-            the outputs cannot be had.
+            the outputs are not available.
         settings: what `interpolate` was called with, by name.
         notes: what to know before the numbers are believed, and why some are missing.
     """
@@ -102,7 +102,7 @@ def interpolate(
     tolerance: float | None = None,
     progress: bool = True,
 ) -> Interpolation:
-    """Losses on the straight line from `a` to `b`, and whether they fall all the way.
+    """Losses on the straight line from `a` to `b`, and whether they fall everywhere.
 
     From the initialisation of a run to its end the loss mostly does, "monotonic linear interpolation"
     (Goodfellow et al. 2015; Lucas et al. 2021). Between the ends of two runs the line shows a barrier:
@@ -159,9 +159,9 @@ def interpolate(
     if not np.isfinite(losses).all():
         count = int((~np.isfinite(losses)).sum())
         notes.append(f"{count} of {points} losses are not finite: the bump is inf")
-    way = math.nan
+    path_length = math.nan
     if snapshots is not None:
-        way = _way(surface, snapshots, start, end, notes)
+        path_length = _path_length(surface, snapshots, start, end, notes)
     gauss = _UNKNOWN
     if outputs is not False:
         made = _outputs(surface, line, alphas, outputs, progress)
@@ -174,7 +174,7 @@ def interpolate(
         losses=losses,
         distance=distance(start, end),
         tolerance=tolerance,
-        path_length=way,
+        path_length=path_length,
         gauss=gauss,
         settings={"points": points},
         notes=tuple(notes),
@@ -188,17 +188,17 @@ def _eps(surface: Surface) -> float:
     return torch.finfo(surface.dtype).eps
 
 
-def _way(
+def _path_length(
     surface: Surface,
     snapshots: Mapping[int, Checkpoint] | Sequence[Checkpoint],
     start: Tensor,
     end: Tensor,
     notes: list[str],
 ) -> float:
-    """The length of the way through `snapshots`."""
+    """The length of the path through `snapshots`."""
     each = list(snapshots.values()) if isinstance(snapshots, Mapping) else list(snapshots)
     if len(each) < 2:
-        notes.append(f"no length of the way: {len(each)} snapshots, and two at least are needed")
+        notes.append(f"no path length: {len(each)} snapshots, and two at least are needed")
         return math.nan
     total = 0.0
     first = before = vector_of(each[0], surface, evaluated=False)
@@ -209,7 +209,7 @@ def _way(
     # what is half as precise lies a little aside
     near = 1e-2 * distance(start, end)
     if distance(first, start) > near or distance(before, end) > near:
-        notes.append("the way does not lead from a to b: its first or last snapshot is another point")
+        notes.append("the snapshots do not lead from a to b: the first or the last is another point")
     return total
 
 

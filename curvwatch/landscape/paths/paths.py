@@ -244,7 +244,7 @@ def _check_ends(surface: Surface, ends: tuple[Tensor, Tensor]) -> None:
             loss = surface.loss(w)
             if not math.isfinite(loss):
                 raise CurvwatchError(
-                    f"the loss at {name} is {loss:g}: no barrier can be told from an end that is no "
+                    f"the loss at {name} is {loss:g}: a barrier is not defined for an end that is no "
                     "minimum"
                 )
 

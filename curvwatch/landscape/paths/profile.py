@@ -35,10 +35,10 @@ def profile(
         t, rising, and the losses, both of shape (n,), float64.
     """
     points = sorted(set(grid))
-    # nothing beside an end tells of a hill right next to it
+    # the grid alone would miss a hill right next to an end
     points += [(points[0] + points[1]) / 2, (points[-2] + points[-1]) / 2]
     points = sorted(set(points))
-    taken = progress_bar(points, "losses along the way", progress=show)
+    taken = progress_bar(points, "losses along the path", progress=show)
     values = {t: float(loss(t)) for t in taken}
     for i in range(refine):
         at = sorted(values)
@@ -52,7 +52,7 @@ def profile(
 
 
 def next_point(t: Sequence[float], losses: Sequence[float], *, widest: bool = False) -> float | None:
-    """Where the loss may be higher than anywhere yet; None where no further point would tell.
+    """Where the loss may be higher than anywhere yet; None where no further point would help.
 
     Args:
         t: rising.

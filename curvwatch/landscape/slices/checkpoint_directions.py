@@ -172,7 +172,7 @@ def principal_directions(
     Args:
         surface: what is looked at.
         checkpoints: three or more, in their order; each weighs the same, so they should be evenly
-            spaced: a note tells where they are far from it.
+            spaced: a note says where they are far from it.
         names: of each; None: their files' names, or numbers.
 
     Raises:

@@ -43,8 +43,8 @@ def eigenvectors(
         rtol: residual relative to the eigenvalue that Lanczos stops at; None: 1e-9 for up to 100
             weights, of which at most as many products are needed, else 1e-3. An eigenvector is off by
             about the residual over the gap to the next eigenvalue.
-        max_products: the most Hessian-vector products of each solve; what is not there by then is told
-            in the notes.
+        max_products: the most Hessian-vector products of each solve; the notes name
+            those that did not converge by then.
         seed: of the generator of the start vector.
 
     Raises:

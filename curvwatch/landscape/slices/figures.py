@@ -107,7 +107,7 @@ def _places(plane: PlaneLike) -> tuple[Figure, Axes, tuple[float, float, float, 
 
 
 def _levels(losses: np.ndarray) -> tuple[np.ndarray | None, Any]:
-    """Of contours, and the norm of their colours; None where there is nothing to tell apart."""
+    """Of contours, and the norm of their colours; None where all are equal, or none is finite."""
     from matplotlib.colors import LogNorm, Normalize
 
     finite = losses[np.isfinite(losses)]

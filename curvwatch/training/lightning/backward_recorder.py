@@ -26,7 +26,7 @@ class BackwardRecorder:
 
     Args:
         optimizer: whose loss is to be told.
-        optimizers: on loan while this hears.
+        optimizers: isolated while this records.
         until_step: leave `training_step` by a `StepReached` at the optimizer's first step.
         backward: also make the backward passes, for a step that looks at gradients.
         stepped: called with each optimizer that makes its first step.

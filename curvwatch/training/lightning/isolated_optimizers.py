@@ -1,4 +1,4 @@
-"""Optimizers and schedulers on loan: `training_step` may call them, and nothing happens to them."""
+"""Isolated optimizers and schedulers: `training_step` may call them without effect."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ParameterSlots:
     """Where in a module each weight is, so that what stands in for it can be found.
 
     Args:
-        module: with its own weights, not on loan.
+        module: with its own weights, not isolated.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -48,7 +48,7 @@ class ParameterSlots:
         if present is not None:
             value = value.clone().requires_grad_(present.requires_grad)
         for part, name in self._places.get(id(weight), ()):
-            part._parameters[name] = value  # type: ignore[assignment]  # a plain tensor, on loan
+            part._parameters[name] = value  # type: ignore[assignment]  # a plain tensor, while isolated
 
 
 class IsolatedOptimizers:
@@ -56,7 +56,7 @@ class IsolatedOptimizers:
 
     Args:
         trainer: in the midst of `fit`.
-        module: not on loan.
+        module: not isolated.
     """
 
     def __init__(self, trainer: pl.Trainer, module: nn.Module) -> None:
@@ -96,7 +96,7 @@ class IsolatedOptimizers:
                 _give(owner, cls, state)
 
     def refresh(self, optimizer: Optimizer) -> None:
-        """After `places` were changed: the lent `optimizer` has what is there now."""
+        """After `places` were changed: the isolated `optimizer` has what is there now."""
         for group, real in zip(optimizer.param_groups, vars(optimizer)["_real_groups"], strict=True):
             group["params"] = [self._stand_in(p) for p in real["params"]]
 
@@ -151,7 +151,7 @@ def _set_state(optimizer: Any, value: Any) -> None:
 
 @lru_cache(maxsize=64)
 def _lent_class(cls: Any) -> type:
-    """A class for optimizers of `cls` that are on loan."""
+    """A class for isolated optimizers of `cls`."""
     members = {"state": property(_state, _set_state), "__module__": cls.__module__}
     return types.new_class(cls.__name__, (cls,), exec_body=lambda namespace: namespace.update(members))
 

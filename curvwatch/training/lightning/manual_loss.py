@@ -121,8 +121,8 @@ class ManualOptimizationLoss(TrainingStepLoss):
         """The loss that is sent backward when `training_step` is called with `item`."""
         hearing = None
         try:
-            with self._second_loan() as loan:
-                loan.place({id(w): w for w in loan.weights})
+            with self._isolated_again() as isolated_module:
+                isolated_module.load({id(w): w for w in isolated_module.weights})
                 hearing = self._hearing(until_step=True)
                 with suppress(StepReached):
                     self._listen(item, hearing)
@@ -144,8 +144,10 @@ class ManualOptimizationLoss(TrainingStepLoss):
     def _batches_of_a_step(self, item: StepInput) -> int:
         """How many batches send losses backward between two steps; 1 where that does not show."""
         counts, count = [], 0
-        with suppress(Exception), self._second_loan() as loan:
-            loan.place({id(w): w.detach().clone().requires_grad_() for w in loan.weights})
+        with suppress(Exception), self._isolated_again() as isolated_module:
+            isolated_module.load(
+                {id(w): w.detach().clone().requires_grad_() for w in isolated_module.weights}
+            )
             for ahead in range(_LARGEST_GROUP):
                 hearing = self._hearing(until_step=False)
                 self._listen(_later(item, ahead), hearing)
@@ -158,12 +160,12 @@ class ManualOptimizationLoss(TrainingStepLoss):
         return max(1, counts[-1]) if counts else 1
 
     @contextmanager
-    def _second_loan(self) -> Iterator[IsolatedModule]:
-        """Lend the module, which is on loan, for one run: another may follow from the same state."""
-        with isolated(self._module) as loan:
-            flags = [(w, w.requires_grad, w.grad) for w in loan.weights]
+    def _isolated_again(self) -> Iterator[IsolatedModule]:
+        """Isolate the module once more, for one run: another may follow from the same state."""
+        with isolated(self._module) as isolated_module:
+            flags = [(w, w.requires_grad, w.grad) for w in isolated_module.weights]
             try:
-                yield loan
+                yield isolated_module
             finally:
                 for weight, flag, gradient in flags:
                     weight.requires_grad_(flag)
@@ -191,7 +193,7 @@ class ManualOptimizationLoss(TrainingStepLoss):
             progress.completed += counted  # put back with the silence
             return output
 
-        item = item._replace(batch=clone_batch(item.batch))
+        item = item._replace(data=clone_batch(item.data))
         with (
             self._silent(item, on_step=step, on_clear=hearing.clear),
             hearing.listening(self._trainer, self._module),

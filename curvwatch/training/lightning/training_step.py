@@ -47,7 +47,7 @@ class TrainingStepLoss:
 
     Args:
         trainer: in the midst of `fit`.
-        module: whose `training_step` is run; not on loan yet.
+        module: whose `training_step` is run; not isolated yet.
         loss_fn: `loss_fn(module, batch)` to use instead, for manual optimization.
     """
 
@@ -63,7 +63,7 @@ class TrainingStepLoss:
         """The loss, or whatever `training_step` returned instead."""
         with self._silent(item, on_step=_run_closure, on_clear=_clear):
             if self._loss_fn is not None:
-                return self._loss_fn(self._module, item.batch)
+                return self._loss_fn(self._module, item.data)
             return self._training_step(item)
 
     def instead(self, function: Callable[[Any], Any]) -> Callable[[StepInput], Any]:
@@ -71,7 +71,7 @@ class TrainingStepLoss:
 
         def loss(item: StepInput) -> Any:
             with self._silent(item, on_step=_run_closure, on_clear=_clear):
-                return function(item.batch)
+                return function(item.data)
 
         return loss
 
@@ -99,10 +99,10 @@ class TrainingStepLoss:
         # private (2.2 to 2.6): the fetcher holds the iterator, where training_step takes one
         iterator = getattr(self._trainer.fit_loop._data_fetcher, "iterator_wrapper", None)
         if iterator is not None:
-            return [ReplayIterator(item.batch, self._module, iterator)]
+            return [ReplayIterator(item.data, self._module, iterator)]
         # whether training_step takes a batch_idx is found out there (read in 2.2 to 2.6)
         loop = self._trainer.fit_loop.epoch_loop
-        return list(loop._build_kwargs(OrderedDict(), item.batch, item.batch_idx).values())
+        return list(loop._build_kwargs(OrderedDict(), item.data, item.batch_idx).values())
 
 
 def _run_closure(_: Optimizer, closure: Callable[[], Any] | None, __: bool) -> Any:
@@ -131,7 +131,7 @@ def _silence(trainer: pl.Trainer, module: pl.LightningModule, item: StepInput) -
     completed = progress.completed
     silent = type(results)(training=True)
     # `self.log` reads the batch size from it
-    silent.batch = item.batch[0].batch if isinstance(item.batch, Fetched) and item.batch else item.batch
+    silent.batch = item.data[0].batch if isinstance(item.data, Fetched) and item.data else item.data
     try:
         loop._results = silent
         connector.__dict__ = {
@@ -140,7 +140,7 @@ def _silence(trainer: pl.Trainer, module: pl.LightningModule, item: StepInput) -
         if item.global_step is not None:
             progress.completed = item.global_step
         vars(trainer)["save_checkpoint"] = _save_nothing  # it would save a reading's weights
-        module._current_fx_name = "training_step"  # the module is on loan: restored with it
+        module._current_fx_name = "training_step"  # the module is isolated: restored with it
         with silent_loggers(trainer):
             yield
     finally:

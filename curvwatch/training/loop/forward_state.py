@@ -65,20 +65,20 @@ class ForwardStateRecorder:
 class _ForwardHook:
     """Reports a forward pass to `ForwardStateRecorder`; on a copy of the model it does nothing."""
 
-    def __init__(self, beginnings: ForwardStateRecorder | None = None) -> None:
+    def __init__(self, recorder: ForwardStateRecorder | None = None) -> None:
         # weak: what hangs on a module is taken for a part of it
-        self._beginnings = None if beginnings is None else weakref.ref(beginnings)
+        self._recorder = None if recorder is None else weakref.ref(recorder)
 
     def __call__(self, module: nn.Module, args: Any) -> None:
         # inside a compiled function there is nothing to keep: a trace has no state
         if torch.compiler.is_compiling():
             return
         # a validation is no part of a step
-        if self._beginnings is None or not (module.training or torch.is_grad_enabled()):
+        if self._recorder is None or not (module.training or torch.is_grad_enabled()):
             return
-        beginnings = self._beginnings()
-        if beginnings is not None:
-            beginnings.see()
+        recorder = self._recorder()
+        if recorder is not None:
+            recorder.see()
 
     def __reduce__(self) -> tuple[type[_ForwardHook], tuple[()]]:
         return _ForwardHook, ()

@@ -13,8 +13,8 @@ from torch.optim import Optimizer
 from curvwatch.errors import CurvwatchError
 from curvwatch.objective import Products
 from curvwatch.objective.processes import Processes, is_sharded
-from curvwatch.stability.unsupported import unwrap
-from curvwatch.training.loop.wrappers import ddp_inside, take_off_inside, without_wrappers
+from curvwatch.stability.unsupported import unwrap as unwrap_optimizer
+from curvwatch.training.loop.wrappers import ddp_inside, unwrap, unwrap_children
 from curvwatch.training.run import StepInput, TrainingRun
 from curvwatch.training.steps import FinishedStep
 
@@ -61,7 +61,7 @@ class LoopRun(TrainingRun):
         group = None if ddp is None else ddp.process_group
         spread = ddp is not None or any(map(is_sharded, model.parameters()))
         super().__init__(
-            without_wrappers(model),
+            unwrap(model),
             optimizers,
             processes=Processes.of_group(group) if spread else Processes(),
             hvp=hvp,
@@ -107,8 +107,10 @@ class LoopRun(TrainingRun):
             "a loop of your own saves its own checkpoints: on_alert takes a function that does"
         )
 
-    def training_loss(self, loss: Tensor, *, read_now: bool) -> Tensor | None:
-        """`loss` averaged over processes; None where a look at it would make the host wait."""
+    def training_loss(self, loss: Tensor | None, *, read_now: bool) -> Tensor | None:
+        """`loss` averaged over processes; None where reading it would make the host wait."""
+        if loss is None:
+            return None
         if self.processes.size == 1:
             return loss.detach() if read_now or loss.device.type == "cpu" else None
         return self.processes.mean(loss.detach().float()) if read_now else None
@@ -122,8 +124,8 @@ class _Loss:
         self._function = function
 
     def __call__(self, item: StepInput) -> Any:
-        take_off_inside(self._module)
-        return self._function(item.batch)
+        unwrap_children(self._module)
+        return self._function(item.data)
 
     def instead(self, function: Callable[[Any], Any]) -> _Loss:
         """Another function of the batch alone."""
@@ -145,8 +147,8 @@ def check_optimizers(model: nn.Module, optimizer: Optimizer | Sequence[Optimizer
     bare = []
     for one in given:
         inner = one
-        while unwrap(inner) is not inner:
-            inner = unwrap(inner)
+        while unwrap_optimizer(inner) is not inner:
+            inner = unwrap_optimizer(inner)
         if not isinstance(inner, Optimizer):
             raise ValueError(
                 f"optimizer={type(one).__name__}: a torch.optim.Optimizer, or a list of them, is needed"

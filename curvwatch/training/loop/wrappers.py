@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 
-def without_wrappers(module: nn.Module) -> nn.Module:
+def unwrap(module: nn.Module) -> nn.Module:
     """`module` without DDP and torch.compile around it."""
     while True:
         if isinstance(module, (DistributedDataParallel, DataParallel)):
@@ -23,7 +23,7 @@ def without_wrappers(module: nn.Module) -> nn.Module:
             return module
 
 
-def called_module(module: nn.Module) -> nn.Module:
+def forward_module(module: nn.Module) -> nn.Module:
     """The module whose call is the forward pass proper: below Fabric's wrapper and DDP.
 
     DDP sends buffers around before it. torch.compile stays, for it would trace a hook further in.
@@ -42,15 +42,15 @@ def ddp_inside(module: nn.Module) -> DistributedDataParallel | None:
     return next((m for m in module.modules() if isinstance(m, DistributedDataParallel)), None)
 
 
-def take_off_inside(module: nn.Module) -> None:
-    """Take the wrappers off the children of `module`, in place: for a module on loan."""
+def unwrap_children(module: nn.Module) -> None:
+    """Take the wrappers off the children of `module`, in place: of an isolated module."""
     for parent in list(module.modules()):
         if _is_fabric(parent):
             # it demands fabric.backward, which a reading has no use for (2.2 to 2.6)
             vars(parent)["_register_backward_hook"] = _unchanged
         for name, child in parent._modules.items():
             if child is not None:
-                parent._modules[name] = without_wrappers(child)
+                parent._modules[name] = unwrap(child)
 
 
 def _is_fabric(module: nn.Module) -> bool:

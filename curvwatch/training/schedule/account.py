@@ -51,10 +51,10 @@ class BudgetAccount:
         """A step without a reading took so long."""
         self._laps.append(seconds)
 
-    def look(self, step: int, agreed: Callable[[Sequence[float]], list[float]]) -> None:
+    def update(self, step: int, agreed: Callable[[Sequence[float]], list[float]]) -> None:
         """Let the budget decide anew at `step`, where it wants to; `agreed` averages over processes."""
         if self.budget.updates_at(step):
-            self.budget.look(step, self._passed(step, agreed))
+            self.budget.update(step, self._passed(step, agreed))
             self.forget(step)
 
     def begin(self, kind: str | None) -> None:

@@ -127,7 +127,7 @@ class Budget:
         self._spacing = _LOOK  # of looks
 
     def updates_at(self, step: int) -> bool:
-        """Whether `look` is to be called at optimizer step `step`."""
+        """Whether `update` is to be called at optimizer step `step`."""
         return step % self._spacing == 0 or step in _EARLY
 
     def due(self, kind: str, step: int) -> bool:
@@ -148,7 +148,7 @@ class Budget:
         there_is = self._account + self._share * self._warm_up_left - spent
         return kind in costs and there_is >= costs[kind]
 
-    def look(self, step: int, passed: Interval) -> None:
+    def update(self, step: int, passed: Interval) -> None:
         """Learn from what passed since the last look, and decide until the next.
 
         Args:

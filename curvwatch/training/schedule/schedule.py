@@ -51,19 +51,19 @@ class Schedule:
         if all(stages.values()):
             shares = {False: 1.0 - _SHARE_OF_DEAR, True: _SHARE_OF_DEAR}
         # whether its measures are dear
-        self._purses = {
-            dear: BudgetAccount(budget * shares[dear], [_kind(s, dear) for s in of_purse], self.clock)
-            for dear, of_purse in stages.items()
-            if of_purse
+        self._accounts = {
+            dear: BudgetAccount(budget * shares[dear], [_group_key(s, dear) for s in kinds], self.clock)
+            for dear, kinds in stages.items()
+            if kinds
         }
         self._processes = Processes()
         self._step: int | None = None
-        self._hurried: frozenset[str] = frozenset()
+        self._prioritized: frozenset[str] = frozenset()
 
     @property
     def budget(self) -> Budget | None:
         """Of the measures that are not dear, else of those that are; None: all cadences are fixed."""
-        return next((purse.budget for purse in self._purses.values()), None)
+        return next((account.budget for account in self._accounts.values()), None)
 
     def start(self, processes: Processes) -> None:
         """Training begins: all `processes` will decide alike."""
@@ -75,11 +75,11 @@ class Schedule:
 
         Measures whose cadence is fixed keep it.
         """
-        self._hurried = frozenset(names)
+        self._prioritized = frozenset(names)
 
     def due(self, stage: Stage, step: int) -> list[Measure]:
         """The measures of `stage` that are due at optimizer step `step`: asked at each step."""
-        if self._purses and step != self._step:
+        if self._accounts and step != self._step:
             self._next_step(step)
         return [
             measure
@@ -87,7 +87,7 @@ class Schedule:
             if measure.stage == stage and (step % fixed == 0 if fixed else self._is_due(measure, step))
         ]
 
-    def parts(self, measures: Sequence[Measure]) -> list[list[Measure]]:
+    def groups(self, measures: Sequence[Measure]) -> list[list[Measure]]:
         """`measures`, of one stage, as they are to be read and timed: the dear ones after the others.
 
         Together where no two budgets pay them: they share a gradient then.
@@ -97,42 +97,42 @@ class Schedule:
         return [[m for m in measures if m.expensive == dear] for dear in (False, True)]
 
     def _is_due(self, measure: Measure, step: int) -> bool:
-        purse, kind = self._purses[measure.expensive], _kind(measure.stage, measure.expensive)
-        if purse.budget.due(kind, step):
+        account, kind = self._accounts[measure.expensive], _group_key(measure.stage, measure.expensive)
+        if account.budget.due(kind, step):
             return True
-        return measure.name in self._hurried and purse.budget.can_afford(kind, purse.counts)
+        return measure.name in self._prioritized and account.budget.can_afford(kind, account.counts)
 
     def _next_step(self, step: int) -> None:
         self._step = step
         lap = self.clock.lap()
-        for purse in self._purses.values():
+        for account in self._accounts.values():
             if lap is not None:
-                purse.lap(lap)
-            purse.look(step, self._processes.mean_of)
+                account.lap(lap)
+            account.update(step, self._processes.mean_of)
 
     @contextmanager
     def timed(self, measures: Sequence[Measure]) -> Iterator[list[float]]:
-        """Time a reading of `measures`, of one stage and one of its `parts`.
+        """Time a reading of `measures`, of one stage and one of its `groups`.
 
         The list then has its seconds and the share that all readings took so far, averaged over
         processes.
         """
         kept = [m for m, fixed in self._measures if fixed is None and m in measures]
-        kind = _kind(kept[0].stage, kept[0].expensive) if kept else None
-        for purse in self._purses.values():
-            purse.begin(kind)
+        kind = _group_key(kept[0].stage, kept[0].expensive) if kept else None
+        for account in self._accounts.values():
+            account.begin(kind)
         begin = self.clock.now()
         taken: list[float] = []
         yield taken
         taken += self._processes.mean_of([self.clock.now() - begin, self.clock.share])
-        for purse in self._purses.values():
-            purse.end(kind, taken[0])
+        for account in self._accounts.values():
+            account.end(kind, taken[0])
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint: a resumed run goes on alike."""
         saved = {
-            dear: {"budget": purse.budget.state_dict(), "interval": purse.interval()}
-            for dear, purse in self._purses.items()
+            dear: {"budget": account.budget.state_dict(), "interval": account.interval()}
+            for dear, account in self._accounts.items()
         }
         nothing = {"budget": None, "interval": None}
         return {"clock": self.clock.state_dict(), **saved.get(False, nothing), "dear": saved.get(True)}
@@ -141,13 +141,13 @@ class Schedule:
         """Go on from `state_dict()`."""
         self.clock.load_state_dict(state["clock"])
         self._step = None
-        for dear, purse in self._purses.items():
-            purse.forget(None)
+        for dear, account in self._accounts.items():
+            account.forget(None)
             saved = state.get("dear") if dear else state
             if saved is not None and saved["budget"] is not None:
-                purse.load(saved["budget"], saved["interval"])
+                account.load(saved["budget"], saved["interval"])
 
 
-def _kind(stage: str, dear: bool) -> str:
+def _group_key(stage: str, dear: bool) -> str:
     """What is read together, and has a cadence of its own."""
     return f"{stage}, dear" if dear else stage

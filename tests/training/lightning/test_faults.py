@@ -99,7 +99,7 @@ class FragileGeometry(StepGeometry):
 
 # functions of the package, as places
 INSIDE = {
-    "solver": "curvwatch.measures.sharpness.lanczos",
+    "solver": "curvwatch.measures.matrices.lanczos",
     "batch": "curvwatch.training.plan.clone_batch",
     "probe": "curvwatch.training.probe.clone_batch",
     "memory": "curvwatch.training.plan.ModuleState.of",

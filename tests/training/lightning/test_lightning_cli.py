@@ -133,9 +133,9 @@ def test_yaml(fitted: Fitted, tmp_path: Path) -> None:
     assert isinstance(sharpness, Sharpness)
     assert isinstance(geometry, StepGeometry)
     assert sharpness.rtol == 1e-4
-    assert monitor._probe_source == "current"
-    assert monitor._rules == (Rule("sharp", "curvature/sharpness", 500.0, 2, "too sharp"),)
-    assert monitor._actions == ("stop",)
+    assert monitor._session._probe_source == "current"
+    assert monitor._session._rules == (Rule("sharp", "curvature/sharpness", 500.0, 2, "too sharp"),)
+    assert monitor._session._actions == ("stop",)
     assert monitor.history["curvature/sharpness"].steps.tolist() == [0, 3]
     assert monitor.history["step/stability_ratio"].steps.tolist() == [0, 2, 4]
 
@@ -157,8 +157,12 @@ def test_the_configuration_that_the_cli_saves_makes_the_same_run(
     saved = tmp_path / "config.yaml"
     assert "Unable to serialize" not in saved.read_text()
     again = fitted("--config", str(saved))
-    assert again._rules == first._rules == (first._rules if text is YAML else DEFAULT_RULES)
-    assert again._actions == first._actions
+    assert (
+        again._session._rules
+        == first._session._rules
+        == (first._session._rules if text is YAML else DEFAULT_RULES)
+    )
+    assert again._session._actions == first._session._actions
     assert [vars(m) for m in again.measures] == [vars(m) for m in first.measures]
     name = "curvature/sharpness"
     assert again.history[name].steps.tolist() == first.history[name].steps.tolist()

@@ -19,15 +19,15 @@ import curvwatch
 from curvwatch import CurvatureMonitor, Watch
 from curvwatch.measures import DEFAULT_MEASURES, MEASURES
 from curvwatch.measures.presets import PRESETS
-from curvwatch.objective.outputs.forward_recorder import ForwardWatch
-from curvwatch.objective.outputs.loss_calls import LossWatch
+from curvwatch.objective.outputs.forward_recorder import ForwardRecorder
+from curvwatch.objective.outputs.loss_calls import LossCallRecorder
 from curvwatch.objective.outputs.output_graph import OutputGraphs
 from tests.support.modules import Classifier, batches, fit, mlp
 
 STEPS = 5
 FURTHER = [m for m in MEASURES.values() if m not in DEFAULT_MEASURES]
 # what further measures watch a forward pass by
-WATCHES = [ForwardWatch, LossWatch, OutputGraphs]
+WATCHES = [ForwardRecorder, LossCallRecorder, OutputGraphs]
 PASSES: Counter[str] = Counter()
 PACKAGE = Path(curvwatch.__file__).parent
 
@@ -97,7 +97,7 @@ def test_a_run_with_the_default_measures_touches_no_other() -> None:
         fit(Looks(), monitor, data=batches(4 * STEPS))
         assert {type(m) for m in monitor.measures} == set(DEFAULT_MEASURES)
         assert monitor.history["curvature/sharpness"].values[0] > 0
-        assert set(monitor._reader.state_dict()) <= {m.name for m in DEFAULT_MEASURES}
+        assert set(monitor._session.reader.state_dict()) <= {m.name for m in DEFAULT_MEASURES}
     assert PASSES["forwards"] > 4 * STEPS  # it looked during readings, too
     assert PASSES["hooks"] == 0
 

@@ -84,7 +84,7 @@ def test_sharded_weights(seen: Any) -> None:
     for process in seen["sharded"]:
         differences, compared = process["told"]
         assert "central differences" in differences
-        assert "the would-be steps of compared optimizers are not made" in compared
+        assert "the shadow steps of compared optimizers are not made" in compared
         assert set(process["notes"]) == {"there is no would-be step of momentum, clipped_adam"}
         for name in ("curvature/sharpness", "curvature/stability_ratio", "step/stability_ratio"):
             values = watch.history[name].values

@@ -35,7 +35,7 @@ class WithDear(Process):
         self.time += self.step(t)
         with schedule.clock.reading():
             for stage, measures in due.items():
-                for part in schedule.parts(measures):
+                for part in schedule.groups(measures):
                     read = self.dear_read if part[0].expensive else self.read[stage]
                     read.append(t)
                     with schedule.timed(part):
@@ -60,7 +60,7 @@ def test_without_dear_measures_all_is_as_it_was() -> None:
     run = simulated(3000, step=lambda t: STEP, landscape=lambda t: CHEAP, geometry=lambda t: CHEAP)
     assert run.schedule.budget is not None
     assert list(run.schedule.budget.every_n_steps) == ["landscape", "step"]
-    assert run.schedule.parts(run.schedule.due("landscape", 3000)) in (
+    assert run.schedule.groups(run.schedule.due("landscape", 3000)) in (
         [],
         [[run.schedule._measures[0][0]]],
     )
@@ -72,7 +72,7 @@ def test_a_fixed_cadence_reads_all_together(every_n_steps: int | None) -> None:
     measures = [TopEigenvalues(k=2), Sharpness()]
     schedule = Schedule(measures, every_n_steps=every_n_steps, budget=0.05)
     expected = [[measures[1]], [measures[0]]] if every_n_steps is None else [measures]
-    assert schedule.parts(measures) == expected
+    assert schedule.groups(measures) == expected
 
 
 def test_costs_are_those_of_both_parts() -> None:
