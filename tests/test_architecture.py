@@ -16,8 +16,8 @@ FIGURE = re.search(r"```mermaid\n(.*?)```", PAGE, re.DOTALL)[1]
 CODE = set(re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", PAGE, flags=re.DOTALL)))
 # files that a recipe tells to write
 NEW = {"negative_curvature.py", "test_negative_curvature.py", "x.py", "test_x.py"}
-# classes of recipes and of other packages
-OTHERS = {"Trainer", "Adam", "NegativeCurvature", "MyOptimizer"}
+# classes of recipes and of other packages, and a word of Python
+OTHERS = {"Trainer", "Adam", "NegativeCurvature", "MyOptimizer", "True"}
 CAMEL = re.compile(r"\b[A-Z]\w*[a-z]\w*\b")
 
 
