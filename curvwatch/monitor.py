@@ -319,7 +319,7 @@ class CurvatureMonitor(CallbackBase):
         session.shadows.start(run.optimizers, run.suffixes, session.schedule.clock)
         return StepWatch(
             run.optimizers,
-            faults=session.errors,
+            errors=session.errors,
             clips_by_value=run.clips_by_value,
             shadows=session.shadows,
             keeps_used=any(m.needs_used for m in self.measures),

@@ -154,9 +154,9 @@ class Watch:
             self._forward_states = ForwardStateRecorder(
                 run, forward_module(model), self._before_the_step
             )
-            self._gradients = StepGradients(run.optimizers, faults=session.errors)
+            self._gradients = StepGradients(run.optimizers, errors=session.errors)
             session.shadows.start(run.optimizers, run.suffixes, session.schedule.clock)
-            self._steps = StepWatch(run.optimizers, faults=session.errors, shadows=session.shadows)
+            self._steps = StepWatch(run.optimizers, errors=session.errors, shadows=session.shadows)
             self._run = run
             self._open = True
             session.schedule.start(run.processes)

@@ -267,8 +267,8 @@ def _samples(
     feed = batch_transfer_of(module, device) or partial(moved, device=device)
     own = generators_of(batches)
     states = [g.get_state() for g in own]
-    with isolated(module) as loan:
-        loan.place({}, random=_random_state(module, seed))
+    with isolated(module) as isolated_module:
+        isolated_module.load({}, random=_random_state(module, seed))
         try:
             fed = [feed(batch) for batch in islice(batches, max_batches)]
         finally:

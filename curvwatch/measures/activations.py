@@ -163,7 +163,7 @@ class _Counter(TorchFunctionMode):
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Count from here on; torch's global hooks, for those of a module on loan are put back."""
+        """Count from here on; torch's global hooks, for those of an isolated module are put back."""
 
         def enter(module: nn.Module, _: Any) -> None:
             self._inside.append(self._names.get(id(module), self._inside[-1]))

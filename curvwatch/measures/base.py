@@ -51,7 +51,7 @@ class Landscape:
     """What a landscape measure may use: the loss on the probe at w(t), and the optimizer.
 
     Attributes:
-        objective: the loss on the probe, on loan.
+        objective: the loss on the probe, of the isolated module.
         learning_rates: of each parameter of the objective, in force at this step.
         law: the optimizer's law of stability, for the same parameters.
         memory: the measure's own, kept from reading to reading and in checkpoints: tensors and plain

@@ -20,7 +20,7 @@ from curvwatch.objective.loss_checks import (
     named_where_missing,
     refuse_once_differentiable,
 )
-from curvwatch.objective.outputs.forward_recorder import ForwardWatch
+from curvwatch.objective.outputs.forward_recorder import ForwardRecorder
 from curvwatch.objective.outputs.output_graph import derivatives
 from curvwatch.objective.samples import RecordedBatch
 
@@ -113,7 +113,7 @@ def by_derivatives(objective: OpenObjective, layers: Layers, directions: WeightD
         sizes[name] = _square(y) + sizes.get(name, 0.0)
         seen.setdefault(name, []).append(_place(y))
 
-    watch = ForwardWatch(objective.module, layers, see)
+    watch = ForwardRecorder(objective.module, layers, see)
 
     def of_graph(sample: RecordedBatch, loss: Tensor, leaves: list[Tensor]) -> Tensor:
         refuse_detached(loss)
@@ -186,7 +186,7 @@ class _Moving:
         self._wanted: str | None = None
         self._seen: list[Tensor] = []
         self._sizes: dict[str, Tensor] | None = None
-        self._watch = ForwardWatch(objective.module, layers, self._see)
+        self._watch = ForwardRecorder(objective.module, layers, self._see)
 
     def squares(self, v: Tensor, distance: float, layer: str | None, *, halved: bool = False) -> Tensor:
         """|dy|^2 of `layer`, 0 for None, and |dz|^2, by derivatives along `v`: shape (2, 2).
@@ -294,7 +294,7 @@ def _place(y: Tensor) -> Tensor:
         return cast(Tensor, _Place.apply(y))  # type: ignore[no-untyped-call]
 
 
-def _watched(objective: OpenObjective, watch: ForwardWatch) -> Callable[[Any], Any]:
+def _watched(objective: OpenObjective, watch: ForwardRecorder) -> Callable[[Any], Any]:
     loss_fn = objective.loss_fn
 
     def watched(batch: Any) -> Any:

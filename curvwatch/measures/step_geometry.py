@@ -163,7 +163,7 @@ uphill, or along negative curvature |
             doubt = _ROUGH.format(curvature, error)
             of_curvature = (*_OF_CURVATURE, *(c.metrics[0] for c in self.compare))
             return Reading(values, notes, doubtful=of_curvature, doubts=(doubt,))
-        across, along = (0.0, 1.0) if step.gradient is None else layout.compared(g, step.gradient)
+        across, along = (0.0, 1.0) if step.gradient is None else layout.deviation(g, step.gradient)
         if across > _REPEATABLE:
             return Reading(values, notes, doubtful=self.metrics, doubts=(_OTHER_LOSS.format(across),))
         if abs(along - 1.0) > _REPEATABLE:

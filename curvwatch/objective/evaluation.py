@@ -34,7 +34,7 @@ class EvaluationInputs:
     """What is evaluated.
 
     Attributes:
-        module: on loan.
+        module: isolated.
         loss_fn: from a sample's batch to a scalar loss.
         samples: the batches.
         params: the weights that are moved.
@@ -129,28 +129,28 @@ def without_graphs() -> CurvwatchError:
     )
 
 
-def place(
-    loan: IsolatedModule,
-    setting: EvaluationInputs,
+def load_inputs(
+    isolated_module: IsolatedModule,
+    inputs: EvaluationInputs,
     sample: RecordedBatch,
     substitutes: Mapping[int, Tensor],
 ) -> None:
-    """Put weights, and what else the loss of `sample` depends on, into the lent module."""
-    loan.place(
+    """Put weights, and what else the loss of `sample` depends on, into the isolated module."""
+    isolated_module.load(
         substitutes,
         memory=sample.memory,
-        train=setting.train,
-        random=sample.random or setting.random,
+        train=inputs.train,
+        random=sample.random or inputs.random,
     )
 
 
 def weighted_loss(
-    setting: EvaluationInputs, sample: RecordedBatch, *, loss_fn: Callable[[Any], Any] | None = None
+    inputs: EvaluationInputs, sample: RecordedBatch, *, loss_fn: Callable[[Any], Any] | None = None
 ) -> Tensor:
     """The loss of `sample` times its weight, shape (); by another `loss_fn` where one is given."""
     with torch.inference_mode(False), torch.enable_grad():
-        loss = scalar_loss((loss_fn or setting.loss_fn)(clone_batch(sample.batch)))
-    return loss.to(device=setting.layout.device, dtype=setting.layout.dtype) * sample.weight
+        loss = scalar_loss((loss_fn or inputs.loss_fn)(clone_batch(sample.batch)))
+    return loss.to(device=inputs.layout.device, dtype=inputs.layout.dtype) * sample.weight
 
 
 def refuse_detached(loss: Tensor) -> None:

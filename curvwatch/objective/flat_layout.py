@@ -116,7 +116,7 @@ class Layout:
             summed_over_processes(local_dot(a, b if self._shares is None else b * self._shares))
         )
 
-    def compared(self, g: Tensor, made: Tensor) -> tuple[float, float]:
+    def deviation(self, g: Tensor, made: Tensor) -> tuple[float, float]:
         """How far `made` is off the line of `g`, relative to its length, and its part along `g`.
 
         Where one of them is zero or not finite there is nothing to compare: (0, 1).

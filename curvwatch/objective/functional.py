@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from curvwatch.errors import CurvwatchError
-from curvwatch.objective.evaluation import EvaluationInputs, place, refuse_detached, weighted_loss
+from curvwatch.objective.evaluation import EvaluationInputs, load_inputs, refuse_detached, weighted_loss
 from curvwatch.objective.isolation.isolate import IsolatedModule
 from curvwatch.objective.loss_checks import named_where_missing, refuse_once_differentiable
 from curvwatch.objective.samples import DrawsOfWhole, RecordedBatch
@@ -23,8 +23,8 @@ class FunctionalEvaluation:
     """Weights are replaced by leaves, so hooks on the real ones do not fire.
 
     Args:
-        setting: what is evaluated.
-        loan: of its module.
+        inputs: what is evaluated.
+        isolated_module: of its module.
 
     Attributes:
         drew: whether a loss drew random numbers of torch.
@@ -33,28 +33,28 @@ class FunctionalEvaluation:
     is_averaged = False
     supports_graphs = True
 
-    def __init__(self, setting: EvaluationInputs, loan: IsolatedModule) -> None:
+    def __init__(self, inputs: EvaluationInputs, isolated_module: IsolatedModule) -> None:
         self.drew = False
-        self._setting = setting
-        self._loan = loan
+        self._inputs = inputs
+        self._isolated_module = isolated_module
         self._placed: list[Tensor] | None = None
 
     @property
     def weights(self) -> Sequence[Tensor]:
         """The weights that are differentiated by."""
-        return self._setting.params
+        return self._inputs.params
 
     def losses(self, displacement: Tensor | None) -> Iterator[Tensor]:
         """The loss of each sample, shape ()."""
         leaves = self._leaves(displacement)
-        for sample in self._setting.samples:
+        for sample in self._inputs.samples:
             # with gradients on: training_step may take some itself (a penalty on them, a PINN)
             yield self._loss(sample, leaves).detach()
 
     def gradients(self, displacement: Tensor | None) -> Iterator[Tensor]:
         """Gradient and loss, joined in one vector of shape (size + 1,), of each sample."""
         leaves = self._leaves(displacement)
-        for sample in self._setting.samples:
+        for sample in self._inputs.samples:
             yield self._gradient(sample, leaves)
 
     def map_graphs(
@@ -68,7 +68,7 @@ class FunctionalEvaluation:
             CurvwatchError: a function in a graph is marked `once_differentiable`.
         """
         leaves = self._leaves(None)
-        for sample in self._setting.samples if samples is None else samples:
+        for sample in self._inputs.samples if samples is None else samples:
             # no variable may hold the graph while the next one is made
             yield compute(self._graph(sample, leaves))
 
@@ -95,7 +95,7 @@ class FunctionalEvaluation:
 
     def product(self, graph: GradientGraph, v: Tensor) -> Tensor:
         """The Hessian of `graph` times `v`, shape (size,)."""
-        layout = self._setting.layout
+        layout = self._inputs.layout
         self.restore_weights(graph.sample, graph.leaves)
         pairs = [
             (g, part)
@@ -113,11 +113,11 @@ class FunctionalEvaluation:
 
     def gradient_and_loss(self, graph: GradientGraph) -> Tensor:
         """Gradient and loss of `graph` in one vector of shape (size + 1,)."""
-        return self._setting.layout.flatten(graph.gradient, and_scalar=graph.loss)
+        return self._inputs.layout.flatten(graph.gradient, and_scalar=graph.loss)
 
     def _gradient(self, sample: RecordedBatch, leaves: list[Tensor]) -> Tensor:
         loss = self._loss(sample, leaves)
-        return self._setting.layout.flatten(_differentiated(loss, leaves), and_scalar=loss)
+        return self._inputs.layout.flatten(_differentiated(loss, leaves), and_scalar=loss)
 
     def _graph(self, sample: RecordedBatch, leaves: list[Tensor]) -> GradientGraph:
         loss = self._loss(sample, leaves)
@@ -127,19 +127,19 @@ class FunctionalEvaluation:
 
     def _leaves(self, displacement: Tensor | None) -> list[Tensor]:
         # copies: training_step may write to a weight
-        base = [self._setting.weights.get(id(p), p).detach() for p in self._setting.params]
+        base = [self._inputs.weights.get(id(p), p).detach() for p in self._inputs.params]
         if displacement is None:
             return [w.clone().requires_grad_() for w in base]
-        parts = self._setting.layout.split(displacement)
+        parts = self._inputs.layout.split(displacement)
         return [(w + d).requires_grad_() for w, d in zip(base, parts, strict=True)]
 
     def _place(self, sample: RecordedBatch, leaves: list[Tensor]) -> None:
-        setting = self._setting
-        substitutes = {id(p): leaf for p, leaf in zip(setting.params, leaves, strict=True)}
-        for key, weight in setting.weights.items():
+        inputs = self._inputs
+        substitutes = {id(p): leaf for p, leaf in zip(inputs.params, leaves, strict=True)}
+        for key, weight in inputs.weights.items():
             if key not in substitutes:  # a copy: training_step may write to it
                 substitutes[key] = weight.clone()
-        place(self._loan, setting, sample, substitutes)
+        load_inputs(self._isolated_module, inputs, sample, substitutes)
         self._placed = leaves
 
     def _loss(
@@ -151,7 +151,7 @@ class FunctionalEvaluation:
         self._place(sample, leaves)
         before = torch.get_rng_state(), _cuda_state(leaves)
         with DrawsOfWhole(sample.rows) if sample.rows else nullcontext():
-            loss = weighted_loss(self._setting, sample, loss_fn=loss_fn)
+            loss = weighted_loss(self._inputs, sample, loss_fn=loss_fn)
         after = torch.get_rng_state(), _cuda_state(leaves)
         self.drew |= not all(map(torch.equal, before, after))
         return loss

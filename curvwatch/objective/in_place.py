@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from curvwatch.objective.evaluation import (
     EvaluationInputs,
     Graph,
-    place,
+    load_inputs,
     refuse_detached,
     weighted_loss,
     without_graphs,
@@ -34,35 +34,35 @@ class InPlaceEvaluation:
     supports_graphs = False
     drew = False
 
-    def __init__(self, setting: EvaluationInputs, loan: IsolatedModule) -> None:
-        self._setting = setting
-        self._loan = loan
-        params = setting.params
-        self._base = [setting.weights.get(id(p), local(p.detach())).clone() for p in params]
+    def __init__(self, inputs: EvaluationInputs, isolated_module: IsolatedModule) -> None:
+        self._inputs = inputs
+        self._isolated_module = isolated_module
+        params = inputs.params
+        self._base = [inputs.weights.get(id(p), local(p.detach())).clone() for p in params]
 
     @property
     def weights(self) -> Sequence[Tensor]:
         """The weights that are differentiated by."""
-        return self._setting.params
+        return self._inputs.params
 
     def losses(self, displacement: Tensor | None) -> Iterator[Tensor]:
         """The loss of each sample, shape ()."""
         self._move(displacement)
-        for sample in self._setting.samples:
+        for sample in self._inputs.samples:
             yield self._loss(sample).detach()
-            _reshard(self._setting.module)
+            _reshard(self._inputs.module)
 
     def gradients(self, displacement: Tensor | None) -> Iterator[Tensor]:
         """Gradient and loss, joined in one vector of shape (size + 1,), of each sample."""
         self._move(displacement)
-        for sample in self._setting.samples:
-            for weight in self._loan.weights:
+        for sample in self._inputs.samples:
+            for weight in self._isolated_module.weights:
                 weight.grad = None
             loss = self._loss(sample)
             loss.backward()
-            _reshard(self._setting.module)
-            grads = [p.grad for p in self._setting.params]
-            yield self._setting.layout.flatten(grads, and_scalar=loss)
+            _reshard(self._inputs.module)
+            grads = [p.grad for p in self._inputs.params]
+            yield self._inputs.layout.flatten(grads, and_scalar=loss)
 
     def map_losses(
         self,
@@ -75,8 +75,8 @@ class InPlaceEvaluation:
         """What `compute` makes of each sample, its loss with its graph, and the weights of that."""
         self._move(displacement)
         for sample in samples:
-            yield compute(sample, self._loss(sample, loss_fn), list(self._setting.params))
-            _reshard(self._setting.module)
+            yield compute(sample, self._loss(sample, loss_fn), list(self._inputs.params))
+            _reshard(self._inputs.module)
 
     def map_graphs(
         self, compute: Callable[[Graph], T], samples: Iterable[RecordedBatch] | None = None
@@ -88,8 +88,13 @@ class InPlaceEvaluation:
         """The weights are in their places."""
 
     def _loss(self, sample: RecordedBatch, loss_fn: Callable[[Any], Any] | None = None) -> Tensor:
-        place(self._loan, self._setting, sample, {id(w): w for w in self._loan.weights})
-        loss = weighted_loss(self._setting, sample, loss_fn=loss_fn)
+        load_inputs(
+            self._isolated_module,
+            self._inputs,
+            sample,
+            {id(w): w for w in self._isolated_module.weights},
+        )
+        loss = weighted_loss(self._inputs, sample, loss_fn=loss_fn)
         refuse_detached(loss)
         return loss
 
@@ -97,21 +102,21 @@ class InPlaceEvaluation:
     def _move(self, displacement: Tensor | None) -> None:
         parts: list[Any] = [0.0] * len(self._base)
         if displacement is not None:
-            parts = self._setting.layout.split(displacement)
-        for p, base, part in zip(self._setting.params, self._base, parts, strict=True):
+            parts = self._inputs.layout.split(displacement)
+        for p, base, part in zip(self._inputs.params, self._base, parts, strict=True):
             local(p).copy_(base + part)
 
 
 @contextmanager
-def shifted(setting: EvaluationInputs, loan: IsolatedModule) -> Iterator[InPlaceEvaluation]:
-    """Lend the real weights for shifts; they and their gradients are put back bit for bit."""
-    kept = [(w, local(w.detach()).clone(), w.grad) for w in loan.weights]
+def shifted(inputs: EvaluationInputs, isolated_module: IsolatedModule) -> Iterator[InPlaceEvaluation]:
+    """Let the real weights be shifted; they and their gradients are put back bit for bit."""
+    kept = [(w, local(w.detach()).clone(), w.grad) for w in isolated_module.weights]
     try:
         with torch.no_grad():
-            for w in loan.weights:
-                if id(w) in setting.weights:
-                    local(w).copy_(setting.weights[id(w)])
-        yield InPlaceEvaluation(setting, loan)
+            for w in isolated_module.weights:
+                if id(w) in inputs.weights:
+                    local(w).copy_(inputs.weights[id(w)])
+        yield InPlaceEvaluation(inputs, isolated_module)
     finally:
         with torch.no_grad():
             for w, value, gradient in kept:

@@ -33,7 +33,7 @@ class Objective:
     """f(w) = sum of weight x loss over `samples`, as a function of `params`.
 
     Args:
-        module: whose weights the loss depends on; it is lent out during a reading and given back bit
+        module: whose weights the loss depends on; it is isolated during a reading and put back bit
             for bit (see `curvwatch.objective.isolation.isolate`).
         loss_fn: from a sample's batch to a scalar loss; it uses `module`.
         samples: the batches.
@@ -83,7 +83,7 @@ class Objective:
         self.samples = tuple(samples)
         self.params = tuple(params)
         self.layout = Layout.of(self.params)
-        # now: once the module is on loan, others are in their places
+        # now: once the module is isolated, others are in their places
         self.names = parameter_names(module, self.params)
         self.train = train
         self.hvp: Products = "difference" if self.layout.sharded else hvp
@@ -107,7 +107,7 @@ class Objective:
 
     @contextmanager
     def open(self, weights: Mapping[int, Tensor] | None = None) -> Iterator[OpenObjective]:
-        """Borrow the module for a reading.
+        """Isolate the module for a reading.
 
         Args:
             weights: from `id(parameter)` to the value it has in this reading; parameters that are not
@@ -115,8 +115,8 @@ class Objective:
         """
         if self.layout.device.type == "cpu":
             release_free_memory()
-        with isolated(self.module) as loan:
-            setting = EvaluationInputs(
+        with isolated(self.module) as isolated_module:
+            inputs = EvaluationInputs(
                 self.module,
                 self.loss_fn,
                 self.samples,
@@ -128,14 +128,14 @@ class Objective:
                 ModuleState.of(self.module).random_state(),
             )
             if self.layout.sharded:
-                with shifted(setting, loan) as evaluation:
-                    yield OpenObjective(self, setting, evaluation)
+                with shifted(inputs, isolated_module) as evaluation:
+                    yield OpenObjective(self, inputs, evaluation)
             else:
-                yield OpenObjective(self, setting, FunctionalEvaluation(setting, loan))
+                yield OpenObjective(self, inputs, FunctionalEvaluation(inputs, isolated_module))
 
 
 class OpenObjective:
-    """An objective whose module is on loan; made by `Objective.open`.
+    """An objective whose module is isolated; made by `Objective.open`.
 
     Attributes:
         module: whose weights the loss depends on.
@@ -153,7 +153,7 @@ class OpenObjective:
         known_gradient: that gradient, shape (size,).
     """
 
-    def __init__(self, objective: Objective, setting: EvaluationInputs, evaluation: Evaluation) -> None:
+    def __init__(self, objective: Objective, inputs: EvaluationInputs, evaluation: Evaluation) -> None:
         self.module = objective.module
         self.names = objective.names
         self.loss_fn = objective.loss_fn
@@ -161,8 +161,8 @@ class OpenObjective:
         self.hvp = objective.hvp
         self.chunk_size = objective.chunking
         self.processes = objective.processes
-        self._inputs = setting
-        self.samples = setting.samples
+        self._inputs = inputs
+        self.samples = inputs.samples
         self.evaluation = evaluation
         self.layout = objective.layout
         self.counts = objective.counts

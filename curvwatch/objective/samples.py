@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from curvwatch.objective.isolation.containers import batch_size, rows_of
+from curvwatch.objective.isolation.containers import batch_size, slice_batch
 from curvwatch.objective.isolation.isolate import ModuleState
 from curvwatch.objective.isolation.random_state import RandomState
 
@@ -164,7 +164,7 @@ class RecordedBatch:
         total = self.size
         return replace(
             self,
-            batch=rows_of(self.batch, start, stop),
+            batch=slice_batch(self.batch, start, stop),
             weight=self.weight * (stop - start) / total,
             rows=ChunkRows(start, stop, total) if draws else None,
         )

@@ -76,8 +76,8 @@ class Probe:
         random = ModuleState.of(module).random_state()
         own = generators_of(self._source)
         states = [g.get_state() for g in own]
-        with isolated(module) as loan:
-            loan.place({})
+        with isolated(module) as isolated_module:
+            isolated_module.load({})
             try:
                 batches = [feed(b) for b in self._source]
             finally:

@@ -102,12 +102,12 @@ class Reader:
     """Reads measures; keeps each one's memory for each optimizer.
 
     Args:
-        faults: where failures go.
+        errors: where failures go.
         train: False puts the module into eval mode for the landscape, None leaves it as it is.
     """
 
-    def __init__(self, faults: ErrorPolicy, *, train: bool | None = None) -> None:
-        self._faults = faults
+    def __init__(self, errors: ErrorPolicy, *, train: bool | None = None) -> None:
+        self._errors = errors
         self._train = train
         self._memory: dict[str, dict[str, Any]] = {}
 
@@ -204,7 +204,7 @@ class Reader:
     @contextmanager
     def _read(self, run: TrainingRun, measure: Measure, index: int, into: Readings) -> Iterator[None]:
         """Where a reading fails its values are missing, and the reason is noted."""
-        with self._faults.guard(f"the reading of {measure.name}"):
+        with self._errors.guard(f"the reading of {measure.name}"):
             metrics, suffix = run.metrics_of(measure, index), run.suffixes[index]
             into.values.update({name + suffix: math.nan for name in metrics})
             try:
@@ -214,7 +214,7 @@ class Reader:
                 raise
             finally:
                 for reason in run.unchunked_reasons:
-                    self._faults.warn_once(reason)
+                    self._errors.warn_once(reason)
 
 
 @contextmanager

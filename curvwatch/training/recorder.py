@@ -32,7 +32,7 @@ class Recorder:
     """Takes the readings of a run.
 
     Args:
-        faults: where failures go.
+        errors: where failures go.
         rules: what to alert on.
         own_rules: those of them that the user gave.
         watch_finite: whether to alert on values that are not finite.
@@ -44,18 +44,18 @@ class Recorder:
 
     def __init__(
         self,
-        faults: ErrorPolicy,
+        errors: ErrorPolicy,
         *,
         rules: Sequence[Rule],
         own_rules: Sequence[Rule] = (),
         watch_finite: bool = True,
         actions: Sequence[Action] = (),
     ) -> None:
-        self._faults = faults
+        self._errors = errors
         self._own_rules = own_rules
         self._actions = actions
         self._engine = AlertEngine(rules, watch_finite=watch_finite)
-        self._loggers = Loggers([], faults)
+        self._loggers = Loggers([], errors)
         self._logged: list[str] = []  # metrics of the user that rules watch
         self._never: set[str] = set()  # those of them that never came
         self.history = History()
@@ -74,16 +74,16 @@ class Recorder:
     def start(self, run: TrainingRun, metrics: Sequence[str]) -> None:
         """Announce the `metrics` of `run`; tell of rules that none of them feeds."""
         setup: dict[str, float | str | bool] = {}
-        with self._faults.guard("looking at the hyperparameters"):
+        with self._errors.guard("looking at the hyperparameters"):
             setup = hyperparameters(run.optimizers, run.suffixes)
-        self._loggers = Loggers(run.loggers, self._faults, setup)
+        self._loggers = Loggers(run.loggers, self._errors, setup)
         self._loggers.start(metrics)
         # the rules of a preset are for whatever is measured
         parts = [(rule, part) for rule in self._own_rules for part in rule.parts]
         strange = [(r, p) for r, p in parts if not any(p.suffix(m) is not None for m in metrics)]
         for rule, part in strange:
             if part.metric.startswith(_OURS):
-                self._faults.warn_once(
+                self._errors.warn_once(
                     f"the rule {rule.name!r} watches {part.metric!r}, which is not measured in this run"
                 )
         self._logged = sorted({p.metric for _, p in strange if not p.metric.startswith(_OURS)})
@@ -101,7 +101,7 @@ class Recorder:
         if readings.histograms:
             self._loggers.histograms(readings.histograms, step)
         for measure, doubt in readings.doubts:
-            self._faults.warn_once(f"{doubt} (step {step})", causes=(f"doubt of {measure}",))
+            self._errors.warn_once(f"{doubt} (step {step})", causes=(f"doubt of {measure}",))
         values = {**readings.trusted, **self._values_of_user(run)}
         alerts = self._engine.observe(step, values, readings.broken, finite=readings.finite)
         for alert in alerts:
@@ -115,7 +115,7 @@ class Recorder:
         """Do what `alerts` ask for."""
         for alert in alerts:
             for action in (*self._actions, *check_actions(self._engine.action_of(alert))):
-                with self._faults.guard(f"on_alert={action_name(action)!r}"):
+                with self._errors.guard(f"on_alert={action_name(action)!r}"):
                     act(action, alert, run)
 
     def finish(self) -> None:
@@ -123,15 +123,15 @@ class Recorder:
         if len(self.history):
             last = max(int(self.history[name].steps[-1]) for name in self.history)
             self._loggers.finish(self.history, self.alerts, last)
-        self._loggers = Loggers([], self._faults)
+        self._loggers = Loggers([], self._errors)
         for metric in sorted(self._never):
-            self._faults.warn_once(f"a rule watches {metric!r}, which was never logged in this run")
+            self._errors.warn_once(f"a rule watches {metric!r}, which was never logged in this run")
         self._never = set()
 
     def _values_of_user(self, run: TrainingRun) -> dict[str, float]:
         if not self._logged:
             return {}
-        with self._faults.guard("looking at the metrics of rules"):
+        with self._errors.guard("looking at the metrics of rules"):
             values = run.logged(self._logged)
             self._never -= {name for name, value in values.items() if not math.isnan(value)}
             return values

@@ -49,7 +49,7 @@ def gradient_doubt(layout: Layout, again: Tensor | None, trained: Tensor | None)
     """The message where the gradient of the re-run has another direction than that of training."""
     if again is None or trained is None:
         return None
-    across, _ = layout.compared(again, trained)
+    across, _ = layout.deviation(again, trained)
     return _OTHER_GRADIENT.format(across) if across > _SAME_GRADIENT else None
 
 

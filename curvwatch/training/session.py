@@ -121,7 +121,7 @@ class Session:
             actions=self._actions,
         )
         self.reader = Reader(self.errors, train=self._train)
-        self.shadows = ShadowOptimizers(compared_by(self.measures), faults=self.errors)
+        self.shadows = ShadowOptimizers(compared_by(self.measures), errors=self.errors)
         self.schedule = Schedule(self.measures, every_n_steps=self._every_n_steps, budget=self._budget)
         self.last_step = -1
         self.rates: dict[str, Any] = {}

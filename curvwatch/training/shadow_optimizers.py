@@ -168,12 +168,12 @@ class ShadowOptimizers:
 
     Args:
         compared: the optimizers.
-        faults: where failures go: what failed is followed no further.
+        errors: where failures go: what failed is followed no further.
     """
 
-    def __init__(self, compared: Sequence[Compared], *, faults: ErrorPolicy) -> None:
+    def __init__(self, compared: Sequence[Compared], *, errors: ErrorPolicy) -> None:
         self._compared = {c.name: c for c in compared}
-        self._faults = faults
+        self._errors = errors
         self._optimizers: list[Optimizer] = []
         self._suffixes: list[str] = []
         self._clock = Clock()
@@ -260,7 +260,7 @@ class ShadowOptimizers:
         if isinstance(self._optimizers[index], LBFGS):
             why = _LBFGS
         if why is not None:
-            self._faults.warn_once(why)
+            self._errors.warn_once(why)
             return None
         state = self._resumed.get(self._suffixes[index], {}).get(name)
         compared = self._compared[name]
@@ -281,7 +281,7 @@ class _Caught:
 
     def __init__(self, shadows: ShadowOptimizers, name: str, index: int) -> None:
         self._shadows, self._key = shadows, (name, index)
-        self._caught = shadows._faults.guard(f"following the compared optimizer {name}")
+        self._caught = shadows._errors.guard(f"following the compared optimizer {name}")
 
     def __enter__(self) -> None:
         self._caught.__enter__()

@@ -105,7 +105,7 @@ class StepWatch:
 
     Args:
         optimizers: to watch.
-        faults: where failures go.
+        errors: where failures go.
         clips_by_value: whether gradients are clipped by value.
         shadows: called at each step, also while this is not armed.
         keeps_used: whether to keep the gradient as the optimizer got it, too.
@@ -119,7 +119,7 @@ class StepWatch:
         self,
         optimizers: Sequence[Optimizer],
         *,
-        faults: ErrorPolicy,
+        errors: ErrorPolicy,
         clips_by_value: bool = False,
         shadows: StepObserver | None = None,
         keeps_used: bool = False,
@@ -128,7 +128,7 @@ class StepWatch:
         self.finished: dict[int, FinishedStep] = {}
         self.stepped = True
         self.failed = False
-        self._faults = faults
+        self._errors = errors
         self._clips_by_value = clips_by_value
         self._shadows = shadows
         self._keeps_used = keeps_used
@@ -174,7 +174,7 @@ class StepWatch:
     def _guarded(self, do: Callable[[int], None], index: int) -> Callable[..., None]:
         def hook(*_: object) -> None:
             failed, self.failed = self.failed, True
-            with self._faults.guard("watching a step of the optimizer"):
+            with self._errors.guard("watching a step of the optimizer"):
                 do(index)
                 self.failed = failed
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from curvwatch import CurvatureMonitor, CurvwatchError, Objective
 from curvwatch.objective.chunk_size import ChunkSize
-from curvwatch.objective.isolation.containers import rows_of
+from curvwatch.objective.isolation.containers import slice_batch
 from curvwatch.objective.memory import Footprint
 from curvwatch.objective.samples import RecordedBatch
 from tests.support.cases import CASES, dense, flat
@@ -228,7 +228,7 @@ def test_nested_batches_are_cut():
         "dataclass": Example(x, "name"),
         "scalar": torch.tensor(1.0),
     }
-    cut = rows_of(nested, 1, 3)
+    cut = slice_batch(nested, 1, 3)
     assert cut["x"].tolist() == cut["list"][0].tolist() == cut["dataclass"].x.tolist() == [1, 2]
     assert cut["list"][1][0].tolist() == [[1], [2]]
     assert cut["texts"] == ["b", "c"]
@@ -243,7 +243,7 @@ def test_an_object_with_tensors_is_not_cut():
             return {"x": torch.ones(4)}
 
     with pytest.raises(CurvwatchError, match="a Graph cannot be cut"):
-        rows_of([torch.ones(4), Graph()], 0, 2)
+        slice_batch([torch.ones(4), Graph()], 0, 2)
 
 
 def test_a_monitor_reads_the_same_in_parts_and_tells_where_it_cannot():

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from curvwatch import CurvwatchError
-from curvwatch.objective.outputs.loss_calls import LossWatch, find_outputs
+from curvwatch.objective.outputs.loss_calls import LossCallRecorder, find_outputs
 
 X = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
 CLASSES = torch.tensor([0, 1, 2, 3, 0])
@@ -22,7 +22,7 @@ def found(loss_of):
     layer = nn.Linear(3, 4)
     made = []
     layer.register_forward_hook(lambda _, __, z: made.append(z))
-    with LossWatch() as watch:
+    with LossCallRecorder() as watch:
         loss = loss_of(layer)
     names = {id(p): name for name, p in layer.named_parameters()}
     return find_outputs(loss, watch.calls, names), made
@@ -112,7 +112,7 @@ def test_a_loss_in_another_branch_does_not_count():
 
 def test_a_weight_may_be_the_output():
     weight = nn.Parameter(VALUES.clone())
-    with LossWatch() as watch:
+    with LossCallRecorder() as watch:
         loss = F.mse_loss(weight, SHARES)
     assert find_outputs(loss, watch.calls, {id(weight): "w"}).tensors == (weight,)
 

@@ -53,7 +53,7 @@ def output_difference(
     """
 
     def outputs(state: Mapping[str, Tensor], inputs: Any, dtype: torch.dtype | None) -> Tensor:
-        loan.place({}, train=False, random=start)
+        isolated_module.load({}, train=False, random=start)
         # copies, while the module is isolated
         for name, t in tensors_of(module).items():
             t.data = _copied(state[name], t.device, dtype)
@@ -74,7 +74,7 @@ def output_difference(
     random = inputs is None
     device = next(module.parameters()).device
     start = ModuleState.of(module).random_state()
-    with isolated(module) as loan:
+    with isolated(module) as isolated_module:
         if random:
             assert chain is not None
             inputs = _inputs_of(chain, lambda x: outputs(one, x, torch.float64), seed)

@@ -91,7 +91,7 @@ class Snapshots(CallbackBase):
         self._max_bytes = max_bytes
         self._dtype = dtype
         self._name = name
-        self._faults = ErrorPolicy(on_error)
+        self._errors = ErrorPolicy(on_error)
         self._folder: Path | None = None
         self._run = ""
         self._paths: dict[int, Path] = {}
@@ -175,11 +175,11 @@ class Snapshots(CallbackBase):
         resumed: dict[str, Any] | None,
     ) -> None:
         step = trainer.global_step
-        with self._faults.guard("preparing the folder of snapshots"):
+        with self._errors.guard("preparing the folder of snapshots"):
             self._begin(where, step, resumed)
             self._active = True
             if step > 0 and 0 not in self._paths:
-                self._faults.warn_once(
+                self._errors.warn_once(
                     f"the run goes on from step {step} and there is no snapshot of its initialisation, "
                     "so the first one is of this step"
                 )
@@ -198,7 +198,7 @@ class Snapshots(CallbackBase):
                     return
         elif self._folder is not None and self._run and step >= max(self._paths, default=0) and step:
             return  # another fit of the same Trainer
-        self._faults.reset()
+        self._errors.reset()
         folder, number = where, 0
         while files_in(folder):
             number += 1
@@ -222,7 +222,7 @@ class Snapshots(CallbackBase):
         self._paths = own
 
     def _keep(self, trainer: pl.Trainer, module: pl.LightningModule, *, ended: bool = False) -> None:
-        with self._faults.guard("saving a snapshot"):
+        with self._errors.guard("saving a snapshot"):
             strategy = type(trainer.strategy).__name__
             if "FSDP" in strategy:
                 raise CurvwatchError(f"{strategy} spreads the weights over processes")
@@ -247,7 +247,7 @@ class Snapshots(CallbackBase):
             step = least_missed(list(self._paths), even=self._every_n_steps is not None, ended=ended)
             self._paths.pop(step).unlink(missing_ok=True)
         if self._bytes > (self._max_bytes or self._bytes):
-            self._faults.warn_once(
+            self._errors.warn_once(
                 f"the snapshots of the first and the last step take {self._bytes} bytes, more than "
                 f"max_bytes={self._max_bytes}",
                 causes=("max_bytes",),

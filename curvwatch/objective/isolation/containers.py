@@ -184,7 +184,7 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
         yield from tensors_in(value.to_dict())
 
 
-def rows_of(batch: Any, start: int, stop: int) -> Any:
+def slice_batch(batch: Any, start: int, stop: int) -> Any:
     """The examples from `start` to `stop` of `batch`, its tensors cut along their first dimension.
 
     Cut are tensors whose first dimension is `batch_size(batch)`, and lists and tuples of that length

@@ -1,4 +1,4 @@
-"""A module on loan: whatever is done to it meanwhile leaves no trace.
+"""An isolated module: whatever is done to it meanwhile leaves no trace.
 
 A reading calls the user's code, which counts, caches, queues and updates statistics. So for the time
 of a reading every object that the module is made of gets another `__dict__`, filled with copies; on
@@ -130,7 +130,7 @@ class ModuleState:
 
 
 class IsolatedModule:
-    """A module while it is on loan; made by `lend`."""
+    """A module whose state is put back later; made by `isolated`."""
 
     def __init__(self, memory: ModuleState) -> None:
         self._memory = memory
@@ -140,7 +140,7 @@ class IsolatedModule:
         """The module's real weights."""
         return self._memory.weights
 
-    def place(
+    def load(
         self,
         substitutes: Mapping[int, Tensor],
         *,
@@ -148,7 +148,7 @@ class IsolatedModule:
         train: bool | None = None,
         random: RandomState | None = None,
     ) -> None:
-        """Set the module to a copy of `memory` (default: the one at the start of the loan).
+        """Set the module to a copy of `memory` (default: the one that it had when it was isolated).
 
         Args:
             substitutes: from `id(weight)` to the tensor that stands in for it; a weight that is not

@@ -165,7 +165,7 @@ def _own_classes(cls: type) -> tuple[type, ...]:
 
 @lru_cache(maxsize=4096)
 def _is_service(cls: type) -> bool:
-    # a subclass of a monitor is a monitor: its readings would be undone with each loan
+    # a subclass of a monitor is a monitor: its readings would be undone whenever the module is put back
     return _is_opaque(cls.__module__) or any(_top(base.__module__) == _OURS for base in cls.__mro__)
 
 

@@ -11,11 +11,11 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from curvwatch.objective.isolation.containers import tensors_in
 from curvwatch.objective.layers import CalledLayer
-from curvwatch.objective.outputs.loss_calls import LossWatch, consumed
+from curvwatch.objective.outputs.loss_calls import LossCallRecorder, consumed
 
 
-class ForwardWatch:
-    """Watches forward passes by torch's global hook, for those of a module on loan are put back.
+class ForwardRecorder:
+    """Watches forward passes by torch's global hook, for those of an isolated module are put back.
 
     Args:
         module: whose forward pass it is.
@@ -37,7 +37,7 @@ class ForwardWatch:
         self._network = {
             id(m) for m in module.modules() if any(id(part) in self._names for part in m.modules())
         }
-        self._losses = LossWatch()
+        self._losses = LossCallRecorder()
         self._results: list[Tensor] = []
 
     @contextmanager

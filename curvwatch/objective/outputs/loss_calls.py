@@ -126,7 +126,7 @@ class Outputs:
     calls: tuple[LossCall, ...] = field(default=())
 
 
-class LossWatch(TorchFunctionMode):
+class LossCallRecorder(TorchFunctionMode):
     """Notes each call of a known loss function while it is entered.
 
     Attributes:

@@ -14,7 +14,12 @@ from curvwatch.objective.flat_layout import summed
 from curvwatch.objective.isolation.containers import tensors_in
 from curvwatch.objective.loss_checks import named_where_missing, refuse_once_differentiable
 from curvwatch.objective.objective import OpenObjective
-from curvwatch.objective.outputs.loss_calls import LossWatch, Outputs, checked_outputs, find_outputs
+from curvwatch.objective.outputs.loss_calls import (
+    LossCallRecorder,
+    Outputs,
+    checked_outputs,
+    find_outputs,
+)
 from curvwatch.objective.samples import RecordedBatch
 
 T = TypeVar("T")
@@ -145,7 +150,7 @@ class OutputGraphs:
             return
         self._opened.counts.gradients += 1
         pieces = self._opened.chunks
-        watch = LossWatch()
+        watch = LossCallRecorder()
         said: list[Any] = []
 
         done = 0
@@ -162,7 +167,7 @@ class OutputGraphs:
 
         yield from self._evaluation.map_losses(of_graph, pieces, loss_fn=self._loss_fn(watch, said))
 
-    def _loss_fn(self, watch: LossWatch, said: list[Any]) -> Callable[[Any], Any]:
+    def _loss_fn(self, watch: LossCallRecorder, said: list[Any]) -> Callable[[Any], Any]:
         loss_fn = self._opened.loss_fn
         given = self._given
         if given is not None:
@@ -185,7 +190,7 @@ class OutputGraphs:
         sample: RecordedBatch,
         loss: Tensor,
         leaves: list[Tensor],
-        watch: LossWatch,
+        watch: LossCallRecorder,
         said: list[Any],
     ) -> OutputGraph:
         refuse_detached(loss)

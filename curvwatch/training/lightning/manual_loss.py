@@ -122,7 +122,7 @@ class ManualOptimizationLoss(TrainingStepLoss):
         recorder = None
         try:
             with self._isolated_again() as inner:
-                inner.place({id(w): w for w in inner.weights})
+                inner.load({id(w): w for w in inner.weights})
                 recorder = self._recorder(until_step=True)
                 with suppress(StepReached):
                     self._record(item, recorder)
@@ -145,7 +145,7 @@ class ManualOptimizationLoss(TrainingStepLoss):
         """How many batches send losses backward between two steps; 1 where that does not show."""
         counts, count = [], 0
         with suppress(Exception), self._isolated_again() as inner:
-            inner.place({id(w): w.detach().clone().requires_grad_() for w in inner.weights})
+            inner.load({id(w): w.detach().clone().requires_grad_() for w in inner.weights})
             for ahead in range(_LARGEST_GROUP):
                 recorder = self._recorder(until_step=False)
                 self._record(_later(item, ahead), recorder)

@@ -70,11 +70,11 @@ class GradientCheck:
     @classmethod
     def of(cls, layout: Layout, g: Tensor, made: Tensor) -> GradientCheck:
         """Compare `made` with `g`, that of the loss; both of shape (size,)."""
-        across, along = layout.compared(g, made)
+        across, along = layout.deviation(g, made)
         if across <= _REPEATABLE and along > 0.0:
             return cls(1.0 if abs(along - 1.0) <= _UNSCALED else along)
         limit = float(made.abs().max())
-        clipped, scale = layout.compared(g.clamp(-limit, limit), made)
+        clipped, scale = layout.deviation(g.clamp(-limit, limit), made)
         if clipped <= _REPEATABLE and abs(scale - 1.0) <= _REPEATABLE:
             return cls(None, by_value=True)
         return cls(None, across=across)

@@ -19,18 +19,18 @@ class StepGradients:
 
     Args:
         optimizers: to watch.
-        faults: where failures go.
+        errors: where failures go.
 
     Attributes:
         of_step: by optimizer index, from `id(parameter)` to its gradient.
         skipped: the optimizers whose step a GradScaler skipped inside the optimizer (fused ones).
     """
 
-    def __init__(self, optimizers: Sequence[Optimizer], *, faults: ErrorPolicy) -> None:
+    def __init__(self, optimizers: Sequence[Optimizer], *, errors: ErrorPolicy) -> None:
         self.of_step: dict[int, dict[int, Tensor]] = {}
         self.skipped: set[int] = set()
         self._armed = False
-        self._faults = faults
+        self._errors = errors
         self._handles: list[RemovableHandle] = []
         for index, optimizer in enumerate(optimizers):
             self._handles += [
@@ -76,7 +76,7 @@ class StepGradients:
     def _keep(self, index: int, optimizer: Optimizer) -> None:
         if not self._armed or index in self.of_step or isinstance(optimizer, LBFGS):
             return
-        with self._faults.guard("looking at the gradient"):
+        with self._errors.guard("looking at the gradient"):
             self.of_step[index] = {
                 id(p): local(p.grad.detach()).clone() for p in trained(optimizer) if p.grad is not None
             }

@@ -516,7 +516,7 @@ def test_a_weight_that_is_written_to_on_loan_comes_back() -> None:
     module = mlp().requires_grad_(False)
     before = [p.clone() for p in module.parameters()]
     with isolated(module) as loan:
-        loan.place({})
+        loan.load({})
         for p in module.parameters():
             p.add_(1.0)
     assert_same(before, [p.clone() for p in module.parameters()])

@@ -157,7 +157,7 @@ def test_a_slot_that_is_filled_or_emptied_on_loan_is_not_so_after() -> None:
     module = KeepsInSlots()
     del module.seen
     with isolated(module) as loan:
-        loan.place({})
+        loan.load({})
         module.seen = [1.0]
         del module.steps
     assert not hasattr(module, "seen")
@@ -212,7 +212,7 @@ def test_a_proxy_of_what_is_gone_does_no_harm() -> None:
     gone = proxy(Key())
     module.parts = [gone]
     with isolated(module) as loan:
-        loan.place({})
+        loan.load({})
         assert module.parts[0] is gone
 
 

@@ -19,15 +19,15 @@ import curvwatch
 from curvwatch import CurvatureMonitor, Watch
 from curvwatch.measures import DEFAULT_MEASURES, MEASURES
 from curvwatch.measures.presets import PRESETS
-from curvwatch.objective.outputs.forward_recorder import ForwardWatch
-from curvwatch.objective.outputs.loss_calls import LossWatch
+from curvwatch.objective.outputs.forward_recorder import ForwardRecorder
+from curvwatch.objective.outputs.loss_calls import LossCallRecorder
 from curvwatch.objective.outputs.output_graph import OutputGraphs
 from tests.support.modules import Classifier, batches, fit, mlp
 
 STEPS = 5
 FURTHER = [m for m in MEASURES.values() if m not in DEFAULT_MEASURES]
 # what further measures watch a forward pass by
-WATCHES = [ForwardWatch, LossWatch, OutputGraphs]
+WATCHES = [ForwardRecorder, LossCallRecorder, OutputGraphs]
 PASSES: Counter[str] = Counter()
 PACKAGE = Path(curvwatch.__file__).parent
 
