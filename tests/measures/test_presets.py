@@ -166,7 +166,7 @@ def test_in_a_loop() -> None:
         watch.step(batch)
     assert [m.name for m in watch.measures] == list(PRESETS["study"].measures)
     assert watch.history["curvature/eigenvalue/0"].values[0] > 0
-    with pytest.raises(ValueError, match="preset 'all'"):
+    with pytest.raises(ValueError, match="preset='all'"):
         Watch.preset("all", model, optimizer, loss_fn)
 
 
