@@ -110,7 +110,7 @@ def test_an_operator_that_is_not_symmetric_or_not_finite_is_told() -> None:
 
 @pytest.mark.parametrize("options", [{"probes": 0}, {"steps": 0}, {"probes": 1.5}])
 def test_arguments_are_checked(options: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="a positive whole number"):
+    with pytest.raises(ValueError, match="a positive integer is needed"):
         stochastic_lanczos(operator_of(torch.eye(2)), generator=seeded(), **options)
 
 
