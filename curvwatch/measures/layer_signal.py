@@ -108,7 +108,7 @@ layers move together, each layer in proportion to its abs(w_l) |
         super().__init__(every_n_steps=every_n_steps)
         check_choice("direction", direction, get_args(Direction))
         check_int(
-            "probes", probes, at_least=2, what="a number of random directions, 2 or more for an error,"
+            "probes", probes, at_least=2, what="at least 2 random directions, for a standard error,"
         )
         if distance is not None:
             needed = "a share of the weights' norm between 0 and 1, such as 0.01, or None"

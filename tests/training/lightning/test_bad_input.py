@@ -25,8 +25,8 @@ from tests.support.trace import assert_same
         ({"every_n_steps": 0}, "every_n_steps=0: a positive number of optimizer steps"),
         ({"every_n_steps": -3}, "every_n_steps=-3: a positive number"),
         ({"every_n_steps": 2.0}, "every_n_steps=2.0: a positive .* such as 10, is needed"),
-        ({"every_n_steps": True}, "every_n_steps=True: a cadence"),
-        ({"every_n_steps": "3"}, "every_n_steps='3': a cadence"),
+        ({"every_n_steps": True}, "every_n_steps=True: a positive number of"),
+        ({"every_n_steps": "3"}, "every_n_steps='3': a positive number of"),
         ({"budget": 0}, "budget=0: a share of time between 0 and 1 is needed"),
         ({"budget": 1.0}, "budget=1.0: a share"),
         ({"budget": -0.1}, "budget=-0.1: a share"),
@@ -66,9 +66,9 @@ def test_an_argument_out_of_range_is_quoted_with_what_works(
         (lambda: Sharpness(rtol=0), "rtol=0: a relative error between 0 and 1"),
         (lambda: Sharpness(rtol=1.5), "rtol=1.5: a relative error"),
         (lambda: Sharpness(max_products=0), "max_products=0: at least one product"),
-        (lambda: Sharpness(every_n_steps=0), "every_n_steps=0: a cadence"),
-        (lambda: StepGeometry(curvature="both"), "curvature='both': one of .'exact', 'secant'. is"),
-        (lambda: StepGeometry(every_n_steps=-1), "every_n_steps=-1: a cadence"),
+        (lambda: Sharpness(every_n_steps=0), "every_n_steps=0: a positive number of"),
+        (lambda: StepGeometry(curvature="both"), "curvature='both': one of 'exact', 'secant' is"),
+        (lambda: StepGeometry(every_n_steps=-1), "every_n_steps=-1: a positive number of"),
     ],
 )
 def test_so_is_one_of_a_measure(make: Any, message: str) -> None:
