@@ -187,8 +187,8 @@ def test_a_gradient_that_is_rounded_or_has_kinks_makes_the_value_doubtful():
     monitor = CurvatureMonitor(every_n_steps=1, hvp="difference")
     with told() as warnings:
         fit(Kinked(), monitor, data=batches(4), precision="64-true")
-    assert any("curvature/sharpness is not to be trusted: at twice" in text for text in warnings)
-    assert [n.step for n in monitor.history.notes if "at twice the distance" in n.text] == [0]
+    assert any("curvature/sharpness is not to be trusted: differences" in text for text in warnings)
+    assert [n.step for n in monitor.history.notes if "over twice the distance" in n.text] == [0]
 
 
 def test_the_spread_of_several_batches_is_told_too():
