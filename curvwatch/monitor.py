@@ -17,6 +17,7 @@ from curvwatch.results import History
 from curvwatch.results.advice import Advices, advise
 from curvwatch.results.alerts import Action, Alert, PresetName, Rule
 from curvwatch.training.lightning.callback import CallbackBase
+from curvwatch.training.lightning.hook_switch import HookSwitch
 from curvwatch.training.lightning.run import LightningRun
 from curvwatch.training.lightning.training_step import LossFn, check_loss_fns
 from curvwatch.training.plan import ReadingPlan
@@ -188,6 +189,11 @@ class CurvatureMonitor(CallbackBase):
                 session.reset()  # another run, from its beginning
             self._resumed = False
             session.start(run, prepare_batch=run.prepare_batch, device=pl_module.device)
+            self._is_idle = False
+            # else every batch or step has to be seen
+            self._may_idle = (
+                run.module.automatic_optimization and not run.fetches and not session.shadows
+            )
             self._steps = self._new_step_watch(run)
             self._plan = ReadingPlan()
             self._owed: list[Measure] = []
@@ -198,7 +204,9 @@ class CurvatureMonitor(CallbackBase):
             if not self._run.trainer.loggers:
                 session.errors.warn_once(_NO_LOGGER)
             session.warn_of_limits(self._run)
-            session.schedule.start(self._run.processes)
+            session.schedule.start(self._run.processes, lambda: run.total_steps)
+            self._hooks = HookSwitch(self, CurvatureMonitor)
+            self._dispatch_seconds = self._hooks.dispatch_seconds
 
     def on_before_backward(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor
@@ -225,7 +233,7 @@ class CurvatureMonitor(CallbackBase):
     ) -> None:
         """Read the landscape at w(t), and the step from there to w(t+1)."""
         run, session = self._run, self._session
-        if run is None:
+        if run is None or (self._is_idle and self._pass_by(run, outputs)):
             return
         run.end_fetches()
         with session.schedule.clock.reading():
@@ -240,9 +248,10 @@ class CurvatureMonitor(CallbackBase):
                 self._read(run, plan, readings)
             if has_no_loss and run.is_first_batch_of_step(batch_idx):
                 session.probe.discard_newest()
-            alerts = session.record(
-                run, readings, lambda: run.training_loss(outputs, read_now=bool(plan))
-            )
+            if not self._is_idle:
+                with session.errors.guard("reading the training loss"):
+                    session.see_loss(run, run.training_loss(outputs, read_now=bool(plan)))
+            alerts = session.record(run, readings)
         # what an alert does to the run is not of the readings' time
         if run.is_last_batch_of_step:
             run.rates.advance()
@@ -287,6 +296,19 @@ class CurvatureMonitor(CallbackBase):
         run, session = self._run, self._session
         if run is None:
             return
+        clock = session.schedule.clock
+        begin = clock.now()
+        self._is_idle = (
+            self._may_idle
+            and run.step < session.schedule.next_event
+            and not self._plan
+            and not session.probe.is_filling
+            and run.has_its_optimizers
+        )
+        if self._is_idle:
+            clock.add(clock.now() - begin)
+            return
+        self._hooks.show()
         begins = run.is_first_batch_of_step(batch_idx)
         if begins and not run.has_optimizers(run.trainer.optimizers):
             run = self._follow_new_optimizers(run)
@@ -294,11 +316,13 @@ class CurvatureMonitor(CallbackBase):
                 return
         item = run.item(batch, batch_idx)
         self._backwards = 0
-        with session.schedule.clock.reading():
+        with clock.reading():
             if begins:
                 self._plan = self._what_is_due(run, last=self._plan)
             plan = self._plan
             with session.errors.guard("getting ready for a reading"):
+                if not plan and self._may_idle:
+                    self._hooks.hide()
                 if begins:
                     self._probe_loss = math.nan
                     session.probe.see(item, run.module, needed=bool(plan.landscape))
@@ -310,6 +334,20 @@ class CurvatureMonitor(CallbackBase):
                 run.begin_fetches()
                 return
             plan.ready = False
+
+    def _pass_by(self, run: LightningRun, outputs: Any) -> bool:
+        """Watch the loss of a step of which nothing is read; whether there is nothing else to do."""
+        session, clock = self._session, self._session.schedule.clock
+        begin = clock.now()
+        session.last_step = run.step
+        try:
+            quiet = session.see_loss(run, run.training_loss(outputs, read_now=False))
+        except Exception:  # the long way says what it is
+            self._is_idle = quiet = False
+        if quiet and run.rates.is_warming_up:
+            quiet = False
+        clock.add(clock.now() - begin + self._dispatch_seconds)
+        return quiet
 
     def _new_run(self, trainer: pl.Trainer, module: pl.LightningModule) -> LightningRun:
         return LightningRun(trainer, module, loss_fns=self._loss_fn, **self._session.run_options)
@@ -323,6 +361,7 @@ class CurvatureMonitor(CallbackBase):
             clips_by_value=run.clips_by_value,
             shadows=session.shadows,
             keeps_used=any(m.needs_used for m in self.measures),
+            always=not self._may_idle,
         )
 
     def _follow_new_optimizers(self, run: LightningRun) -> LightningRun | None:
@@ -374,6 +413,9 @@ class CurvatureMonitor(CallbackBase):
         session.read(run, readable, finished, readings, trained=trained, is_step=is_step)
         if finished or run.module.automatic_optimization:
             self._plan = ReadingPlan()
+        if self._may_idle:
+            self._steps.detach()
+            self._hooks.hide()
 
     def _leave(self) -> None:
         if self._run is not None:
@@ -382,6 +424,7 @@ class CurvatureMonitor(CallbackBase):
             self._before_step.remove()
             self._steps.remove()
             self._plan = ReadingPlan()
+            self._hooks.remove()
             self._session.schedule.clock.stop()
 
 

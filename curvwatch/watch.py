@@ -74,6 +74,8 @@ class Watch:
             its own checkpoints.
         schedulers: torch's, of the learning rates, for `lower_lr` and `warmup_again`.
         on_error: "warn" reports a failed reading, once for each cause; "raise" raises.
+        total_steps: how many steps the loop will make, so that readings are spread over them; None:
+            nobody knows, and readings come in ever wider distances.
         logger: where readings go: objects with `log_metrics(dict, step=)` such as Lightning's and
             Fabric's loggers, a SummaryWriter, a W&B run, or a list of these.
 
@@ -114,6 +116,7 @@ class Watch:
         on_alert: Action | Sequence[Action] | None = None,
         schedulers: Sequence[Any] = (),
         on_error: OnError = "warn",
+        total_steps: int | None = None,
         logger: Any = None,
     ) -> None:
         optimizers = check_optimizers(model, optimizer)
@@ -137,7 +140,7 @@ class Watch:
         loggers = as_loggers(logger)
         self._plan = ReadingPlan()
         self._loss_called = False
-        self._has_stepped = False
+        self._has_stepped = self._is_idle = False
         self._calls_without_step = 0
         self._run: LoopRun | None = None
         with session.errors.guard("setting up for this run"):
@@ -147,6 +150,7 @@ class Watch:
                 self._loss_fns,
                 loggers=loggers,
                 schedulers=schedulers,
+                total_steps=total_steps,
                 **session.run_options,
             )
             session.start(run, prepare_batch=clone_batch, device=_device(run))
@@ -156,10 +160,12 @@ class Watch:
             )
             self._gradients = StepGradients(run.optimizers, errors=session.errors)
             session.shadows.start(run.optimizers, run.suffixes, session.schedule.clock)
-            self._steps = StepWatch(run.optimizers, errors=session.errors, shadows=session.shadows)
+            self._steps = StepWatch(
+                run.optimizers, errors=session.errors, shadows=session.shadows, always=False
+            )
             self._run = run
             self._open = True
-            session.schedule.start(run.processes)
+            session.schedule.start(run.processes, lambda: run.total_steps)
             self._get_ready(run)
 
     @classmethod
@@ -217,6 +223,8 @@ class Watch:
         run = self._run
         if run is None or not self._open:
             return {}
+        if self._is_idle and self._pass_by(run, loss):
+            return {}
         session, readings = self._session, Readings()
         with session.schedule.clock.reading():
             session.last_step = run.step
@@ -227,9 +235,10 @@ class Watch:
                 plan = self._with_batches(run, wanted, batches)
             if wanted:
                 self._read(run, plan, finished, readings)
-            alerts = session.record(
-                run, readings, lambda: run.training_loss(loss, read_now=bool(readings.values))
-            )
+            if not self._is_idle:
+                with session.errors.guard("reading the training loss"):
+                    session.see_loss(run, run.training_loss(loss, read_now=bool(readings.values)))
+            alerts = session.record(run, readings)
             run.step += 1
         run.rates.advance()
         session.act(run, alerts)
@@ -277,7 +286,7 @@ class Watch:
             return
         self._open = False
         self._forward_states.disarm()
-        self._gradients.remove()
+        self._gradients.disarm()
         self._steps.remove()
         self._session.schedule.clock.stop()
         self._session.finish()
@@ -309,17 +318,42 @@ class Watch:
 
     def _get_ready(self, run: LoopRun) -> None:
         """Look ahead to the coming step."""
-        self._plan = plan = self._session.plan(run.step)
+        session = self._session
+        self._plan = plan = session.plan(run.step)
         self._steps.disarm()
         self._steps.stepped = False
         self._gradients.disarm()
         if plan:
             self._steps.arm()
             self._gradients.arm()
+        needs_steps = session.shadows or session.probe.is_filling or not self._has_stepped
+        if plan or needs_steps:
+            self._steps.attach()
+        else:
+            self._steps.detach()
+        self._is_idle = not plan and not needs_steps
         with self._session.errors.guard("getting ready for a reading"):
             self._forward_states.disarm()
-            if plan or not self._session.probe.complete:
+            if plan or session.probe.is_filling:
                 self._forward_states.arm()
+                self._is_idle = False
+
+    def _pass_by(self, run: LoopRun, loss: Tensor | None) -> bool:
+        """Watch the loss of a step of which nothing is read; whether there is nothing else to do."""
+        session, clock = self._session, self._session.schedule.clock
+        begin = clock.now()
+        session.last_step = run.step
+        try:
+            quiet = session.see_loss(run, run.training_loss(loss, read_now=False))
+        except Exception:  # the long way says what it is
+            self._is_idle = quiet = False
+        quiet = quiet and not run.rates.is_warming_up
+        if quiet:
+            run.step += 1
+            if run.step >= session.schedule.next_event:
+                self._get_ready(run)
+        clock.add(clock.now() - begin)
+        return quiet
 
     def _before_the_step(self, save: Callable[[], None]) -> None:
         """Save what a forward pass begins from, unless the step was made already."""

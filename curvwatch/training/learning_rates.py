@@ -66,6 +66,11 @@ class LearningRates:
             self.scale(self._ramp / before)
 
     @property
+    def is_warming_up(self) -> bool:
+        """Whether `advance` has something to do."""
+        return self._left > 0
+
+    @property
     def _ramp(self) -> float:
         """What the rates are multiplied by in the midst of a warmup."""
         if not self._left:

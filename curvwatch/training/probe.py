@@ -106,9 +106,7 @@ class Probe:
         self._newest_kept = False
         if self._source == "current":
             self._kept = []
-        if (self._source == "first" and len(self._kept) < self._wanted) or (
-            self._source == "current" and needed
-        ):
+        if self.is_filling or (self._source == "current" and needed):
             copy = StepInput(clone_batch(item.data), item.batch_idx)
             random = random or ModuleState.of(module).random_state()
             self._kept.append(RecordedBatch(copy, random=random))
@@ -136,6 +134,11 @@ class Probe:
     def complete(self) -> bool:
         """Whether all batches are there."""
         return len(self._kept) >= max(1, self.batches)
+
+    @property
+    def is_filling(self) -> bool:
+        """Whether it still needs batches of training as they come."""
+        return self._source == "first" and len(self._kept) < self._wanted
 
     @property
     def shortage(self) -> str | None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from curvwatch.charts.histogram import Histogram
@@ -90,12 +89,12 @@ class Readings:
         costs = (float(self.products), self.seconds, share)
         self.values.update(zip(COST_METRICS, costs, strict=True))
 
-    def check_finite(self, name: str, value: Tensor) -> None:
-        """Remember whether the scalar `value` is finite."""
-        if bool(torch.isfinite(value)):
+    def check_finite(self, name: str, value: float) -> None:
+        """Remember whether `value` is finite."""
+        if math.isfinite(value):
             self.finite.append(name)
         else:
-            self.broken.append((name, float(value)))
+            self.broken.append((name, value))
 
 
 class Reader:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from curvwatch.errors import ErrorPolicy
@@ -71,8 +71,8 @@ class Recorder:
         """The metrics, without suffix, that rules which are pending wait for."""
         return self._engine.wanted()
 
-    def start(self, run: TrainingRun, metrics: Sequence[str]) -> None:
-        """Announce the `metrics` of `run`; tell of rules that none of them feeds."""
+    def start(self, run: TrainingRun, metrics: Sequence[str], *, watched: Sequence[str] = ()) -> None:
+        """Announce the `metrics` of `run`; tell of rules that neither these nor `watched` feed."""
         setup: dict[str, float | str | bool] = {}
         with self._errors.guard("looking at the hyperparameters"):
             setup = hyperparameters(run.optimizers, run.suffixes)
@@ -80,7 +80,8 @@ class Recorder:
         self._loggers.start(metrics)
         # the rules of a preset are for whatever is measured
         parts = [(rule, part) for rule in self._own_rules for part in rule.parts]
-        strange = [(r, p) for r, p in parts if not any(p.suffix(m) is not None for m in metrics)]
+        known = (*metrics, *watched)
+        strange = [(r, p) for r, p in parts if not any(p.suffix(m) is not None for m in known)]
         for rule, part in strange:
             if part.metric.startswith(_OURS):
                 self._errors.warn_once(
@@ -89,8 +90,18 @@ class Recorder:
         self._logged = sorted({p.metric for _, p in strange if not p.metric.startswith(_OURS)})
         self._never = set(self._logged)
 
-    def record(self, run: TrainingRun, step: int, readings: Readings) -> list[Alert]:
-        """Send readings of optimizer step `step` to all places; the alerts that they set off."""
+    @property
+    def is_calm(self) -> bool:
+        """Whether a step without a reading, and with a finite loss, changes nothing."""
+        return not self._logged and not self._engine.is_broken
+
+    def record(
+        self, run: TrainingRun, step: int, readings: Readings, watched: Mapping[str, float]
+    ) -> list[Alert]:
+        """Send readings of optimizer step `step` to all places; the alerts that they set off.
+
+        Rules see the values of `watched`, too.
+        """
         for note in readings.notes:
             self.history.note(step, note)
         if readings.values:
@@ -102,7 +113,7 @@ class Recorder:
             self._loggers.histograms(readings.histograms, step)
         for measure, doubt in readings.doubts:
             self._errors.warn_once(f"{doubt} (step {step})", causes=(f"doubt of {measure}",))
-        values = {**readings.trusted, **self._values_of_user(run)}
+        values = {**readings.trusted, **watched, **self._values_of_user(run)}
         alerts = self._engine.observe(step, values, readings.broken, finite=readings.finite)
         for alert in alerts:
             if run.is_main_process:

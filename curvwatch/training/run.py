@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from curvwatch.objective.chunk_size import ChunkSize
 from curvwatch.objective.processes import Processes, is_sharded
 from curvwatch.objective.samples import RecordedBatch
 from curvwatch.training.learning_rates import LearningRates
-from curvwatch.training.optimizer_groups import trained
+from curvwatch.training.optimizer_groups import rate_of, trained
 
 if TYPE_CHECKING:
     from curvwatch.training.steps import FinishedStep
@@ -76,6 +77,19 @@ class TrainingRun(ABC):
     @abstractmethod
     def step(self) -> int:
         """The optimizer step that is being made."""
+
+    @property
+    def total_steps(self) -> int | None:
+        """How many optimizer steps the whole run will make; None: nobody knows."""
+        return None
+
+    @property
+    def rate(self) -> float:
+        """The first optimizer's, of its first group; nan where reading it would make the host wait."""
+        group = self.optimizers[0].param_groups[0]
+        rate = group.get("lr")
+        on_device = isinstance(rate, Tensor) and rate.device.type != "cpu"
+        return math.nan if on_device else rate_of(group)
 
     @property
     @abstractmethod

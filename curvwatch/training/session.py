@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from math import isfinite
 from typing import Any, get_args
 
 import torch
@@ -29,6 +30,7 @@ from curvwatch.training.reader import Reader, Readings
 from curvwatch.training.recorder import Recorder
 from curvwatch.training.run import TrainingRun
 from curvwatch.training.schedule.schedule import Schedule
+from curvwatch.training.sentinels import WATCHED, Sentinels
 from curvwatch.training.shadow_optimizers import ShadowOptimizers
 from curvwatch.training.steps import FinishedStep
 
@@ -123,6 +125,8 @@ class Session:
         self.reader = Reader(self.errors, train=self._train)
         self.shadows = ShadowOptimizers(compared_by(self.measures), errors=self.errors)
         self.schedule = Schedule(self.measures, every_n_steps=self._every_n_steps, budget=self._budget)
+        self.sentinels = Sentinels()
+        self._loss: float | None = None  # of the present step
         self.last_step = -1
         self.rates: dict[str, Any] = {}
 
@@ -137,7 +141,9 @@ class Session:
             device: where the batches of a checkpoint's probe go.
         """
         self.resume(run, prepare_batch=prepare_batch, device=device)
-        self.recorder.start(run, run.metric_names(self.measures, batches=self.probe.batches))
+        self.recorder.start(
+            run, run.metric_names(self.measures, batches=self.probe.batches), watched=WATCHED
+        )
 
     def resume(
         self, run: TrainingRun, *, prepare_batch: Callable[[Any], Any], device: torch.device
@@ -223,21 +229,30 @@ class Session:
                 with self.errors.guard("the reading of the step"):
                     self.reader.step(run, plan, finished, readings)
 
-    def record(
-        self, run: TrainingRun, readings: Readings, training_loss: Callable[[], Tensor | None]
-    ) -> list[Alert]:
-        """Check the training loss, and send `readings` to all places; the alerts that they set off."""
-        with self.errors.guard("looking at the training loss"):
-            loss = training_loss()
-            if loss is not None:
-                readings.check_finite("training loss", loss)
-        return self.recorder.record(run, run.step, readings)
+    def see_loss(self, run: TrainingRun, loss: Tensor | None) -> bool:
+        """Watch the loss of the present step, once; whether there is nothing to record of it.
+
+        At every step, so that it does as little as can be.
+        """
+        self._loss = None if loss is None else float(loss)
+        moves = self.sentinels.see(self._loss, run.rate)
+        return not moves and (self._loss is None or isfinite(self._loss)) and self.recorder.is_calm
+
+    def record(self, run: TrainingRun, readings: Readings) -> list[Alert]:
+        """Send `readings` to all places, once `see_loss` was called; the alerts that are set off."""
+        if self._loss is not None:
+            readings.check_finite("training loss", self._loss)
+        watched = self.sentinels.values(with_reading=bool(readings.values))
+        return self.recorder.record(run, run.step, readings, watched)
 
     def act(self, run: TrainingRun, alerts: Sequence[Alert]) -> None:
         """Do what `alerts` ask for; what pending rules wait for is read sooner from now on."""
         self.recorder.act(run, alerts)
         self.rates = run.rates.state_dict()
-        self.schedule.prioritize(feeding(self.measures, self.recorder.wanted))
+        wanted = feeding(self.measures, self.recorder.wanted)
+        if self.sentinels.pulls:
+            wanted |= {m.name for m in self.measures if m.stage == "step" and not m.expensive}
+        self.schedule.prioritize(wanted)
 
     def finish(self) -> None:
         """The run is over: say what the probe lacked, and show the run as a whole."""
@@ -254,6 +269,7 @@ class Session:
                 **self.recorder.state_dict(),
                 "rates": dict(self.rates),
                 **self.schedule.state_dict(),
+                "sentinels": self.sentinels.state_dict(),
                 "memory": self.reader.state_dict(),
                 "compared": self.shadows.state_dict(),
                 "probe": self.probe.state_dict(),
@@ -267,6 +283,7 @@ class Session:
         self.recorder.load_state_dict(state)
         self.rates = dict(state.get("rates", {}))
         self.schedule.load_state_dict(state)
+        self.sentinels.load_state_dict(state.get("sentinels", {}))
         self.reader.load_state_dict(state["memory"])
         self.shadows.load_state_dict(state.get("compared", {}))
         self.probe = Probe(self._probe_source, batches=self._probe_batches)

@@ -192,6 +192,9 @@ class ShadowOptimizers:
         self._optimizers, self._suffixes, self._clock = list(optimizers), list(suffixes), clock
         self._made = {}
 
+    def __bool__(self) -> bool:
+        return bool(self._compared)
+
     def before(self, index: int) -> None:
         """Optimizer `index` is about to make a step."""
         if not self._compared:

@@ -107,8 +107,9 @@ class StepWatch:
         optimizers: to watch.
         errors: where failures go.
         clips_by_value: whether gradients are clipped by value.
-        shadows: called at each step, also while this is not armed.
+        shadows: called at each step that is seen.
         keeps_used: whether to keep the gradient as the optimizer got it, too.
+        always: whether to see each step, also while this is not armed.
 
     Attributes:
         stepped: whether an optimizer made a step since this was last set to False.
@@ -123,6 +124,7 @@ class StepWatch:
         clips_by_value: bool = False,
         shadows: StepObserver | None = None,
         keeps_used: bool = False,
+        always: bool = True,
     ) -> None:
         self.optimizers = list(optimizers)
         self.finished: dict[int, FinishedStep] = {}
@@ -138,15 +140,29 @@ class StepWatch:
         self._first: dict[int, bool] = {}
         self._gradients: dict[int, dict[int, Tensor]] = {}
         self._handles: list[RemovableHandle] = []
+        if always:
+            self.attach()
+
+    def attach(self) -> None:
+        """See each step from now on."""
+        if self._handles:
+            return
         for index, optimizer in enumerate(self.optimizers):
             self._handles += [
                 optimizer.register_step_pre_hook(self._guarded(self._keep_weights, index)),
                 optimizer.register_step_post_hook(self._guarded(self._keep_update, index)),
             ]
 
+    def detach(self) -> None:
+        """See no step until `attach` or `arm`: a step then costs nothing."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
     def arm(self) -> None:
         """Keep the first step of each optimizer from now on."""
         self.disarm()
+        self.attach()
         self._armed = True
         self.failed = False
 
@@ -158,10 +174,8 @@ class StepWatch:
         return finished
 
     def remove(self) -> None:
-        """Take the hooks off."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        """Take the hooks off, and forget."""
+        self.detach()
         self.disarm()
 
     def record_gradient(self, optimizer: Optimizer) -> None:

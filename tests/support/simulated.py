@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from curvwatch.measures import Sharpness, StepGeometry
+from curvwatch.measures import Measure, Sharpness, StepGeometry
 from curvwatch.training.schedule.schedule import Schedule
 
 Seconds = Callable[[int], float]
@@ -26,6 +26,7 @@ class Process:
         geometry: of its reading of the step.
         pause: of validation and the like before step t.
         idle: seconds that the monitor takes at each step.
+        total_steps: as far as the run knows.
         budget: of the schedule.
         read: the steps that were read, by stage.
     """
@@ -35,6 +36,7 @@ class Process:
     geometry: Seconds
     pause: Seconds = _nothing
     idle: float = 0.0
+    total_steps: int | None = None
     budget: float = 0.05
     every_n_steps: int | None = None
     read: dict[str, list[int]] = field(default_factory=lambda: {"landscape": [], "step": []})
@@ -59,7 +61,7 @@ class Process:
 
     def start(self) -> None:
         run: Any = self
-        self.schedule.start(run)
+        self.schedule.start(run, lambda: self.total_steps)
 
     def make_step(self, t: int) -> None:
         """What the monitor does in the course of one step."""
@@ -67,7 +69,9 @@ class Process:
         self.marks.append((schedule.clock.total_seconds, schedule.clock.reading_seconds))
         self.time += self.pause(t)
         with schedule.clock.reading():
-            due = {stage: schedule.due(stage, t) for stage in ("landscape", "step")}
+            due: dict[str, list[Measure]] = {"landscape": [], "step": []}
+            if t >= schedule.next_event:
+                due = {"landscape": schedule.due("landscape", t), "step": schedule.due("step", t)}
             self.time += self.idle
         self.time += self.step(t)
         with schedule.clock.reading():

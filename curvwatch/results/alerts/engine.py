@@ -91,6 +91,11 @@ class AlertEngine:
         self.alerts += new
         return new
 
+    @property
+    def is_broken(self) -> bool:
+        """Whether a quantity is not finite now."""
+        return bool(self._broken)
+
     def wanted(self) -> set[str]:
         """The metrics, without suffix, that rules which are pending wait for."""
         pending = {

@@ -164,6 +164,8 @@ class LightningRun(TrainingRun):
         self._loss_fns = self._one_each(loss_fns)
         self._knowledge = [ManualStepFacts() for _ in self.optimizers]
         self._batch_idx = 0
+        self._first_step = self.step
+        self._optimizers_at_start = list(trainer.optimizers)
         parameters = inspect.signature(module.training_step).parameters
         fetches = "dataloader_iter" in parameters
         self._fetches = FetchRecorder(trainer, module) if fetches else None
@@ -173,6 +175,24 @@ class LightningRun(TrainingRun):
     def step(self) -> int:
         """The optimizer step that is being made: the x-axis of `self.log` (private, 2.2 to 2.6)."""
         return int(self.trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+    @property
+    def total_steps(self) -> int | None:
+        """Of the whole run, by epochs, steps and time, whichever ends it first; None: nobody knows."""
+        trainer, step = self.trainer, self.step
+        try:
+            total = float(trainer.estimated_stepping_batches)
+            if total == trainer.max_steps and step and trainer.global_step > step:
+                total *= step / trainer.global_step  # max_steps counts those of each optimizer
+            callbacks: Any = getattr(trainer, "callbacks", ())
+            for timer in (c for c in callbacks if hasattr(c, "time_remaining")):  # max_time
+                left, passed = timer.time_remaining(), timer.time_elapsed()
+                made = step - self._first_step
+                if left is not None and passed > 0 and made > 0:
+                    total = min(total, step + max(1.0, left * made / passed))
+        except Exception:  # an estimate at best: a loader without a length, a strategy of its own
+            return None
+        return None if math.isinf(total) else max(1, int(total))
 
     def is_first_batch_of_step(self, batch_idx: int) -> bool:
         """Whether this batch is the first, with accumulation, of an optimizer step."""
@@ -195,6 +215,16 @@ class LightningRun(TrainingRun):
         """The step is over."""
         if self._fetches:
             self._fetches.end()
+
+    @property
+    def has_its_optimizers(self) -> bool:
+        """Whether the Trainer still has the optimizers that it began with."""
+        return bool(self.trainer.optimizers == self._optimizers_at_start)
+
+    @property
+    def fetches(self) -> bool:
+        """Whether `training_step` fetches its batches itself."""
+        return self._fetches is not None
 
     @property
     def batch_weight(self) -> float:

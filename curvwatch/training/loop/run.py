@@ -34,6 +34,7 @@ class LoopRun(TrainingRun):
         hvp: how Hessian-vector products are made.
         chunk_size: the most examples of a part of a batch; None: found out.
         schedulers: of the learning rates.
+        total_steps: how many steps the loop will make; None: nobody knows.
 
     Attributes:
         step: the optimizer step that is being made, counted from 0.
@@ -55,8 +56,10 @@ class LoopRun(TrainingRun):
         hvp: Products = "exact",
         chunk_size: int | None = None,
         schedulers: Sequence[Any] = (),
+        total_steps: int | None = None,
     ) -> None:
         self._schedulers = schedulers
+        self._total_steps = total_steps
         ddp = ddp_inside(model)
         group = None if ddp is None else ddp.process_group
         spread = ddp is not None or any(map(is_sharded, model.parameters()))
@@ -72,6 +75,11 @@ class LoopRun(TrainingRun):
         self._loss_fns = loss_fns
         self._loggers = loggers
         self.stopped = False
+
+    @property
+    def total_steps(self) -> int | None:
+        """As the user said."""
+        return self._total_steps
 
     @property
     def loggers(self) -> Sequence[Any]:

@@ -31,29 +31,26 @@ class StepGradients:
         self.skipped: set[int] = set()
         self._armed = False
         self._errors = errors
+        self._optimizers = list(optimizers)
         self._handles: list[RemovableHandle] = []
-        for index, optimizer in enumerate(optimizers):
-            self._handles += [
-                optimizer.register_step_pre_hook(self._before(index)),
-                optimizer.register_step_post_hook(self._after(index)),
-            ]
 
     def arm(self) -> None:
         """Keep the gradient of the first step of each optimizer from now on."""
         self.disarm()
         self._armed = True
+        for index, optimizer in enumerate(self._optimizers):
+            self._handles += [
+                optimizer.register_step_pre_hook(self._before(index)),
+                optimizer.register_step_post_hook(self._after(index)),
+            ]
 
     def disarm(self) -> None:
-        """Stop and forget."""
+        """Stop, forget, and take the hooks off."""
         self.of_step, self.skipped = {}, set()
         self._armed = False
-
-    def remove(self) -> None:
-        """Take the hooks off."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        self.disarm()
 
     def _before(self, index: int) -> Any:
         def hook(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -1,289 +1,341 @@
-"""How often to read, so that readings keep to a share of the time of a run."""
+"""How often to read, so that readings keep to a share of the time of a run and no run goes without."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from math import exp
-from statistics import median, median_low
+from math import log, log2
 from typing import Any
 
+from curvwatch.training.schedule.costs import Costs, Interval, of_kind
+from curvwatch.training.schedule.grid import (
+    divide,
+    finer,
+    fits,
+    grid_below,
+    is_on_grid,
+    on_grid,
+    per_step,
+)
 
-def on_grid(at_least: float) -> int:
-    """The smallest of 1, 2, 5, 10, 20, 50, ... that is `at_least` or more."""
-    decade = 1
-    while True:
-        for factor in (1, 2, 5):
-            if factor * decade >= at_least:
-                return factor * decade
-        decade *= 10
-
-
-def finer(n: int) -> int:
-    """The largest of the grid that is less than its `n`; 1 for 1."""
-    return on_grid(n / 2.5)
-
-
-def per_step(costs: Mapping[str, float], cadences: Mapping[str, int]) -> float:
-    """What readings take of each step.
-
-    Args:
-        costs: seconds of one reading of each kind.
-        cadences: n for each, for a reading every n steps.
-    """
-    return sum(cost / cadences[kind] for kind, cost in costs.items())
-
-
-def spread(costs: Mapping[str, float], seconds: float) -> dict[str, int]:
-    """The finest cadences on the grid that take at most `seconds` of each step, all together.
-
-    Each kind may have an equal part, and what others leave of theirs.
-
-    Args:
-        costs: seconds of one reading of each kind.
-        seconds: more than 0.
-    """
-    cadences = {kind: on_grid(cost * len(costs) / seconds) for kind, cost in costs.items()}
-    for kind, cost in costs.items():
-        left = seconds - per_step(costs, cadences) + cost / cadences[kind]
-        cadences[kind] = min(cadences[kind], on_grid(cost / left))
-    return cadences
-
-
-def kept(
-    costs: Mapping[str, float], cadences: Mapping[str, int], seconds: float, *, tolerance: float
-) -> bool:
-    """Whether `cadences` take at most `seconds` and the tolerated part more, and none can be finer."""
-    used = per_step(costs, cadences)
-    closer = (used + c / finer(cadences[k]) - c / cadences[k] for k, c in costs.items())
-    stuck = all(u > seconds or cadences[k] == 1 for u, k in zip(closer, costs, strict=True))
-    return used <= seconds * (1 + tolerance) and stuck
-
-
-# the share holds from the later of the two on; what it will allow until then may be spent before
-WARM_UP_STEPS, WARM_UP_SECONDS = 1000, 30.0
-# the first steps change the landscape most, and short runs should show a curve
-EARLY_STEPS = (0, 10, 20, 50, 100)
-_EARLY = frozenset(EARLY_STEPS)
-# before anything is known of the cost of a reading
-_UNKNOWN = 100
+# a run with less training time may take, whatever its share, what the fewest readings need
+SHORT_RUN_SECONDS = 60.0
+# but not more than so many seconds
+FLOOR_SECONDS = 30.0
+# readings of a run of up to 1000 steps, and of one from 5000 steps on
+FEWEST = {"step": (25, 75), "landscape": (12, 25), "expensive": (4, 8)}
+_FEW_STEPS, _MANY_STEPS = 1000, 5000
+# and where that is too expensive, these parts of them
+_LEVELS = (1.0, 0.8, 0.6, 0.4)
+# of a longer run its readings may be ahead of their share by a quarter of the whole, and by so much
+CREDIT_SECONDS = 10.0
+# where nobody knows how long the run is, so much is free, and is paid back first
+UNKNOWN_CREDIT_SECONDS = 3.0
+# of that, this part may go into the fewest readings of a run of so many steps
+_SOON, _SHORTEST = 2 / 3, 400
+# before this step no more than the time of so many steps, or so many seconds, goes into readings
+START_STEPS, START_COST, START_SECONDS = 20, 10.0, 0.25
+# in a run of up to so many steps, each of up to so many seconds, so many seconds
+_TINY_STEPS, _QUICK_STEP, _TINY_SECONDS = 100, 0.01, 1.0
+# of what may be spent, kept for what alerts and sentinels ask for: at first, and less to the end
+_RESERVE = 0.1
+# no gap between readings of the first kind is longer than this part of the run, if that leaves so much
+_FEWEST_SPREAD, _LEFT_TO_OTHERS = 15, 0.3
+# a kind whose reading takes more of what the run may spend is left to a longer run
+_TOO_LARGE = 0.6
 # an update every so many steps, or a tenth of the finest cadence, but not more seldom than that
 _UPDATE, _RAREST_UPDATE = 10, 1000
-# what is not spent is kept for later up to so many readings, so that no stretch overspends by more
-_SAVED_READINGS = 5.0
-# a cadence over the budget by less is kept: what was saved pays, and then a reading is left out
+# a cadence over the budget by less is kept
 _TOLERANCE = 0.05
-# pauses (validation, checkpoints) are remembered for the time that pays so many readings
-_PAUSE_READINGS = 100.0
-
-
-@dataclass
-class Interval:
-    """What passed since the last update, the same on every process.
-
-    Attributes:
-        steps: made.
-        seconds: of the run, with pauses and readings.
-        reading: seconds of everything that the monitor did, for what keeps to the budget.
-        step: seconds of a typical step without readings; None where none was made in one piece.
-        timed: seconds of the readings themselves, by kind.
-        counts: how many there were, by kind.
-    """
-
-    steps: int
-    seconds: float
-    reading: float
-    step: float | None
-    timed: Mapping[str, float] = field(default_factory=dict)
-    counts: Mapping[str, int] = field(default_factory=dict)
+# under so many readings of a kind a run is told that its budget is short
+_TOO_FEW = 10
 
 
 class Budget:
-    """Chooses a cadence for each kind of reading; an account sees to it that the share is kept.
+    """Chooses a cadence for each kind of reading, and what may be spent until the next choice.
 
-    Time pays `share` of each second into the account, and everything that the monitor does is taken
-    from it. A reading is made only if there is enough for it, so the share of a whole run is kept
-    whatever was estimated; the cadences are chosen such that there mostly is. All is decided at
-    updates, a few for each reading, from numbers that are the same on every process.
+    A run whose length is known has a purse: `share` of its time, or in a run of under a minute what
+    the fewest readings need. What is left of it is divided over the steps that are left, so that
+    readings are spread over the whole run and none of what was spent at the start is missing for long.
+    Where the length is unknown, readings come in ever wider distances, within `share` of the time so
+    far. Everything is decided at updates, from numbers that are the same on every process.
 
     Args:
         share: of the time of a run, between 0 and 1.
-        kinds: of readings, in the order in which they have precedence.
+        kinds: of readings, in the order in which they have precedence: "step", "landscape", or one of
+            these with ", expensive".
+        part: of the seconds that are free of the share, where several budgets divide them.
+
+    Attributes:
+        every_n_steps: the present cadence of each kind.
     """
 
-    def __init__(self, share: float, kinds: Sequence[str]) -> None:
-        self._share = share
+    def __init__(self, share: float, kinds: Sequence[str], *, part: float = 1.0) -> None:
+        self._share, self._part = share, part
+        self._ratio = share / (1 - share)  # of the training time
         self._kinds = tuple(kinds)
-        self._elapsed = 0.0
-        self._account = 0.0
-        self._steps: deque[float] = deque(maxlen=3)
-        self._with_pauses, self._without = 0.0, 0.0
-        self._idle: deque[float] = deque(maxlen=5)
-        self._costs: dict[str, deque[float]] = {kind: deque(maxlen=5) for kind in kinds}
-        self._last: dict[str, int] = {}
-        self._allowed: frozenset[str] = frozenset()
-        self.every_n_steps = dict.fromkeys(kinds, _UNKNOWN)
+        self._total_steps: int | None = None
+        self._step = 0
+        self._costs = Costs(kinds)
+        self.every_n_steps = dict.fromkeys(kinds, _UPDATE)
         self._spacing = _UPDATE  # of updates
+        self._limit, self._early_limit, self._pulled_limit = 0.0, 0.0, 0.0
+        self._owed: set[str] = set()  # kinds that could not be paid when they were due
 
     def updates_at(self, step: int) -> bool:
         """Whether `update` is to be called at optimizer step `step`."""
-        return step % self._spacing == 0 or step in _EARLY
+        return step % self._spacing == 0 or is_on_grid(step)
 
-    def due(self, kind: str, step: int) -> bool:
-        """Whether a reading of `kind` is due at `step`, after the update if there is one."""
-        if kind not in self._allowed:
-            return False
-        return step in _EARLY or step % self.every_n_steps[kind] == 0
-
-    def can_afford(self, kind: str, made: Mapping[str, int]) -> bool:
-        """Whether there is enough for a further reading of `kind`.
+    def due(self, kind: str, step: int, pending: float) -> bool:
+        """Whether a reading of `kind` is due at `step`, after the update if there is one.
 
         Args:
             kind: of reading.
-            made: how many readings of each kind were made since the last update.
+            step: the coming optimizer step.
+            pending: seconds that readings took since the last update.
         """
-        costs = {k: max(seconds) for k, seconds in self._costs.items() if seconds}
-        spent = sum(cost * made.get(k, 0) for k, cost in costs.items())
-        there_is = self._account + self._share * self._warm_up_left - spent
-        return kind in costs and there_is >= costs[kind]
+        if step == 0:  # what a step takes is not known yet, and adaptive optimizers have no edge there
+            return self._total_steps == 1
+        n = self.every_n_steps[kind]
+        limit = self._limit
+        owed = kind in self._owed and step % self._spacing == 0
+        if step % n and not owed:
+            if step > n or not is_on_grid(step):
+                return False
+            limit = self._early_limit
+            if kind != self._kinds[-1] and self._costs.was_read(kind):
+                limit /= 2  # of early readings each kind has some
+        pays = self._costs.spent + pending + self.cost(kind) <= limit
+        if pays:
+            self._owed.discard(kind)
+        elif step % n == 0:
+            self._owed.add(kind)
+        return pays
 
-    def update(self, step: int, passed: Interval) -> None:
+    def can_afford(self, kind: str, pending: float) -> bool:
+        """Whether a reading of `kind` beside the cadence can be paid, from the reserve too."""
+        return (
+            self._costs.knows_steps
+            and self._costs.spent + pending + self.cost(kind) <= self._pulled_limit
+        )
+
+    def next_event(self, step: int) -> int:
+        """The first step after `step` at which something may be due, or an update is."""
+        nexts = [step - step % n + n for n in (*self.every_n_steps.values(), self._spacing)]
+        early = step + 1
+        while not is_on_grid(early) and early < min(nexts):
+            early += 1
+        return min(*nexts, early)
+
+    def update(self, step: int, passed: Interval, *, total_steps: int | None = None) -> None:
         """Learn from what passed since the last update, and decide until the next.
 
         Args:
             step: the coming optimizer step, counted from 0.
             passed: since the last update.
+            total_steps: how many the whole run will make; None: nobody knows.
         """
-        self._pay(passed)
-        self._learn(passed)
+        self._step, self._total_steps = step, total_steps
+        self._costs.learn(step, passed, ratio=self._ratio)
+        if not self._costs.knows_steps:
+            return
         self._choose()
-        self._allow(step)
+        self._set_limits()
+
+    @property
+    def shortfall(self) -> str | None:
+        """What this budget cannot pay in this run, in words; None: it pays enough."""
+        left = self._steps_left
+        if left is None or self._total_steps is None or self._total_steps < 10 * _TOO_FEW:
+            return None
+        for kind in self._kinds:
+            expected = self._total_steps / self.every_n_steps[kind]
+            if self._costs.was_read(kind) and expected < _TOO_FEW:
+                cost = self.cost(kind)
+                return (
+                    f"a reading of the {kind.partition(',')[0]} takes {cost:.2g} s here, and a step "
+                    f"{self._costs.step_seconds:.2g} s, so budget={self._share:g} pays for about "
+                    f"{expected:.0f} in this run of {self._total_steps} steps, one every "
+                    f"{self.every_n_steps[kind]}; a larger budget or fewer measures give more"
+                )
+        return None
 
     # what is known
 
     @property
-    def _step_seconds(self) -> float:
-        return median(self._steps) if self._steps else 0.0
+    def _steps_left(self) -> int | None:
+        return None if self._total_steps is None else max(1, self._total_steps - self._step)
 
     @property
-    def _warm_up_left(self) -> float:
-        seconds = max(WARM_UP_SECONDS, WARM_UP_STEPS * self._step_seconds)
-        return max(0.0, seconds - self._elapsed)
+    def _whole_run(self) -> float | None:
+        """Seconds of training, from first to last step."""
+        left = self._steps_left
+        return None if left is None else self._costs.trained + left * self._costs.mean_step
 
-    @property
-    def _known(self) -> dict[str, float]:
-        """Seconds of a typical reading of each kind; the first is more expensive than the next."""
-        return {kind: median_low(costs) for kind, costs in self._costs.items() if costs}
+    def cost(self, kind: str) -> float:
+        """Seconds of the next reading of `kind`."""
+        return self._costs.of(kind)
 
-    def _price(self, kind: str) -> float:
-        """Of what can be due between two updates: readings may be as expensive as the last ones."""
-        return max(self._costs[kind], default=0.0) * max(1.0, _UPDATE / self.every_n_steps[kind])
-
-    @property
-    def _prices(self) -> float:
-        return sum(map(self._price, self._kinds))
+    def _fewest(self, steps: int, part: float = 1.0) -> dict[str, int]:
+        """The cadences that give a run of `steps` a part of the fewest readings."""
+        between = log(max(steps, 1) / _FEW_STEPS) / log(_MANY_STEPS / _FEW_STEPS)
+        between = min(1.0, max(0.0, between))
+        return {
+            kind: grid_below(steps / part / (few + (many - few) * between))
+            for kind, (few, many) in ((k, of_kind(k, FEWEST)) for k in self._kinds)
+        }
 
     # the parts of an update
 
-    def _pay(self, passed: Interval) -> None:
-        self._elapsed += passed.seconds
-        self._account += self._share * passed.seconds - passed.reading
-        if all(self._costs.values()):
-            self._account = min(self._account, _SAVED_READINGS * self._prices)
-
-    def _learn(self, passed: Interval) -> None:
-        readings = sum(passed.counts.values())
-        if not readings and passed.steps:
-            self._idle.append(passed.reading / passed.steps)
-        # what is kept for readings is not in their own times
-        idle = passed.steps * (median(self._idle) if self._idle else 0.0)
-        rest = max(0.0, passed.reading - idle - sum(passed.timed.values()))
-        for kind, count in passed.counts.items():
-            self._costs[kind].append(passed.timed.get(kind, 0.0) / count + rest / readings)
-        if passed.step is None:
-            return
-        known = bool(self._steps)  # the first update sees what happens once: compilation, workers
-        self._steps.append(passed.step)
-        if known and self._prices:
-            typical = passed.steps * self._step_seconds
-            # of a long pause counts what the account can hold
-            pause = passed.seconds - passed.reading - typical
-            pause = min(pause, _SAVED_READINGS * self._prices / self._share)
-            memory = _PAUSE_READINGS * self._prices / self._share
-            fading = exp(-(typical + max(0.0, pause)) / memory)
-            self._with_pauses = fading * self._with_pauses + typical + pause
-            self._without = fading * self._without + typical
-
     def _choose(self) -> None:
-        costs = self._known
-        if not costs or not self._steps:
+        costs = self._costs.all()
+        left, whole, total = self._steps_left, self._whole_run, self._total_steps
+        if left is None or whole is None or total is None:
+            free = UNKNOWN_CREDIT_SECONDS * self._part
+            self._change(self._by_doublings(costs, free))
             return
-        share = self._share
-        if self._warm_up_left:  # pay back what was spent at its beginning until it ends
-            owed = min(0.0, self._account) / self._warm_up_left
-            share = max(self._share + owed, self._share / 4)
-        pauses = self._with_pauses / self._without if self._without else 1.0
-        seconds = self._step_seconds * pauses * share / (1 - share)
-        idle = median(self._idle) if self._idle else 0.0
-        # what is not known yet may take its part
-        seconds = max(seconds - idle, seconds / 10) * len(costs) / len(self._kinds)
-        if not kept(costs, self.every_n_steps, seconds, tolerance=_TOLERANCE):
-            self._change(spread(costs, seconds))
+        purse, base = self._purse(whole), self._ratio * self._costs.mean_step
+        possible = self._possible(costs, purse)
+        seconds = max((purse - self._reserve - self._costs.spent) / left, base / 4)
+        if whole >= SHORT_RUN_SECONDS:
+            cadences = self._first_without_gap(possible, min(seconds, 2 * base), total)
+            # a run may end long before its last step
+            free = min(purse / 4, UNKNOWN_CREDIT_SECONDS * self._part)
+            if self._ratio * self._costs.trained < free:
+                cadences = _finer_of(self._by_doublings(costs, free), cadences)
+        else:
+            levels = (self._fewest(total, part) for part in _LEVELS)
+            pays = (n for n in levels if per_step(costs, n) <= seconds * (1 + _TOLERANCE))
+            cadences = self._divided(possible, seconds)
+            if (fewest := next(pays, None)) is not None:
+                cadences = fewest if self._is_floor(whole) else _finer_of(cadences, fewest)
+        seldom = on_grid(2 * total)
+        self._change({kind: cadences.get(kind, seldom) for kind in self._kinds})
+
+    def _by_doublings(self, costs: Mapping[str, float], free: float) -> dict[str, int]:
+        """The `free` seconds, in equal parts for each time that the run doubles its length."""
+        base = self._ratio * self._costs.mean_step
+        ahead = max(self._step, _SHORTEST)
+        for part in _LEVELS:
+            few = {k: grid_below(ahead / part / of_kind(k, FEWEST)[0]) for k in costs}
+            if self._costs.spent + ahead * per_step(costs, few) <= _SOON * free:
+                return few
+        repaid = free / self._ratio
+        if self._costs.trained >= repaid:
+            left = self._ratio * self._costs.trained - self._costs.spent
+            return self._divided(costs, min(max(base + left / ahead, base / 4), 2 * base))
+        doublings = max(1.0, log2(repaid / (ahead * self._costs.mean_step)))
+        possible = self._possible(costs, free - self._costs.spent)
+        cadences = self._divided(
+            possible, max((free - self._costs.spent) / doublings / ahead, base / 4)
+        )
+        return {kind: cadences.get(kind, on_grid(2 * ahead)) for kind in costs}
+
+    def _possible(self, costs: Mapping[str, float], purse: float) -> dict[str, float]:
+        """The kinds of which the purse pays a reading, without most of it; the first kind always."""
+        return {k: c for k, c in costs.items() if k == self._kinds[0] or c <= _TOO_LARGE * purse}
+
+    def _first_without_gap(
+        self, costs: Mapping[str, float], seconds: float, total: int
+    ) -> dict[str, int]:
+        """The first kind without a gap of a fifteenth of the run, if that leaves some to others."""
+        first, widest = self._kinds[0], grid_below(total / _FEWEST_SPREAD)
+        rest = seconds - costs[first] / widest
+        cadences = self._divided(costs, seconds)
+        if cadences[first] <= widest or rest < _LEFT_TO_OTHERS * seconds:
+            return cadences
+        return {**self._divided({k: c for k, c in costs.items() if k != first}, rest), first: widest}
+
+    def _divided(self, costs: Mapping[str, float], seconds: float) -> dict[str, int]:
+        if not costs:
+            return {}
+        seconds = max(seconds, 1e-12)
+        if fits(costs, self.every_n_steps, seconds, tolerance=_TOLERANCE):
+            return {kind: self.every_n_steps[kind] for kind in costs}
+        return divide(costs, seconds)
+
+    def _is_floor(self, whole: float) -> bool:
+        return self._purse(whole) > self._ratio * whole
+
+    def _purse(self, whole: float) -> float:
+        """Seconds that readings may take in a run with `whole` seconds of training."""
+        purse = self._ratio * whole
+        total, left = self._total_steps, self._steps_left
+        if total is None or left is None:
+            return purse
+        if whole < SHORT_RUN_SECONDS:
+            needed = self._costs.spent + left * per_step(self._costs.all(), self._fewest(total))
+            return max(purse, min(needed, FLOOR_SECONDS * self._part))
+        # one reading, at least, of the kind that comes first
+        first = self.cost(self._kinds[0])
+        if (
+            not self._costs.was_read(self._kinds[0])
+            and first <= min(FLOOR_SECONDS, whole / 4) * self._part
+        ):
+            return max(purse, self._costs.spent + first)
+        return purse
+
+    @property
+    def _reserve(self) -> float:
+        """Seconds that are kept for what alerts and sentinels ask for."""
+        left, whole = self._steps_left, self._whole_run
+        if left is None or whole is None or self._total_steps is None:
+            return 0.0
+        if whole < SHORT_RUN_SECONDS:
+            return 0.0
+        return _RESERVE * self._purse(whole) * left / self._total_steps
 
     def _change(self, cadences: Mapping[str, int]) -> None:
         self.every_n_steps.update(cadences)
         # so that all cadences are multiples of it, but for those that are finer
         finest = min(self.every_n_steps.values())
-        self._spacing = min(max(_UPDATE, finest // 10), _RAREST_UPDATE)
+        self._spacing = min(max(_UPDATE, finer(finer(finer(finest)))), _RAREST_UPDATE)
 
-    def _allow(self, step: int) -> None:
-        costs = self._known
-        there_is = self._account + self._share * self._warm_up_left
-        early = [s for s in EARLY_STEPS if s >= step]
-        allowed = set()
-        for kind in self._kinds:
-            n = self.every_n_steps[kind]
-            price = self._price(kind)
-            if len(self._costs[kind]) == 1 and step in _EARLY:
-                price /= 2  # a first reading is more expensive than the next
-            promised = sum(
-                cost * min(1.0, (step - self._last.get(other, step)) / self.every_n_steps[other])
-                for other, cost in costs.items()
-                if other != kind and other not in allowed
-            )
-            # where not all early steps can be had, the later ones
-            wanted = len(early) if step in early and step % n else 1
-            if kind not in costs or there_is >= promised + price * wanted:
-                allowed.add(kind)
-                if n < _UPDATE or step in _EARLY or step % n == 0:
-                    self._last[kind] = step
-                    there_is -= price
-        self._allowed = frozenset(allowed)
+    def _set_limits(self) -> None:
+        whole = self._whole_run
+        if whole is None:
+            most = max(self._ratio * self._costs.trained, UNKNOWN_CREDIT_SECONDS * self._part)
+        else:
+            most = purse = self._purse(whole)
+            if whole >= SHORT_RUN_SECONDS:
+                credit = min(purse / 4, CREDIT_SECONDS * self._part)
+                if not self._costs.was_read(self._kinds[0]):
+                    credit = purse
+                most = min(purse, self._ratio * self._costs.trained + credit)
+        pulled = most
+        if whole is not None and whole < SHORT_RUN_SECONDS:
+            pulled = max(most, FLOOR_SECONDS * self._part)
+        # the first reading comes before any reserve
+        limit = most - self._reserve if self._costs.was_read(self._kinds[0]) else most
+        early = max(START_SECONDS * self._part, most / 4) if whole is None else limit
+        if self._step < START_STEPS:
+            quick = self._costs.step_seconds <= _QUICK_STEP
+            tiny = quick and self._total_steps is not None and self._total_steps <= _TINY_STEPS
+            seconds = _TINY_SECONDS if tiny else START_SECONDS
+            start = max(seconds, START_COST * self._costs.step_seconds) * self._part
+            limit, early, pulled = min(limit, start), min(early, start), min(pulled, start)
+        self._limit, self._early_limit, self._pulled_limit = limit, early, pulled
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint."""
         return {
-            "elapsed": self._elapsed,
-            "account": self._account,
-            "steps": list(self._steps),
-            "pauses": [self._with_pauses, self._without],
-            "idle": list(self._idle),
-            "costs": {kind: list(costs) for kind, costs in self._costs.items()},
-            "last": dict(self._last),
-            "allowed": sorted(self._allowed),
+            "costs": self._costs.state_dict(),
+            "limits": [self._limit, self._early_limit, self._pulled_limit],
+            "owed": sorted(self._owed),
+            "total_steps": self._total_steps,
+            "step": self._step,
             "every_n_steps": dict(self.every_n_steps),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`; what it holds of other kinds is dropped."""
-        self._elapsed, self._account = state["elapsed"], state["account"]
-        self._with_pauses, self._without = state["pauses"]
-        self._allowed = frozenset(state["allowed"])
-        self._last = dict(state["last"])
-        self._steps.extend(state["steps"])
-        self._idle.extend(state["idle"])
-        for kind in self._kinds:
-            if kind in state["costs"]:
-                self._costs[kind].extend(state["costs"][kind])
-                self._change({kind: state["every_n_steps"][kind]})
+        self._costs.load_state_dict(state["costs"])
+        self._limit, self._early_limit, self._pulled_limit = state["limits"]
+        self._step, self._total_steps = state["step"], state["total_steps"]
+        self._owed = set(state["owed"]) & set(self._kinds)
+        known = state["every_n_steps"]
+        self._change({kind: known[kind] for kind in self._kinds if kind in known})
+
+
+def _finer_of(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]:
+    """The finer of two cadences of each kind."""
+    return {kind: min(n, a.get(kind, n)) for kind, n in b.items()}

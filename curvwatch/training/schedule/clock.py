@@ -23,7 +23,6 @@ class Clock:
         self._ended = 0.0
         self._earlier = 0.0
         self._started: float | None = None
-        self._mark: float | None = None
         self._reading_since = 0.0
         self._depth = 0
         self._section = _Section(self)
@@ -31,7 +30,6 @@ class Clock:
     def start(self) -> None:
         """Training begins."""
         self._started = self.now()
-        self._mark = None
 
     def stop(self) -> None:
         """Training ends."""
@@ -57,15 +55,9 @@ class Clock:
         """Count what happens inside as reading, and what is in it only once."""
         return self._section
 
-    def lap(self) -> float | None:
-        """Seconds since the last lap without readings; None for the first."""
-        if self._started is None:
-            return None
-        now = self.now()
-        reading = self._ended + (now - self._reading_since if self._depth else 0.0)
-        elapsed = self._earlier + now - self._started - reading
-        last, self._mark = self._mark, elapsed
-        return None if last is None else elapsed - last
+    def add(self, seconds: float) -> None:
+        """Count `seconds` that passed in the run as reading: what was estimated and not timed."""
+        self._ended += seconds
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,9 @@ from curvwatch.training.schedule.budget import Budget
 from curvwatch.training.schedule.clock import Clock
 
 # of the budget, where there are expensive measures beside others
-_SHARE_OF_DEAR = 1 / 3
+_SHARE_OF_EXPENSIVE = 1 / 3
+# the cheaper stage has precedence
+_STAGES: tuple[Stage, ...] = ("step", "landscape")
 
 
 class Schedule:
@@ -29,6 +32,10 @@ class Schedule:
         every_n_steps: read every n optimizer steps; None: as often as the budget allows.
         budget: the share of the time of a run that readings may take.
         now: see `Clock`.
+
+    Attributes:
+        clock: of the run.
+        next_event: the first step at which anything may be due; at those before nothing is.
     """
 
     def __init__(
@@ -40,24 +47,24 @@ class Schedule:
         now: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.clock = Clock(now)
+        self.next_event = 0
         self._measures = [(m, m.every_n_steps or every_n_steps) for m in measures]
-        stages = {
-            dear: sorted(
-                {m.stage for m, fixed in self._measures if fixed is None and m.expensive == dear}
-            )
-            for dear in (False, True)
-        }
+        budgeted = {(m.stage, m.expensive) for m, fixed in self._measures if fixed is None}
         shares = {False: 1.0, True: 1.0}
-        if all(stages.values()):
-            shares = {False: 1.0 - _SHARE_OF_DEAR, True: _SHARE_OF_DEAR}
-        # whether its measures are expensive
+        if len({expensive for _, expensive in budgeted}) == 2:
+            shares = {False: 1.0 - _SHARE_OF_EXPENSIVE, True: _SHARE_OF_EXPENSIVE}
+        # by whether its measures are expensive
         self._accounts = {
-            dear: BudgetAccount(budget * shares[dear], [_group_key(s, dear) for s in kinds], self.clock)
-            for dear, kinds in stages.items()
-            if kinds
+            expensive: BudgetAccount(
+                budget * shares[expensive], kinds, self.clock, part=shares[expensive]
+            )
+            for expensive in (False, True)
+            if (kinds := [_kind(s, expensive) for s in _STAGES if (s, expensive) in budgeted])
         }
         self._processes = Processes()
+        self._total_steps: Callable[[], int | None] = lambda: None
         self._step: int | None = None
+        self._due: frozenset[str] = frozenset()
         self._prioritized: frozenset[str] = frozenset()
 
     @property
@@ -65,9 +72,20 @@ class Schedule:
         """Of the cheap measures, else of the expensive ones; None: all cadences are fixed."""
         return next((account.budget for account in self._accounts.values()), None)
 
-    def start(self, processes: Processes) -> None:
-        """Training begins: all `processes` will decide alike."""
-        self._processes = processes
+    @property
+    def shortfall(self) -> str | None:
+        """What the budget cannot pay in this run, in words."""
+        return next(filter(None, (a.budget.shortfall for a in self._accounts.values())), None)
+
+    def start(self, processes: Processes, total_steps: Callable[[], int | None] = lambda: None) -> None:
+        """Training begins: all `processes` will decide alike.
+
+        Args:
+            processes: those that train together.
+            total_steps: how many optimizer steps the whole run will make; None where nobody knows.
+        """
+        self._processes, self._total_steps = processes, total_steps
+        self.next_event = 0
         self.clock.start()
 
     def prioritize(self, names: Collection[str]) -> None:
@@ -76,15 +94,20 @@ class Schedule:
         Measures whose cadence is fixed keep it.
         """
         self._prioritized = frozenset(names)
+        if names:
+            self.next_event = 0
 
     def due(self, stage: Stage, step: int) -> list[Measure]:
-        """The measures of `stage` that are due at optimizer step `step`: asked at each step."""
-        if self._accounts and step != self._step:
+        """The measures of `stage` that are due at optimizer step `step`: asked at each step.
+
+        Steps before `next_event` need not be asked for.
+        """
+        if step != self._step:
             self._next_step(step)
         return [
             measure
             for measure, fixed in self._measures
-            if measure.stage == stage and (step % fixed == 0 if fixed else self._is_due(measure, step))
+            if measure.stage == stage and (step % fixed == 0 if fixed else self._is_due(measure))
         ]
 
     def groups(self, measures: Sequence[Measure]) -> list[list[Measure]]:
@@ -94,21 +117,25 @@ class Schedule:
         """
         if len({m.expensive for m, fixed in self._measures if fixed is None and m in measures}) < 2:
             return [list(measures)] if measures else []
-        return [[m for m in measures if m.expensive == dear] for dear in (False, True)]
+        return [[m for m in measures if m.expensive == expensive] for expensive in (False, True)]
 
-    def _is_due(self, measure: Measure, step: int) -> bool:
-        account, kind = self._accounts[measure.expensive], _group_key(measure.stage, measure.expensive)
-        if account.budget.due(kind, step):
+    def _is_due(self, measure: Measure) -> bool:
+        kind = _kind(measure.stage, measure.expensive)
+        if kind in self._due:
             return True
-        return measure.name in self._prioritized and account.budget.can_afford(kind, account.counts)
+        return measure.name in self._prioritized and self._accounts[measure.expensive].can_afford(kind)
 
     def _next_step(self, step: int) -> None:
         self._step = step
-        lap = self.clock.lap()
+        due: frozenset[str] = frozenset()
         for account in self._accounts.values():
-            if lap is not None:
-                account.lap(lap)
-            account.update(step, self._processes.mean_of)
+            if account.budget.updates_at(step):
+                account.update(step, self._processes.mean_of, self._total_steps())
+            due |= account.due(step)
+        self._due = due
+        fixed = [step - step % n + n for _, n in self._measures if n is not None]
+        budgets = [account.budget.next_event(step) for account in self._accounts.values()]
+        self.next_event = step + 1 if self._prioritized else min(fixed + budgets, default=sys.maxsize)
 
     @contextmanager
     def timed(self, measures: Sequence[Measure]) -> Iterator[list[float]]:
@@ -117,8 +144,8 @@ class Schedule:
         The list then has its seconds and the share that all readings took so far, averaged over
         processes.
         """
-        kept = [m for m, fixed in self._measures if fixed is None and m in measures]
-        kind = _group_key(kept[0].stage, kept[0].expensive) if kept else None
+        budgeted = [m for m, fixed in self._measures if fixed is None and m in measures]
+        kind = _kind(budgeted[0].stage, budgeted[0].expensive) if budgeted else None
         for account in self._accounts.values():
             account.begin(kind)
         begin = self.clock.now()
@@ -131,23 +158,33 @@ class Schedule:
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint: a resumed run goes on alike."""
         saved = {
-            dear: {"budget": account.budget.state_dict(), "interval": account.interval()}
-            for dear, account in self._accounts.items()
+            expensive: {"budget": account.budget.state_dict(), "interval": account.interval()}
+            for expensive, account in self._accounts.items()
         }
         nothing = {"budget": None, "interval": None}
-        return {"clock": self.clock.state_dict(), **saved.get(False, nothing), "dear": saved.get(True)}
+        return {
+            "clock": self.clock.state_dict(),
+            **saved.get(False, nothing),
+            "expensive": saved.get(True),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`."""
         self.clock.load_state_dict(state["clock"])
-        self._step = None
-        for dear, account in self._accounts.items():
-            account.forget(None)
-            saved = state.get("dear") if dear else state
-            if saved is not None and saved["budget"] is not None:
+        self._step, self.next_event = None, 0
+        for expensive, account in self._accounts.items():
+            account.begin_interval(None)
+            # an earlier version had another account
+            saved = state.get("expensive") if expensive else state
+            if (
+                saved is not None
+                and saved["budget"] is not None
+                and "costs" in saved["budget"]
+                and "limits" in saved["budget"]
+            ):
                 account.load(saved["budget"], saved["interval"])
 
 
-def _group_key(stage: str, dear: bool) -> str:
+def _kind(stage: str, expensive: bool) -> str:
     """What is read together, and has a cadence of its own."""
-    return f"{stage}, dear" if dear else stage
+    return f"{stage}, expensive" if expensive else stage

@@ -502,5 +502,6 @@ def test_a_loader_without_a_length_and_a_batch_that_is_a_dict() -> None:
 def test_default_arguments_read_the_first_steps_of_a_short_run() -> None:
     monitor = CurvatureMonitor()
     fit(Classifier(), monitor, data=batches(48), max_steps=12)
-    assert monitor.history["curvature/sharpness"].steps.tolist()[0] == 0
-    assert 10 in monitor.history["curvature/sharpness"].steps
+    steps = monitor.history["step/loss_change"].steps
+    assert steps[0] == 1  # what a step takes is known then, and adaptive optimizers have an edge
+    assert 10 in steps

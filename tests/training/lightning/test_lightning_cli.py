@@ -164,5 +164,8 @@ def test_the_configuration_that_the_cli_saves_makes_the_same_run(
     )
     assert again._session._actions == first._session._actions
     assert [vars(m) for m in again.measures] == [vars(m) for m in first.measures]
+    if text is PLAIN:  # under a budget the clock decides what else is read
+        assert again.history["step/loss_change"].steps[0] == first.history["step/loss_change"].steps[0]
+        return
     name = "curvature/sharpness"
     assert again.history[name].steps.tolist() == first.history[name].steps.tolist()

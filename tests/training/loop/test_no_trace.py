@@ -48,7 +48,8 @@ def pictures(optimizer: Any, options: dict[str, Any] | None, **loop_options: Any
     loop(net, opt, watch=watch, seen=look, data=batches(shuffle=True), **loop_options)
     if watch is not None:
         assert len(watch.history)
-        assert hooks_of(net, opt) != [0, 0, 0]
+        if "every_n_steps" in options:  # else nothing is due now, and nothing is left on any weight
+            assert hooks_of(net, opt) != [0, 0, 0]
         watch.close()
     assert hooks_of(net, opt) == [0, 0, 0]
     return [*taken, picture(net)]

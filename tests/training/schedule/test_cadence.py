@@ -6,7 +6,15 @@ import itertools
 
 import pytest
 
-from curvwatch.training.schedule.budget import finer, kept, on_grid, per_step, spread
+from curvwatch.training.schedule.grid import (
+    divide,
+    finer,
+    fits,
+    grid_below,
+    is_on_grid,
+    on_grid,
+    per_step,
+)
 from tests.support.simulated import simulated
 
 
@@ -17,6 +25,10 @@ def test_the_grid_is_one_two_five():
     assert [finer(n) for n in (1, 2, 5, 10, 20, 50, 100, 1000, 5000)] == [
         *(1, 1, 2, 5, 10, 20, 50, 500, 2000)
     ]
+    assert [grid_below(x) for x in (0.1, 1, 1.9, 2, 4.9, 5, 99, 100, 101)] == [
+        *(1, 1, 1, 2, 2, 5, 50, 100, 100)
+    ]
+    assert [n for n in range(101) if is_on_grid(n)] == [1, 2, 5, 10, 20, 50, 100]
 
 
 COSTS = [
@@ -27,23 +39,23 @@ COSTS = [
 
 @pytest.mark.parametrize("costs", COSTS)
 def test_cadences_fit_and_none_of_them_could_be_finer(costs):
-    cadences = spread(costs, 0.9)
+    cadences = divide(costs, 0.9)
     assert per_step(costs, cadences) <= 0.9
     for kind, n in cadences.items():
         closer = {**cadences, kind: finer(n)}
         assert n == 1 or per_step(costs, closer) > 0.9
-    assert kept(costs, cadences, 0.9, tolerance=0.0)
+    assert fits(costs, cadences, 0.9, tolerance=0.0)
     # an equal part is there for each
     assert all(n <= on_grid(2 * costs[kind] / 0.9) for kind, n in cadences.items())
 
 
 def test_cadences_are_kept_until_they_cost_too_much_or_can_be_finer():
     costs, cadences = {"landscape": 1.0}, {"landscape": 20}
-    assert kept(costs, cadences, 0.05, tolerance=0.05)
-    assert kept(costs, cadences, 0.0477, tolerance=0.05)
-    assert not kept(costs, cadences, 0.0475, tolerance=0.05)
-    assert kept(costs, cadences, 0.099, tolerance=0.05)
-    assert not kept(costs, cadences, 0.101, tolerance=0.05)
+    assert fits(costs, cadences, 0.05, tolerance=0.05)
+    assert fits(costs, cadences, 0.0477, tolerance=0.05)
+    assert not fits(costs, cadences, 0.0475, tolerance=0.05)
+    assert fits(costs, cadences, 0.099, tolerance=0.05)
+    assert not fits(costs, cadences, 0.101, tolerance=0.05)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 7])
