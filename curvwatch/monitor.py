@@ -6,7 +6,10 @@ import math
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+from lightning_utilities.core.rank_zero import rank_zero_info
 
 from curvwatch.checks import Mode
 from curvwatch.errors import OnError
@@ -171,7 +174,7 @@ class CurvatureMonitor(CallbackBase):
         """
         return advise(self.history)
 
-    @property
+    @cached_property
     def state_key(self) -> str:
         """Tells the states of several monitors apart in a checkpoint."""
         return self._generate_state_key(name=self.name)
@@ -250,7 +253,8 @@ class CurvatureMonitor(CallbackBase):
                 session.probe.discard_newest()
             if not self._is_idle:
                 with session.errors.guard("reading the training loss"):
-                    session.see_loss(run, run.training_loss(outputs, read_now=bool(plan)))
+                    loss = run.training_loss(outputs, read_now=bool(plan))
+                    session.see_loss(run, None if loss is None else float(loss))
             alerts = session.record(run, readings)
         # what an alert does to the run is not of the readings' time
         if run.is_last_batch_of_step:
@@ -260,7 +264,7 @@ class CurvatureMonitor(CallbackBase):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the hooks off the optimizers."""
         if self._run is not None:
-            self._session.finish()
+            self._session.finish(rank_zero_info)
         self._leave()
 
     def on_exception(
@@ -269,7 +273,7 @@ class CurvatureMonitor(CallbackBase):
         """Take the hooks off the optimizers; what there is of the run is shown."""
         if self._run is not None:
             with suppress(Exception):  # the one that ended the run is what matters
-                self._session.recorder.finish()
+                self._session.recorder.finish(lambda: self._session.schedule.clock.share)
         self._leave()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -341,7 +345,7 @@ class CurvatureMonitor(CallbackBase):
         begin = clock.now()
         session.last_step = run.step
         try:
-            quiet = session.see_loss(run, run.training_loss(outputs, read_now=False))
+            quiet = session.see_loss(run, run.host_loss(outputs))
         except Exception:  # the long way says what it is
             self._is_idle = quiet = False
         if quiet and run.rates.is_warming_up:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -33,6 +34,8 @@ from curvwatch.training.reader import Readings
 from curvwatch.training.run import StepInput
 from curvwatch.training.session import Session, Steps
 from curvwatch.training.steps import FinishedStep, StepWatch
+
+log = logging.getLogger("curvwatch")
 
 W = TypeVar("W", bound="Watch")
 
@@ -237,7 +240,8 @@ class Watch:
                 self._read(run, plan, finished, readings)
             if not self._is_idle:
                 with session.errors.guard("reading the training loss"):
-                    session.see_loss(run, run.training_loss(loss, read_now=bool(readings.values)))
+                    seen = run.training_loss(loss, read_now=bool(readings.values))
+                    session.see_loss(run, None if seen is None else float(seen))
             alerts = session.record(run, readings)
             run.step += 1
         run.rates.advance()
@@ -288,8 +292,8 @@ class Watch:
         self._forward_states.disarm()
         self._gradients.disarm()
         self._steps.remove()
+        self._session.finish(log.info)
         self._session.schedule.clock.stop()
-        self._session.finish()
 
     def __enter__(self) -> Watch:
         return self
@@ -344,7 +348,8 @@ class Watch:
         begin = clock.now()
         session.last_step = run.step
         try:
-            quiet = session.see_loss(run, run.training_loss(loss, read_now=False))
+            seen = run.training_loss(loss, read_now=False)
+            quiet = session.see_loss(run, None if seen is None else float(seen))
         except Exception:  # the long way says what it is
             self._is_idle = quiet = False
         quiet = quiet and not run.rates.is_warming_up

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from curvwatch.errors import ErrorPolicy
+from curvwatch.measures import COST_METRICS
 from curvwatch.results import History
 from curvwatch.results.alerts import (
     Action,
@@ -26,6 +27,7 @@ log = logging.getLogger("curvwatch")
 
 # metrics of curvwatch: what of these is not announced when a run begins never comes
 _OURS = ("curvature/", "step/")
+_SHARE = COST_METRICS[2]
 
 
 class Recorder:
@@ -129,11 +131,19 @@ class Recorder:
                 with self._errors.guard(f"on_alert={action_name(action)!r}"):
                     act(action, alert, run)
 
-    def finish(self) -> None:
-        """The run is over: show it as a whole, where there is anything to show."""
+    def finish(self, share: Callable[[], float]) -> None:
+        """The run is over: show it as a whole, where there is anything to show.
+
+        Args:
+            share: the share of its time that readings took; what is done here counts, too.
+        """
         if len(self.history):
             last = max(int(self.history[name].steps[-1]) for name in self.history)
             self._loggers.finish(self.history, self.alerts, last)
+            if _SHARE in self.history:
+                final = {_SHARE: share()}
+                self.history.record(last, final)
+                self._loggers.scalars(final, last)
         self._loggers = Loggers([], self._errors)
         for metric in sorted(self._never):
             self._errors.warn_once(f"a rule watches {metric!r}, which was never logged in this run")

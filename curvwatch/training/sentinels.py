@@ -14,6 +14,8 @@ _WINDOW, _FEWEST = 50, 10
 _START, _COMPARED_AFTER = 10, 60
 # what counts as moving: times the running median of the loss, times the largest recent learning rate
 MOVING_LOSS, MOVING_RATE = 1.5, 2.0
+# from so many times the median on, alert rules see the loss
+REPORTED_LOSS = 2.0
 # steps for which readings are pulled close
 PULLED_STEPS = 10
 
@@ -38,7 +40,7 @@ class Sentinels:
         self._rate, self._rate_age = 0.0, 0
         self._highest_rates = (0.0, 0.0)  # of the present 50 steps and of those before
         self._left = 0  # steps for which readings are pulled
-        self._was_moving = False
+        self._was_high = False
 
     @property
     def pulls(self) -> bool:
@@ -47,8 +49,8 @@ class Sentinels:
 
     @property
     def has_news(self) -> bool:
-        """Whether `values` differ from "nothing moves"."""
-        return self._was_moving or self._moves
+        """Whether alert rules are to see the loss of this step, or that it fell again."""
+        return self._was_high or self._is_high
 
     def see(self, loss: float | None, rate: float) -> bool:
         """A step was made; whether there is something to do: a value for alerts, or readings to pull.
@@ -57,15 +59,19 @@ class Sentinels:
             loss: of its batch; None where reading it would make the host wait.
             rate: its learning rate.
         """
-        self._was_moving = self._moves
+        self._was_high = self._is_high
+        highest = self._sorted[-1] if self._sorted else math.inf
         if loss is not None:
             self._see_loss(loss)
         rate_moved = self._rate_moved(rate)
-        if self._moves or rate_moved:
+        # small losses scatter by more than that: it is to be the largest of late, too
+        ratio = self.loss_over_median
+        loss_moved = ratio is not None and ratio > MOVING_LOSS and loss is not None and loss > highest
+        if loss_moved or rate_moved:
             self._left = PULLED_STEPS
         elif self._left:
             self._left -= 1
-        return self._left > 0 or self._was_moving
+        return self._left > 0 or self.has_news
 
     def values(self, *, with_reading: bool) -> dict[str, float]:
         """What alert rules may watch: the ratio while it moves, the progress at each reading."""
@@ -79,8 +85,8 @@ class Sentinels:
         return values
 
     @property
-    def _moves(self) -> bool:
-        return self.loss_over_median is not None and self.loss_over_median > MOVING_LOSS
+    def _is_high(self) -> bool:
+        return self.loss_over_median is not None and self.loss_over_median > REPORTED_LOSS
 
     @property
     def _median(self) -> float:

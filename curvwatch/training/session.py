@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import isfinite
 from typing import Any, get_args
 
 import torch
-from torch import Tensor
 
 from curvwatch.checks import Mode, check_choice, check_fraction
 from curvwatch.errors import ErrorPolicy, OnError
@@ -24,6 +24,7 @@ from curvwatch.results.alerts import (
     check_rules,
     rules_of,
 )
+from curvwatch.results.summary import run_summary
 from curvwatch.training.plan import ReadingPlan
 from curvwatch.training.probe import Probe, ProbeKind
 from curvwatch.training.reader import Reader, Readings
@@ -33,6 +34,8 @@ from curvwatch.training.schedule.schedule import Schedule
 from curvwatch.training.sentinels import WATCHED, Sentinels
 from curvwatch.training.shadow_optimizers import ShadowOptimizers
 from curvwatch.training.steps import FinishedStep
+
+log = logging.getLogger("curvwatch")
 
 Steps = dict[int, FinishedStep]  # by optimizer index
 
@@ -127,6 +130,7 @@ class Session:
         self.schedule = Schedule(self.measures, every_n_steps=self._every_n_steps, budget=self._budget)
         self.sentinels = Sentinels()
         self._loss: float | None = None  # of the present step
+        self._said_shortfall = False
         self.last_step = -1
         self.rates: dict[str, Any] = {}
 
@@ -163,7 +167,11 @@ class Session:
 
     def plan(self, step: int) -> ReadingPlan:
         """What the cadences ask for at optimizer step `step`: the same on every process."""
-        return ReadingPlan(self.schedule.due("landscape", step), self.schedule.due("step", step))
+        plan = ReadingPlan(self.schedule.due("landscape", step), self.schedule.due("step", step))
+        if not self._said_shortfall and (shortfall := self.schedule.shortfall):
+            self._said_shortfall = True
+            log.warning("curvwatch: %s", shortfall)
+        return plan
 
     def readable_everywhere(
         self, run: TrainingRun, plan: ReadingPlan, finished: Steps, *, ready: bool = True
@@ -229,14 +237,14 @@ class Session:
                 with self.errors.guard("the reading of the step"):
                     self.reader.step(run, plan, finished, readings)
 
-    def see_loss(self, run: TrainingRun, loss: Tensor | None) -> bool:
+    def see_loss(self, run: TrainingRun, loss: float | None) -> bool:
         """Watch the loss of the present step, once; whether there is nothing to record of it.
 
         At every step, so that it does as little as can be.
         """
-        self._loss = None if loss is None else float(loss)
-        moves = self.sentinels.see(self._loss, run.rate)
-        return not moves and (self._loss is None or isfinite(self._loss)) and self.recorder.is_calm
+        self._loss = loss
+        moves = self.sentinels.see(loss, run.rate)
+        return not moves and (loss is None or isfinite(loss)) and self.recorder.is_calm
 
     def record(self, run: TrainingRun, readings: Readings) -> list[Alert]:
         """Send `readings` to all places, once `see_loss` was called; the alerts that are set off."""
@@ -254,12 +262,17 @@ class Session:
             wanted |= {m.name for m in self.measures if m.stage == "step" and not m.expensive}
         self.schedule.prioritize(wanted)
 
-    def finish(self) -> None:
-        """The run is over: say what the probe lacked, and show the run as a whole."""
-        shortage = self.probe.shortage
-        if shortage and any(m.stage == "landscape" for m in self.measures):
-            self.errors.warn_once(shortage)
-        self.recorder.finish()
+    def finish(self, say: Callable[[str], object]) -> None:
+        """The run is over: show it as a whole, and `say` in a line what became of it."""
+        clock = self.schedule.clock
+        with clock.reading():
+            shortage = self.probe.shortage
+            if shortage and any(m.stage == "landscape" for m in self.measures):
+                self.errors.warn_once(shortage)
+            self.recorder.finish(lambda: clock.share)
+        with self.errors.guard("summarizing the run"):
+            history = self.recorder.history
+            say(run_summary(history, share=clock.share, steps=self.last_step + 1))
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to go on as one run in one piece: tensors and plain Python."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from statistics import median
 from typing import Any, get_args
 
@@ -126,7 +127,7 @@ class Rule:
         ]
         return f"Rule({', '.join(shown)})"
 
-    @property
+    @cached_property
     def parts(self) -> tuple[Rule, ...]:
         """What must hold at the same time: this rule by itself, and those of `also`."""
         return (replace(self, also=()), *self.also)

@@ -331,6 +331,13 @@ class LightningRun(TrainingRun):
             outputs = outputs.get("loss")
         return outputs.detach() if isinstance(outputs, Tensor) and outputs.numel() == 1 else None
 
+    def host_loss(self, outputs: Any) -> float | None:
+        """The loss in `outputs` where looking at it costs nothing: one process, on the CPU."""
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if not isinstance(loss, Tensor) or not loss.is_cpu or self.processes.size > 1:
+            return None
+        return float(loss)
+
     def training_loss(self, outputs: Any, *, read_now: bool) -> Tensor | None:
         """The loss in `outputs`, averaged over processes.
 

@@ -60,9 +60,9 @@ class BudgetAccount:
                 pending += self.budget.cost(kind)
         return frozenset(due)
 
-    def can_afford(self, kind: str) -> bool:
-        """Whether a reading of `kind` beside its cadence can be paid."""
-        return self.budget.can_afford(kind, self._pending)
+    def grant(self, kind: str) -> bool:
+        """Whether a reading of `kind` beside its cadence can be paid: it is made then."""
+        return self.budget.grant(kind, self._pending)
 
     def begin(self, kind: str | None) -> None:
         """A reading begins, None: that no budget pays."""

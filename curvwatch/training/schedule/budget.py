@@ -24,6 +24,8 @@ FLOOR_SECONDS = 30.0
 # readings of a run of up to 1000 steps, and of one from 5000 steps on
 FEWEST = {"step": (25, 75), "landscape": (12, 25), "expensive": (4, 8)}
 _FEW_STEPS, _MANY_STEPS = 1000, 5000
+# a run of fewer steps has fewer
+_FULL_STEPS = 200
 # and where that is too expensive, these parts of them
 _LEVELS = (1.0, 0.8, 0.6, 0.4)
 # of a longer run its readings may be ahead of their share by a quarter of the whole, and by so much
@@ -36,6 +38,8 @@ _SOON, _SHORTEST = 2 / 3, 400
 START_STEPS, START_COST, START_SECONDS = 20, 10.0, 0.25
 # in a run of up to so many steps, each of up to so many seconds, so many seconds
 _TINY_STEPS, _QUICK_STEP, _TINY_SECONDS = 100, 0.01, 1.0
+# in a short run alerts and sentinels may ask for so many readings beside
+PULLED_READINGS = 20
 # of what may be spent, kept for what alerts and sentinels ask for: at first, and less to the end
 _RESERVE = 0.1
 # no gap between readings of the first kind is longer than this part of the run, if that leaves so much
@@ -79,6 +83,7 @@ class Budget:
         self.every_n_steps = dict.fromkeys(kinds, _UPDATE)
         self._spacing = _UPDATE  # of updates
         self._limit, self._early_limit, self._pulled_limit = 0.0, 0.0, 0.0
+        self._pulled = 0.0  # seconds of readings beside the cadence
         self._owed: set[str] = set()  # kinds that could not be paid when they were due
 
     def updates_at(self, step: int) -> bool:
@@ -104,19 +109,22 @@ class Budget:
             limit = self._early_limit
             if kind != self._kinds[-1] and self._costs.was_read(kind):
                 limit /= 2  # of early readings each kind has some
-        pays = self._costs.spent + pending + self.cost(kind) <= limit
+        pays = self._spent + pending + self.cost(kind) <= limit
         if pays:
             self._owed.discard(kind)
         elif step % n == 0:
             self._owed.add(kind)
         return pays
 
-    def can_afford(self, kind: str, pending: float) -> bool:
-        """Whether a reading of `kind` beside the cadence can be paid, from the reserve too."""
-        return (
-            self._costs.knows_steps
-            and self._costs.spent + pending + self.cost(kind) <= self._pulled_limit
-        )
+    def grant(self, kind: str, pending: float) -> bool:
+        """Whether a reading of `kind` beside the cadence can be paid: it is made then."""
+        cost = self.cost(kind)
+        if not self._costs.knows_steps or self._costs.spent + pending + cost > self._pulled_limit:
+            return False
+        if self._is_short and self._pulled + cost > PULLED_READINGS * self.cost(self._kinds[0]):
+            return False
+        self._pulled += cost
+        return True
 
     def next_event(self, step: int) -> int:
         """The first step after `step` at which something may be due, or an update is."""
@@ -144,22 +152,34 @@ class Budget:
     @property
     def shortfall(self) -> str | None:
         """What this budget cannot pay in this run, in words; None: it pays enough."""
-        left = self._steps_left
-        if left is None or self._total_steps is None or self._total_steps < 10 * _TOO_FEW:
+        total = self._total_steps
+        if total is None or self._step < START_STEPS or not self._costs.was_read(self._kinds[0]):
             return None
         for kind in self._kinds:
-            expected = self._total_steps / self.every_n_steps[kind]
-            if self._costs.was_read(kind) and expected < _TOO_FEW:
-                cost = self.cost(kind)
+            n, cost = self.every_n_steps[kind], self.cost(kind)
+            expected = total // n
+            if expected < min(_TOO_FEW, total / 10):
+                about = "" if self._costs.was_read(kind) else "about "
+                number = f"{expected or 'no'} {'reading' if expected == 1 else 'readings'}"
                 return (
-                    f"a reading of the {kind.partition(',')[0]} takes {cost:.2g} s here, and a step "
-                    f"{self._costs.step_seconds:.2g} s, so budget={self._share:g} pays for about "
-                    f"{expected:.0f} in this run of {self._total_steps} steps, one every "
-                    f"{self.every_n_steps[kind]}; a larger budget or fewer measures give more"
+                    f"the budget ({self._share:.3g}) pays for {number} of the "
+                    f"{kind.partition(',')[0]} in this run of {total} steps: one takes "
+                    f"{about}{cost:.2g} s, and a step {self._costs.step_seconds:.2g} s. A larger "
+                    "budget, every_n_steps=... or fewer measures give more"
                 )
         return None
 
     # what is known
+
+    @property
+    def _is_short(self) -> bool:
+        whole = self._whole_run
+        return whole is not None and whole < SHORT_RUN_SECONDS
+
+    @property
+    def _spent(self) -> float:
+        """Seconds of readings, in a short run without those that were granted beside."""
+        return self._costs.spent - (self._pulled if self._is_short else 0.0)
 
     @property
     def _steps_left(self) -> int | None:
@@ -179,6 +199,7 @@ class Budget:
         """The cadences that give a run of `steps` a part of the fewest readings."""
         between = log(max(steps, 1) / _FEW_STEPS) / log(_MANY_STEPS / _FEW_STEPS)
         between = min(1.0, max(0.0, between))
+        part *= min(1.0, steps / _FULL_STEPS)
         return {
             kind: grid_below(steps / part / (few + (many - few) * between))
             for kind, (few, many) in ((k, of_kind(k, FEWEST)) for k in self._kinds)
@@ -195,8 +216,8 @@ class Budget:
             return
         purse, base = self._purse(whole), self._ratio * self._costs.mean_step
         possible = self._possible(costs, purse)
-        seconds = max((purse - self._reserve - self._costs.spent) / left, base / 4)
-        if whole >= SHORT_RUN_SECONDS:
+        seconds = max((purse - self._reserve - self._spent) / left, base / 4)
+        if not self._is_short:
             cadences = self._first_without_gap(possible, min(seconds, 2 * base), total)
             # a run may end long before its last step
             free = min(purse / 4, UNKNOWN_CREDIT_SECONDS * self._part)
@@ -217,17 +238,15 @@ class Budget:
         ahead = max(self._step, _SHORTEST)
         for part in _LEVELS:
             few = {k: grid_below(ahead / part / of_kind(k, FEWEST)[0]) for k in costs}
-            if self._costs.spent + ahead * per_step(costs, few) <= _SOON * free:
+            if self._spent + ahead * per_step(costs, few) <= _SOON * free:
                 return few
         repaid = free / self._ratio
         if self._costs.trained >= repaid:
-            left = self._ratio * self._costs.trained - self._costs.spent
+            left = self._ratio * self._costs.trained - self._spent
             return self._divided(costs, min(max(base + left / ahead, base / 4), 2 * base))
         doublings = max(1.0, log2(repaid / (ahead * self._costs.mean_step)))
-        possible = self._possible(costs, free - self._costs.spent)
-        cadences = self._divided(
-            possible, max((free - self._costs.spent) / doublings / ahead, base / 4)
-        )
+        possible = self._possible(costs, free - self._spent)
+        cadences = self._divided(possible, max((free - self._spent) / doublings / ahead, base / 4))
         return {kind: cadences.get(kind, on_grid(2 * ahead)) for kind in costs}
 
     def _possible(self, costs: Mapping[str, float], purse: float) -> dict[str, float]:
@@ -262,8 +281,8 @@ class Budget:
         total, left = self._total_steps, self._steps_left
         if total is None or left is None:
             return purse
-        if whole < SHORT_RUN_SECONDS:
-            needed = self._costs.spent + left * per_step(self._costs.all(), self._fewest(total))
+        if self._is_short:
+            needed = self._spent + left * per_step(self._costs.all(), self._fewest(total))
             return max(purse, min(needed, FLOOR_SECONDS * self._part))
         # one reading, at least, of the kind that comes first
         first = self.cost(self._kinds[0])
@@ -271,7 +290,7 @@ class Budget:
             not self._costs.was_read(self._kinds[0])
             and first <= min(FLOOR_SECONDS, whole / 4) * self._part
         ):
-            return max(purse, self._costs.spent + first)
+            return max(purse, self._spent + first)
         return purse
 
     @property
@@ -280,7 +299,7 @@ class Budget:
         left, whole = self._steps_left, self._whole_run
         if left is None or whole is None or self._total_steps is None:
             return 0.0
-        if whole < SHORT_RUN_SECONDS:
+        if self._is_short:
             return 0.0
         return _RESERVE * self._purse(whole) * left / self._total_steps
 
@@ -296,14 +315,14 @@ class Budget:
             most = max(self._ratio * self._costs.trained, UNKNOWN_CREDIT_SECONDS * self._part)
         else:
             most = purse = self._purse(whole)
-            if whole >= SHORT_RUN_SECONDS:
+            if not self._is_short:
                 credit = min(purse / 4, CREDIT_SECONDS * self._part)
                 if not self._costs.was_read(self._kinds[0]):
                     credit = purse
                 most = min(purse, self._ratio * self._costs.trained + credit)
         pulled = most
-        if whole is not None and whole < SHORT_RUN_SECONDS:
-            pulled = max(most, FLOOR_SECONDS * self._part)
+        if self._is_short:
+            pulled = most + self._pulled + PULLED_READINGS * self.cost(self._kinds[0])
         # the first reading comes before any reserve
         limit = most - self._reserve if self._costs.was_read(self._kinds[0]) else most
         early = max(START_SECONDS * self._part, most / 4) if whole is None else limit
@@ -320,6 +339,7 @@ class Budget:
         return {
             "costs": self._costs.state_dict(),
             "limits": [self._limit, self._early_limit, self._pulled_limit],
+            "pulled": self._pulled,
             "owed": sorted(self._owed),
             "total_steps": self._total_steps,
             "step": self._step,
@@ -331,6 +351,7 @@ class Budget:
         self._costs.load_state_dict(state["costs"])
         self._limit, self._early_limit, self._pulled_limit = state["limits"]
         self._step, self._total_steps = state["step"], state["total_steps"]
+        self._pulled = state["pulled"]
         self._owed = set(state["owed"]) & set(self._kinds)
         known = state["every_n_steps"]
         self._change({kind: known[kind] for kind in self._kinds if kind in known})

@@ -65,6 +65,7 @@ class Schedule:
         self._total_steps: Callable[[], int | None] = lambda: None
         self._step: int | None = None
         self._due: frozenset[str] = frozenset()
+        self._granted: set[str] = set()  # beside their cadence
         self._prioritized: frozenset[str] = frozenset()
 
     @property
@@ -93,8 +94,8 @@ class Schedule:
 
         Measures whose cadence is fixed keep it.
         """
-        self._prioritized = frozenset(names)
-        if names:
+        before, self._prioritized = self._prioritized, frozenset(names)
+        if self._prioritized - before:
             self.next_event = 0
 
     def due(self, stage: Stage, step: int) -> list[Measure]:
@@ -121,9 +122,7 @@ class Schedule:
 
     def _is_due(self, measure: Measure) -> bool:
         kind = _kind(measure.stage, measure.expensive)
-        if kind in self._due:
-            return True
-        return measure.name in self._prioritized and self._accounts[measure.expensive].can_afford(kind)
+        return kind in self._due or (measure.name in self._prioritized and kind in self._granted)
 
     def _next_step(self, step: int) -> None:
         self._step = step
@@ -133,9 +132,17 @@ class Schedule:
                 account.update(step, self._processes.mean_of, self._total_steps())
             due |= account.due(step)
         self._due = due
+        wanted = {
+            (m.expensive, _kind(m.stage, m.expensive))
+            for m, fixed in self._measures
+            if fixed is None and m.name in self._prioritized
+        }
+        self._granted = {k for e, k in sorted(wanted) if k not in due and self._accounts[e].grant(k)}
         fixed = [step - step % n + n for _, n in self._measures if n is not None]
         budgets = [account.budget.next_event(step) for account in self._accounts.values()]
-        self.next_event = step + 1 if self._prioritized else min(fixed + budgets, default=sys.maxsize)
+        # what is wanted and cannot be paid waits for the next update
+        goes_on = any(k in due or k in self._granted for _, k in wanted)
+        self.next_event = step + 1 if goes_on else min(fixed + budgets, default=sys.maxsize)
 
     @contextmanager
     def timed(self, measures: Sequence[Measure]) -> Iterator[list[float]]:

@@ -276,7 +276,7 @@ def test_a_budget_that_pays_too_little_is_said_with_the_number(
     assert (text is not None) == short
     if text is not None:
         assert f"{steps} steps" in text
-        assert "budget=0.05" in text
+        assert "the budget (0.05) pays for" in text
 
 
 def test_a_large_network_has_one_reading_of_the_step_even_in_a_short_run() -> None:
