@@ -14,6 +14,7 @@ from curvwatch.results.alerts import (
     Action,
     Alert,
     AlertEngine,
+    Episodes,
     Rule,
     act,
     action_name,
@@ -57,6 +58,8 @@ class Recorder:
         self._own_rules = own_rules
         self._actions = actions
         self._engine = AlertEngine(rules, watch_finite=watch_finite)
+        self._episodes = Episodes()
+        self._episodes.know((*actions, *(a for rule in rules for a in check_actions(rule.action))))
         self._loggers = Loggers([], errors)
         self._logged: list[str] = []  # metrics of the user that rules watch
         self._never: set[str] = set()  # those of them that never came
@@ -125,11 +128,15 @@ class Recorder:
         return alerts
 
     def act(self, run: TrainingRun, alerts: Sequence[Alert]) -> None:
-        """Do what `alerts` ask for."""
-        for alert in alerts:
-            for action in (*self._actions, *check_actions(self._engine.action_of(alert))):
-                with self._errors.guard(f"on_alert={action_name(action)!r}"):
-                    act(action, alert, run)
+        """Do what `alerts`, of one step, ask for: each action once in an episode, see `Episodes`."""
+        asked = [
+            (action, alert)
+            for alert in alerts
+            for action in (*self._actions, *check_actions(self._engine.action_of(alert)))
+        ]
+        for action, alert in self._episodes.choose(asked, self.alerts) if asked else ():
+            with self._errors.guard(f"on_alert={action_name(action)!r}"):
+                act(action, alert, run)
 
     def finish(self, share: Callable[[], float]) -> None:
         """The run is over: show it as a whole, where there is anything to show.
@@ -160,10 +167,15 @@ class Recorder:
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint."""
-        return {"history": self.history.state_dict(), "alerts": self._engine.state_dict()}
+        return {
+            "history": self.history.state_dict(),
+            "alerts": self._engine.state_dict(),
+            "episodes": self._episodes.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`."""
         self.history.load_state_dict(state["history"])
         self._engine.load_state_dict(state["alerts"])
+        self._episodes.load_state_dict(state.get("episodes", {}))
         self.history.alerts = self._engine.alerts

@@ -12,6 +12,7 @@ from curvwatch.results.alerts.actions import (
 )
 from curvwatch.results.alerts.alert import NOT_FINITE, Alert
 from curvwatch.results.alerts.engine import AlertEngine
+from curvwatch.results.alerts.episodes import Episodes
 from curvwatch.results.alerts.presets import (
     DEFAULT_RULES,
     PRESETS,
@@ -28,6 +29,7 @@ __all__ = [
     "Action",
     "Alert",
     "AlertEngine",
+    "Episodes",
     "PresetName",
     "Rule",
     "RunAction",

@@ -55,6 +55,25 @@ DEFAULT_RULES = (
         meaning="steps overshoot and raise the loss of their own batch, little by little; "
         "lower the learning rate",
     ),
+    # the loss of the next batch, which no step saw
+    Rule(
+        name="loss spike",
+        metric="step/loss_over_median",
+        above=3.0,
+        clear=2.0,
+        cooldown=_COOLDOWN,
+        meaning="the loss of a batch is over three times the median of the 50 before; lower the "
+        "learning rate or clip the gradient, unless this batch is unlike others",
+    ),
+    Rule(
+        name="stuck",
+        metric="step/plateau_over_start",
+        above=0.95,
+        for_readings=3,
+        meaning="a step threw the loss up, and since then it stays where it began: the network may no "
+        "longer respond to its input, as with ReLU units that are off for good; begin anew with a "
+        "lower learning rate",
+    ),
 )
 RESEARCH_RULES = (
     *DEFAULT_RULES,
