@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_utilities.core.rank_zero import rank_zero_info
 
-from curvwatch.checks import Mode
+from curvwatch.checks import Mode, check_int
 from curvwatch.errors import OnError
-from curvwatch.measures import Measure
+from curvwatch.measures import Measure, check_cadence
 from curvwatch.measures.presets import preset_options
 from curvwatch.objective import Products
 from curvwatch.results import History
@@ -23,6 +23,7 @@ from curvwatch.training.lightning.callback import CallbackBase
 from curvwatch.training.lightning.hook_switch import HookSwitch
 from curvwatch.training.lightning.run import LightningRun
 from curvwatch.training.lightning.training_step import LossFn, check_loss_fns
+from curvwatch.training.lightning.watched_metrics import WatchedMetrics
 from curvwatch.training.plan import ReadingPlan
 from curvwatch.training.probe import ProbeKind
 from curvwatch.training.reader import Readings
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     import lightning.pytorch as pl
     from torch import Tensor
 
+_NO_LENGTH = (
+    "the training data has no length, so with accumulate_grad_batches the last step of an epoch is not "
+    "known when it begins: what waits for a reading at its end gets that of an earlier step"
+)
 _NO_LOGGER = (
     "the Trainer has no logger, so readings are in monitor.history and in trainer.callback_metrics only"
 )
@@ -45,7 +50,11 @@ class CurvatureMonitor(CallbackBase):
         measures: what to measure: names, classes or instances of measures; default: `Sharpness` and
             `StepGeometry`.
         every_n_steps: read every n optimizer steps; None: as often as the budget allows.
-        budget: the share of the training time that readings may take, where `every_n_steps` is None.
+        every_n_epochs: read in the last step of every n-th epoch, beside `every_n_steps`; without
+            that, only there. None: where callbacks or schedulers monitor a metric of curvwatch, it is
+            read right before they look.
+        budget: the share of the training time that readings may take, where `every_n_steps` and
+            `every_n_epochs` are None.
         probe: on what the landscape is read: "first", the first training batches that flow by, kept
             for the whole run; "current", the training batch of each reading; or batches of your own.
         probe_batches: how many batches "first" keeps.
@@ -87,6 +96,7 @@ class CurvatureMonitor(CallbackBase):
         measures: Iterable[str | Measure | type[Measure]] | None = None,
         *,
         every_n_steps: int | None = None,
+        every_n_epochs: int | None = None,
         budget: float = 0.05,
         probe: ProbeKind | Iterable[Any] = "first",
         probe_batches: int = 1,
@@ -101,9 +111,16 @@ class CurvatureMonitor(CallbackBase):
         name: str = "",
     ) -> None:
         super().__init__()
+        if every_n_steps == 0:
+            check_cadence(every_n_steps)
+        if every_n_epochs is not None:
+            check_int(
+                "every_n_epochs", every_n_epochs, at_least=1, what="a number of epochs, 1 or more,"
+            )
+        never_between = every_n_epochs is not None and every_n_steps is None
         self._session = Session(
             measures,
-            every_n_steps=every_n_steps,
+            every_n_steps=0 if never_between else every_n_steps,
             budget=budget,
             probe=probe,
             probe_batches=probe_batches,
@@ -117,6 +134,7 @@ class CurvatureMonitor(CallbackBase):
         )
         self.measures = self._session.measures
         self.every_n_steps = every_n_steps
+        self.every_n_epochs = every_n_epochs
         self.budget = budget
         self.name = name
         self._loss_fn = check_loss_fns(loss_fn)
@@ -201,12 +219,17 @@ class CurvatureMonitor(CallbackBase):
             self._plan = ReadingPlan()
             self._owed: list[Measure] = []
             self._probe_loss = math.nan
+            self._watched = WatchedMetrics(trainer, every_n_epochs=self.every_n_epochs)
             self._before_step = run.call_before_step(self._get_ready)
             self._run = run
         if self._run is not None:
             if not self._run.trainer.loggers:
                 session.errors.warn_once(_NO_LOGGER)
             session.warn_of_limits(self._run)
+            for text in self._watched.unavailable(session.metrics):
+                session.errors.warn_once(text)
+            if self._watched and not self._watched.is_epoch_end_known:
+                session.errors.warn_once(_NO_LENGTH)
             session.schedule.start(self._run.processes, lambda: run.total_steps)
             self._hooks = HookSwitch(self, CurvatureMonitor)
             self._dispatch_seconds = self._hooks.dispatch_seconds
@@ -302,9 +325,12 @@ class CurvatureMonitor(CallbackBase):
             return
         clock = session.schedule.clock
         begin = clock.now()
+        begins = run.is_first_batch_of_step(batch_idx)
+        also = self._watched.measures(batch_idx, self.measures) if self._watched and begins else set()
         self._is_idle = (
             self._may_idle
             and run.step < session.schedule.next_event
+            and not also
             and not self._plan
             and not session.probe.is_filling
             and run.has_its_optimizers
@@ -313,7 +339,6 @@ class CurvatureMonitor(CallbackBase):
             clock.add(clock.now() - begin)
             return
         self._hooks.show()
-        begins = run.is_first_batch_of_step(batch_idx)
         if begins and not run.has_optimizers(run.trainer.optimizers):
             run = self._follow_new_optimizers(run)
             if run is None:
@@ -322,7 +347,7 @@ class CurvatureMonitor(CallbackBase):
         self._backwards = 0
         with clock.reading():
             if begins:
-                self._plan = self._what_is_due(run, last=self._plan)
+                self._plan = self._what_is_due(run, last=self._plan, also=also)
             plan = self._plan
             with session.errors.guard("getting ready for a reading"):
                 if not plan and self._may_idle:
@@ -379,10 +404,12 @@ class CurvatureMonitor(CallbackBase):
         self._leave()
         return None
 
-    def _what_is_due(self, run: LightningRun, *, last: ReadingPlan) -> ReadingPlan:
+    def _what_is_due(
+        self, run: LightningRun, *, last: ReadingPlan, also: Collection[str]
+    ) -> ReadingPlan:
         """What the cadences ask for: the same on every process, whatever each is ready for."""
         self._steps.disarm()
-        plan = self._session.plan(run.step)
+        plan = self._session.plan(run.step, also=also)
         self._owed = plan.step or self._owed
         plan.step = []
         by_hand = not run.module.automatic_optimization

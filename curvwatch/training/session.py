@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import isfinite
 from typing import Any, get_args
@@ -54,7 +54,8 @@ class Session:
 
     Args:
         measures: what to measure: names, classes or instances of measures; None: the default ones.
-        every_n_steps: read every n optimizer steps; None: as often as the budget allows.
+        every_n_steps: read every n optimizer steps; None: as often as the budget allows; 0: only what
+            `plan` is asked for.
         budget: the share of the training time that readings may take.
         probe: on what the landscape is read, see `Probe`.
         probe_batches: how many batches the probe "first" keeps.
@@ -71,6 +72,7 @@ class Session:
         errors: where failures go.
         run_options: `hvp` and `chunk_size`, as a `TrainingRun` takes them.
         last_step: the optimizer step that was seen last; -1 before the first.
+        metrics: all that are read in this run, with suffixes.
         rates: the state of what alerts did to the learning rates.
         probe_lost: whether a checkpoint held no probe, so that a new one is taken.
 
@@ -94,7 +96,7 @@ class Session:
         on_alert: Action | Sequence[Action] | None,
         on_error: OnError,
     ) -> None:
-        if every_n_steps is not None:
+        if every_n_steps not in (None, 0):
             check_cadence(every_n_steps)
         check_fraction("budget", budget, what="a share of time between 0 and 1")
         check_choice("mode", mode, get_args(Mode))
@@ -131,6 +133,7 @@ class Session:
         self.sentinels = Sentinels()
         self._loss: float | None = None  # of the present step
         self._said_shortfall = False
+        self.metrics: list[str] = []
         self.last_step = -1
         self.rates: dict[str, Any] = {}
 
@@ -145,9 +148,8 @@ class Session:
             device: where the batches of a checkpoint's probe go.
         """
         self.resume(run, prepare_batch=prepare_batch, device=device)
-        self.recorder.start(
-            run, run.metric_names(self.measures, batches=self.probe.batches), watched=WATCHED
-        )
+        self.metrics = run.metric_names(self.measures, batches=self.probe.batches)
+        self.recorder.start(run, self.metrics, watched=WATCHED)
 
     def resume(
         self, run: TrainingRun, *, prepare_batch: Callable[[Any], Any], device: torch.device
@@ -165,9 +167,18 @@ class Session:
             self.errors.warn_once(_PROBE_LOST)
             self.probe_lost = False
 
-    def plan(self, step: int) -> ReadingPlan:
-        """What the cadences ask for at optimizer step `step`: the same on every process."""
-        plan = ReadingPlan(self.schedule.due("landscape", step), self.schedule.due("step", step))
+    def plan(self, step: int, *, also: Collection[str] = ()) -> ReadingPlan:
+        """What is due at optimizer step `step`: the same on every process.
+
+        Args:
+            step: the coming one.
+            also: names of measures to read beside what the cadences ask for.
+        """
+        due = [*self.schedule.due("landscape", step), *self.schedule.due("step", step)]
+        read = [m for m in self.measures if m in due or m.name in also]
+        plan = ReadingPlan(
+            [m for m in read if m.stage == "landscape"], [m for m in read if m.stage == "step"]
+        )
         if not self._said_shortfall and (shortfall := self.schedule.shortfall):
             self._said_shortfall = True
             log.warning("curvwatch: %s", shortfall)

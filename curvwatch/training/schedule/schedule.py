@@ -29,7 +29,8 @@ class Schedule:
 
     Args:
         measures: to schedule.
-        every_n_steps: read every n optimizer steps; None: as often as the budget allows.
+        every_n_steps: read every n optimizer steps; None: as often as the budget allows; 0: never, for
+            readings are asked for.
         budget: the share of the time of a run that readings may take.
         now: see `Clock`.
 
@@ -48,7 +49,9 @@ class Schedule:
     ) -> None:
         self.clock = Clock(now)
         self.next_event = 0
-        self._measures = [(m, m.every_n_steps or every_n_steps) for m in measures]
+        self._measures = [
+            (m, every_n_steps if m.every_n_steps is None else m.every_n_steps) for m in measures
+        ]
         budgeted = {(m.stage, m.expensive) for m, fixed in self._measures if fixed is None}
         shares = {False: 1.0, True: 1.0}
         if len({expensive for _, expensive in budgeted}) == 2:
@@ -108,7 +111,8 @@ class Schedule:
         return [
             measure
             for measure, fixed in self._measures
-            if measure.stage == stage and (step % fixed == 0 if fixed else self._is_due(measure))
+            if measure.stage == stage
+            and (self._is_due(measure) if fixed is None else fixed and step % fixed == 0)
         ]
 
     def groups(self, measures: Sequence[Measure]) -> list[list[Measure]]:
@@ -138,7 +142,7 @@ class Schedule:
             if fixed is None and m.name in self._prioritized
         }
         self._granted = {k for e, k in sorted(wanted) if k not in due and self._accounts[e].grant(k)}
-        fixed = [step - step % n + n for _, n in self._measures if n is not None]
+        fixed = [step - step % n + n for _, n in self._measures if n]
         budgets = [account.budget.next_event(step) for account in self._accounts.values()]
         # what is wanted and cannot be paid waits for the next update
         goes_on = any(k in due or k in self._granted for _, k in wanted)
