@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from curvwatch.report.logs import LoggedCurve, LoggedRun
+from curvwatch.results.loggers import RUN_COST_SHARE
 
 # at the edge a single reading may be anywhere in an oscillation
 LAST_READINGS = 5
@@ -92,7 +93,9 @@ def summarize(
         directional_sharpness=_largest(map(_median, variants(run, "step/directional_sharpness"))),
         gradient_correlation=_largest(map(_median, variants(run, "step/gradient_correlation"))),
         alerts=None if run.kind == "csv" or not run.curves else len(run.alerts),
-        cost_share=_largest(_last_finite(c) for c in variants(run, "curvature/cost_share")),
+        # of the whole run, else of what it was at the last reading
+        cost_share=_largest(_last_finite(c) for c in variants(run, RUN_COST_SHARE))
+        or _largest(_last_finite(c) for c in variants(run, "curvature/cost_share")),
         cost_seconds=_largest(_sum(c) for c in variants(run, "curvature/cost_seconds")),
         others=tuple(_ends(run, other) for other in others),
     )

@@ -34,12 +34,7 @@ def run_summary(history: History, *, share: float, steps: int) -> str:
 
 
 def _readings(history: History, prefix: str) -> int:
-    steps = {
-        int(t)
-        for name in history
-        if name.startswith(prefix) and name != "curvature/cost_share"
-        for t in history[name].steps
-    }
+    steps = {int(t) for name in history if name.startswith(prefix) for t in history[name].steps}
     return len(steps)
 
 

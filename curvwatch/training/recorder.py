@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from curvwatch.errors import ErrorPolicy
-from curvwatch.measures import COST_METRICS
 from curvwatch.results import History
 from curvwatch.results.alerts import (
     Action,
@@ -28,7 +27,6 @@ log = logging.getLogger("curvwatch")
 
 # metrics of curvwatch: what of these is not announced when a run begins never comes
 _OURS = ("curvature/", "step/")
-_SHARE = COST_METRICS[2]
 
 
 class Recorder:
@@ -146,11 +144,7 @@ class Recorder:
         """
         if len(self.history):
             last = max(int(self.history[name].steps[-1]) for name in self.history)
-            self._loggers.finish(self.history, self.alerts, last)
-            if _SHARE in self.history:
-                final = {_SHARE: share()}
-                self.history.record(last, final)
-                self._loggers.scalars(final, last)
+            self._loggers.finish(self.history, self.alerts, last, share=share)
         self._loggers = Loggers([], self._errors)
         for metric in sorted(self._never):
             self._errors.warn_once(f"a rule watches {metric!r}, which was never logged in this run")

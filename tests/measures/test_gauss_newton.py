@@ -211,7 +211,9 @@ def test_in_a_loop_of_the_users_own():
             outputs_fn=lambda batch, net=net: net(batch[0]),
             loss_of_outputs=lambda z, batch: F.cross_entropy(z, batch[1]),
         )
-        with Watch(net, optimizer, loss_fn, [measure if given else "gauss_newton"]) as watch:
+        with Watch(
+            net, optimizer, loss_fn, [measure if given else "gauss_newton"], every_n_steps=1
+        ) as watch:
             loop(net, optimizer, data=batches(4), watch=watch)
         assert not watch.history.notes
         read.append(watch.history["gauss_newton/trace"].values)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from pathlib import Path
 
 import pytest
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning_utilities.core import rank_zero
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from curvwatch import CurvatureMonitor, History
 from curvwatch.results.summary import run_summary
@@ -62,23 +64,19 @@ def test_a_run_without_readings() -> None:
 
 
 def test_a_fit_ends_with_the_line_and_with_the_share_of_the_whole_run(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monitor = CurvatureMonitor(every_n_steps=2)
+    monitor, logger = (
+        CurvatureMonitor(every_n_steps=2),
+        TensorBoardLogger(tmp_path, name="", version=""),
+    )
     # Lightning's logger does not pass on what it says
     monkeypatch.setattr(rank_zero.log, "propagate", True)
     with caplog.at_level(logging.INFO, logger=rank_zero.log.name):
-        fit(Classifier(), monitor, data=batches(48), max_steps=12)
+        fit(Classifier(), monitor, data=batches(48), max_steps=12, logger=logger)
     (line,) = [r.getMessage() for r in caplog.records if "readings of the step" in r.getMessage()]
-    steps, shares = monitor.history["curvature/cost_share"]
-    assert steps.tolist() == [
-        0,
-        2,
-        4,
-        6,
-        8,
-        10,
-        10,
-    ]  # the last one with all that the end of the run took
-    share: Any = shares[-1]
-    assert f"6 readings of the step and 6 of the landscape took {share:.1%} of the time" in line
+    logged = EventAccumulator(str(tmp_path)).Reload().Scalars("curvature/run_cost_share")
+    (event,) = logged
+    assert event.step == 10
+    # with all that the end of the run took
+    assert f"6 readings of the step and 6 of the landscape took {event.value:.1%} of the time" in line

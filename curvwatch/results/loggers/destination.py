@@ -43,3 +43,6 @@ class LoggerDestination(Protocol):
 
     def image(self, name: str, image: np.ndarray, step: int) -> None:
         """Show a figure of the run, shape (height, width, 3), uint8."""
+
+    def final(self, name: str, value: float, step: int) -> None:
+        """Log a value of the whole run, which is over."""

@@ -21,6 +21,9 @@ from curvwatch.results.loggers.plain import PlainDestination
 
 log = logging.getLogger("curvwatch")
 
+# logged once, when a run is over
+RUN_COST_SHARE = "curvature/run_cost_share"
+
 
 class Loggers:
     """The loggers of a Trainer or of a loop.
@@ -62,8 +65,13 @@ class Loggers:
         """Show `alert`, the last of `alerts`, where a logger has a place for it."""
         self._with_each("logging an alert", lambda to: to.alert(alert, alerts))
 
-    def finish(self, history: History, alerts: Sequence[Alert], step: int) -> None:
-        """The run is over at `step`: log hyperparameters, a table of its alerts, and its figures."""
+    def finish(
+        self, history: History, alerts: Sequence[Alert], step: int, *, share: Callable[[], float]
+    ) -> None:
+        """The run is over at `step`: log hyperparameters, a table of its alerts, and its figures.
+
+        Last of all the `share` of its time that readings and these figures took.
+        """
         # drawn once, and only if a logger shows images
         story = cache(lambda: _story(history, alerts))
         heat_maps = cache(lambda: _heat_maps(history))
@@ -79,6 +87,7 @@ class Loggers:
         )
         self._with_each("drawing the run", lambda to: draw(to, story))
         self._with_each("drawing heat maps", lambda to: draw(to, heat_maps))
+        self._with_each("logging the cost", lambda to: to.final(RUN_COST_SHARE, share(), step))
 
     def _destination(self, logger: Any) -> LoggerDestination:
         with self._errors.guard(f"{_ANNOUNCING} to {type(logger).__name__}"):

@@ -157,6 +157,10 @@ class TensorBoardDestination(PlainDestination):
         left_to_user = bool(getattr(self._logger, "hparams", None))
         add_to_hparams(self._writer, hyperparameters, left_to_user=left_to_user)
 
+    def final(self, name: str, value: float, step: int) -> None:
+        """Log `value` as a scalar of one step."""
+        self._writer.add_scalar(name, value, step)
+
     def image(self, name: str, image: np.ndarray, step: int) -> None:
         """Show a figure of the run on the Images page."""
         self._writer.add_image(name, image, step, dataformats="HWC")

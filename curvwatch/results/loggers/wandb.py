@@ -64,6 +64,10 @@ class WandbDestination(PlainDestination):
         table = wandb.Table(columns=["step", "rule", "metric", "value", "meaning"], data=rows)
         self._run.log({"curvwatch/alerts": table, STEP: step})
 
+    def final(self, name: str, value: float, step: int) -> None:
+        """Put `value` into the summary of the run."""
+        self._run.summary[name] = value
+
     def image(self, name: str, image: np.ndarray, step: int) -> None:
         """Log a figure of the run."""
         import wandb

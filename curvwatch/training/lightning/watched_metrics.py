@@ -62,7 +62,8 @@ class WatchedMetrics:
             if name in metrics:
                 continue
             near = [m for m in metrics if m.startswith(f"{name}-") or name.startswith(f"{m}-")]
-            reads = [key for key, measure in MEASURES.items() if name in measure.metrics]
+            reading = [key for key, measure in MEASURES.items() if name in measure.metrics]
+            reads = sorted(reading, key=lambda key: MEASURES[key].expensive)
             advice = "its names are in monitor.history after a reading"
             if near:
                 advice = f"this run has {', '.join(near)}"
