@@ -9,7 +9,7 @@ from torch import Tensor
 
 from curvwatch.checks import check_int
 from curvwatch.measures.base import Landscape, LandscapeMeasure, Reading
-from curvwatch.measures.matrices import not_finite
+from curvwatch.measures.matrices import not_finite, vector_norm
 
 # a rise that is smaller, relative to the loss, is rounding
 _ROUNDED = 4.0
@@ -83,7 +83,7 @@ search is at its end |
         start, g = objective.known_loss, objective.known_gradient
         assert start is not None
         assert g is not None
-        length = math.sqrt(layout.dot(g, g))
+        length = vector_norm(layout, g)
         if not (math.isfinite(start) and math.isfinite(length)):
             return Reading(values, (not_finite(start),))
         notes = []

@@ -19,6 +19,7 @@ from curvwatch.measures.matrices import (
     check_solver,
     finite_or_note,
     leading_pairs,
+    vector_norm,
 )
 from curvwatch.objective.flat_layout import Layout
 from curvwatch.operators import hessian
@@ -202,6 +203,9 @@ def _classes(module: nn.Module) -> int:
 def _share(layout: Layout, V: Tensor, v: Tensor) -> float:
     """Share of the square of `v` in the span of the orthonormal rows of `V`; nan where `v` is zero."""
     whole = layout.dot(v, v)
+    if math.isinf(whole):  # of a finite float64 vector, perhaps
+        v = v / vector_norm(layout, v)
+        whole = layout.dot(v, v)
     return float(layout.inner(V, v).square().sum()) / whole if whole else math.nan
 
 

@@ -28,6 +28,8 @@ from curvwatch.stability import StabilityLaw
 Matrix = Literal["hessian", "preconditioned", "gauss_newton", "fisher"]
 
 _BASIS = 16
+# a power of 2, so exact: every float64 number times it has a square that is finite
+_SHRINK = 2.0**-600
 # of products, relative: rounding in bfloat16 stays under it, a wrong second derivative was seen at 30 %
 ASYMMETRIC = 0.05
 # a difference of gradients, or a value of them, with a larger relative error is not used
@@ -67,8 +69,18 @@ def given_outputs(
 
 def finite_or_note(point: Linearization) -> str | None:
     """A note that loss or gradient at `point` are not finite; None where they are."""
-    square = point.layout.dot(point.gradient, point.gradient)  # the same on all processes
-    return None if math.isfinite(point.loss) and math.isfinite(square) else not_finite(point.loss)
+    size = vector_norm(point.layout, point.gradient)  # the same on all processes
+    return None if math.isfinite(point.loss) and math.isfinite(size) else not_finite(point.loss)
+
+
+def vector_norm(layout: Layout, v: Tensor) -> float:
+    """Norm of the flat vector `v`, even where its square overflows; not finite if an entry is not."""
+    square = layout.dot(v, v)
+    if math.isfinite(square):
+        return math.sqrt(square)
+    # only float64 overflows; a fixed factor, no maximum, is the same on all processes
+    small = v * _SHRINK
+    return math.sqrt(layout.dot(small, small)) / _SHRINK
 
 
 def not_finite(loss: float) -> str:

@@ -15,6 +15,7 @@ from curvwatch.measures.matrices import (
     finite_or_note,
     leading_pairs,
     solver_doubt,
+    vector_norm,
 )
 from curvwatch.operators import Scaled, hessian
 from curvwatch.solvers import stochastic_lanczos
@@ -112,7 +113,7 @@ difference to a quadrature of fewer steps |
         point, layout = at.objective.linearize(), at.objective.layout
         if (note := finite_or_note(point)) is not None:
             return Reading(values, (note,))
-        slope = math.sqrt(layout.dot(point.gradient, point.gradient))
+        slope = vector_norm(layout, point.gradient)
         values["curvature/gradient_norm"] = slope
         H = hessian(point)
         top = leading_pairs(at, H, "highest", rtol=self.rtol, max_products=self.max_products)
