@@ -78,7 +78,7 @@ E[g_B g_B'] |
             self.metrics = type(self).metrics[: -len(_OF_INTERACTION)]
 
     def read(self, at: Landscape) -> Reading:
-        """Read both; nan with a note where a value cannot be had.
+        """Read both; nan with a note where a value is not available.
 
         Raises:
             CurvwatchError: there are no products with the Hessian of one batch.
@@ -106,7 +106,7 @@ E[g_B g_B'] |
         if fastest > 0 and min(at.learning_rates) == fastest:
             values["curvature/batch_stability_ratio"] = sharpness * fastest / 2
         elif min(at.learning_rates) < fastest:
-            notes.append("groups have learning rates of their own, so there is no one 2 / lr")
+            notes.append("groups have different learning rates, so there is no single 2 / lr")
         if with_whole:
             each = quotients @ weights
             whole = float((shares * each).sum())

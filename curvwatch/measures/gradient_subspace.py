@@ -103,7 +103,7 @@ space: its residual / the gap to the next eigenvalue (Davis & Kahan 1970), 1 at 
         self.max_products = max_products
 
     def read(self, at: Landscape) -> Reading:
-        """Read the space; nan with a note where a value cannot be had yet.
+        """Read the space; nan with a note where a value is not available yet.
 
         Raises:
             CurvwatchError: `k` is more than there are weights, or the classes cannot be counted.
@@ -134,7 +134,7 @@ space: its residual / the gap to the next eigenvalue (Davis & Kahan 1970), 1 at 
         values["curvature/subspace_error"] = _error(pairs, k, H.size)
         values["curvature/subspace_gradient_share"] = _share(layout, V, g)
         if at.update is None:
-            notes.append("the step from here is not known")
+            notes.append("the step from these weights is unknown")
         else:
             d = at.update()
             values["curvature/subspace_update_share"] = _share(layout, V, d)
@@ -166,7 +166,7 @@ space: its residual / the gap to the next eigenvalue (Davis & Kahan 1970), 1 at 
         else:
             values["curvature/subspace_overlap_first"] = _overlap(layout, space, first)
         if len(earlier) < self.lag:
-            notes.append("there is no space to compare with yet")
+            notes.append("there is no earlier space to compare with yet")
         else:
             last = earlier[0]
             values["curvature/subspace_overlap_last"] = _overlap(layout, space, last)
@@ -194,8 +194,8 @@ def _classes(module: nn.Module) -> int:
         )
     if outputs[-1] > _MOST_CLASSES:
         raise CurvwatchError(
-            f"GradientSubspace(k='classes') would be the {outputs[-1]} outputs of the last nn.Linear, "
-            "as many vectors of the size of the weights: give a number, k=10"
+            f"GradientSubspace(k='classes') would keep {outputs[-1]} vectors of the size of the "
+            "weights, one for each output of the last nn.Linear: give a number, k=10"
         )
     return outputs[-1]
 

@@ -29,7 +29,7 @@ _SAME = 0.1
 _OTHER = (
     "the derivative of the outputs along the weights is {:.4g}, and a difference of two forward passes "
     "gives {:.4g}: an operation has a wrong derivative (a custom one, a straight-through estimator, an "
-    "embedding that renormalises its rows), or the outputs jump"
+    "embedding that renormalises its rows), or the outputs are discontinuous"
 )
 # differences at the whole and at half the distance that are further apart are none
 _LINEAR = 0.05
@@ -124,7 +124,7 @@ layers move together, each layer in proportion to its abs(w_l) |
         return self._metrics(list(called_layers(module, parameter_names(module, params))))
 
     def read(self, at: Landscape) -> Reading:
-        """Read the signals; nan with a note where one cannot be had."""
+        """Read the signals; nan with a note where one is not available."""
         objective = at.objective
         layers = called_layers(objective.module, objective.names)
         values = dict.fromkeys(self._metrics(layers), math.nan)
@@ -210,7 +210,7 @@ def _why(size: float, own: Tensor) -> str:
         return "outputs or changes are not finite"
     if size == 0.0:
         return "outputs are zero" if bool(own.any()) else "not called in the forward pass"
-    return "outputs do not change where the weights move"
+    return "outputs do not change when the weights do"
 
 
 def _bent(

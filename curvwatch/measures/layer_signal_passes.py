@@ -313,8 +313,8 @@ def _difference(a: Sequence[Tensor], b: Sequence[Tensor], step: float) -> list[T
     """(a - b) / step, in float64."""
     if [t.shape for t in a] != [t.shape for t in b]:
         raise CurvwatchError(
-            "a layer or the network returns other shapes where its weights move a little, so there is "
-            "no change to measure"
+            "a layer or the network returns outputs of other shapes when its weights change slightly, "
+            "so there is no change to measure"
         )
     return [(x.double() - y.double()) / step for x, y in zip(a, b, strict=True)]
 

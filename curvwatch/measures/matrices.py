@@ -62,7 +62,7 @@ def given_outputs(
     if not (callable(outputs_fn) and callable(loss_of_outputs)):
         raise ValueError(
             f"outputs_fn={outputs_fn!r}, loss_of_outputs={loss_of_outputs!r}: both are needed, "
-            "functions of a batch and of (outputs, batch), or none"
+            "functions of a batch and of (outputs, batch), or neither"
         )
     return GivenOutputs(outputs_fn, loss_of_outputs)
 
@@ -100,8 +100,8 @@ class Tracking:
         normalized: whether the last vectors are normalized; False where they are a unit vector.
         products: the fewest that a solve takes from the last vectors.
         cold_products: the fewest without them, over those that k pairs need.
-        cold_rtol: residual without them: before close eigenvalues part, a smaller one may look
-            converged.
+        cold_rtol: residual without them: before close eigenvalues separate, a smaller one may
+            seem converged.
     """
 
     random_part: float = 0.1

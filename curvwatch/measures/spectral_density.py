@@ -73,13 +73,13 @@ within it |
 
     Errors join the standard error over the random vectors and, where the function of the eigenvalues
     has a kink, how far a quadrature of fewer steps is from it. That of `negative_mass` is a bound of
-    the second kind: where many eigenvalues are near 0, as they are in networks, their signs cannot be
-    told, and the error is large; `negative_curvature` is then the better number.
+    the second kind: where many eigenvalues are near 0, as they are in networks, their signs are
+    uncertain, and the error is large; `negative_curvature` is then the better number.
 
-    Outliers are told by a scree test of the `leading` eigenvalues: over their ranks the logarithms of a
-    bulk lie near a line, and outliers rise from it. Two lines are fitted, the break between them is the
-    edge; the error is that of other breaks that fit nearly as well, or of a look at three quarters of
-    the eigenvalues. Where one line does as well there are none. A classifier of C classes has some C
+    Outliers are found by a scree test of the `leading` eigenvalues: over their ranks the logarithms of
+    a bulk lie near a line, and outliers rise from it. Two lines are fitted, the break between them is
+    the edge; the error is that of other breaks that fit nearly as well, or of a test of three quarters
+    of the eigenvalues. Where one line does as well there are none. A classifier of C classes has some C
     outliers, so `leading` has to be some 3 C.
 
     Other matrices have the same metrics under `curvature/<of>/`, such as
@@ -249,7 +249,7 @@ def _bulk(values: dict[str, float], top: Eigenpairs, rounding: float) -> list[st
     edge, off = float(top.values[outliers.count]), float(noise[outliers.count])
     values["bulk_edge"], values["bulk_edge_residual"] = edge, off
     if edge <= off:
-        return ["the bulk ends at 0, so nothing can be divided by its edge"]
+        return ["the bulk ends at 0, so condition_number_bulk is undefined"]
     largest = float(top.values[0])
     _ratio(values, "condition_number_bulk", largest, float(top.residuals[0]), edge, off)
     return []

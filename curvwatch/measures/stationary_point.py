@@ -49,7 +49,7 @@ difference to a quadrature of fewer steps |
     - saddle: the smallest eigenvalue is under -`negative` x abs(H).
     - minimum: none of these; flat directions may be left.
 
-    A note tells the word whenever it is another one. Weights at a minimum of the probe's loss are as a
+    A note names the kind whenever it changes. Weights at a minimum of the probe's loss are as a
     rule not at one of the whole loss. The thresholds hold however loss or weights are scaled, but
     a constant that is added to the loss counts for a plateau.
 
@@ -59,8 +59,8 @@ difference to a quadrature of fewer steps |
     Args:
         steep: of `gradient_over_curvature`, over which the gradient matters.
         flat: share of the loss under which a change of it is none.
-        negative: share of abs(H) under which a negative eigenvalue is none: near 0 their signs cannot
-            be told.
+        negative: share of abs(H) under which a negative eigenvalue is none: near 0 their signs
+            are uncertain.
         probes: random vectors for the index, at least 2.
         steps: of Lanczos from each.
         rtol: residual at which the solvers stop, relative to the range of the spectrum.

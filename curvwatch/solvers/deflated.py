@@ -11,9 +11,9 @@ from torch import Tensor
 from curvwatch.operators.base import FunctionOperator, SymmetricOperator, with_product
 from curvwatch.solvers.lanczos import Eigenpairs, lanczos
 
-# products of a look at what is left: a smaller eigenvalue may pass for its largest before
+# products of a solve for what is left: a smaller eigenvalue may pass for its largest before
 _FEWEST = 8
-# residual of such a look, relative to its value
+# residual of such a solve, relative to its value
 _RTOL = 0.05
 
 
@@ -39,12 +39,12 @@ def deflated_lanczos(
     Args:
         operator: what to solve.
         k: number of eigenpairs, at most `operator.size`.
-        rest: whether to return the largest pair of what is left, too, as it came out of the last look:
+        rest: whether to return the largest pair of what is left, too, as it came out of the last solve:
             its residual may be large. There is none where `k` are all, or a product is not finite.
         start: as that of `lanczos`.
         rtol: residual of each pair relative to the size of its value.
         min_products: as that of `lanczos`.
-        max_products: the most products of all solves together, but for some ten of the last look.
+        max_products: the most products of all solves together, but for some ten of the last one.
         basis: as that of `lanczos`.
         generator: of the random vectors, on the CPU.
     """

@@ -67,7 +67,7 @@ def lanczos(
         also: number of further Ritz pairs to return, converged or not.
         largest: the largest end of the spectrum, else the smallest.
         start: (length,) first vector; None: a random one. An eigenvector that is orthogonal to it
-            cannot be found, so add a random part to an old solution.
+            is never found, so add a random part to an old solution.
         rtol: residual of each pair relative to the size of its value. With a gap to the next
             eigenvalue the value's own error is about the square of it; but before close eigenvalues
             part, one may pass for another, so a tolerance over 1e-3 is for good starts.
@@ -179,7 +179,7 @@ def _random(operator: SymmetricOperator, generator: torch.Generator | None) -> T
 
 
 def _failed(operator: SymmetricOperator, m: int, products: int) -> Eigenpairs:
-    """What is told of `m` eigenpairs where a product is not finite."""
+    """The nan values of `m` eigenpairs where a product is not finite."""
     nan = np.full(m, np.nan)
     vectors = torch.full((m, operator.length), torch.nan, dtype=operator.dtype)
     return Eigenpairs(

@@ -63,7 +63,7 @@ class Quadrature:
 
     The rule of a unit vector u has ``sum(weights * f(nodes)) = u' f(A) u`` for polynomials f of a
     degree below twice the number of nodes, and its mean over u is ``tr f(A) / size``. So trace and
-    Frobenius norm have no error but that of few random vectors, which is what a standard error tells.
+    Frobenius norm have no error but that of few random vectors, which a standard error measures.
     Functions with a kink have one of few nodes, too: compare with a quadrature of more steps.
 
     Attributes:

@@ -91,7 +91,9 @@ def _edge(update: Update, scale: float) -> float:
     if not 0.0 < update.lr < math.inf:
         raise NoLaw(f"learning rate is {update.lr}")
     if not 0.0 < update.response < math.inf:
-        raise NoLaw(f"the momentum passes on {update.response} of a gradient that alternates")
+        raise NoLaw(
+            f"the momentum's response to an alternating gradient is {update.response}: no edge exists"
+        )
     reach = 2.0 - update.lr * update.decoupled_decay
     if not reach > 0.0:
         raise NoLaw(

@@ -67,8 +67,8 @@ ADAGRAD = Law(
     update=adagrad_update,
     formula=("edge = 2 (1 + (t - 1) lr_decay)/lr on P^-1 (H + weight_decay); P = sqrt(sum) + eps"),
     reference="Cohen et al. 2022, arXiv:2207.14484",
-    holds="the sum is large against one squared gradient; it only grows, so the edge is often "
-    "left behind",
+    holds="the sum is large against one squared gradient; it only grows, so runs often move "
+    "away from the edge",
 )
 
 
