@@ -169,7 +169,7 @@ def _by_batch(objective: OpenObjective, *, with_whole: bool) -> tuple[Tensor, Te
         size, v = direction(joined, sample)
         return size, v, quotient(v, batch)
 
-    def computed() -> Tensor:
+    def compute() -> Tensor:
         rows = []
         for i in range(len(parts)):
             size, v, own = along_own(i)
@@ -180,7 +180,7 @@ def _by_batch(objective: OpenObjective, *, with_whole: bool) -> tuple[Tensor, Te
     passes = len(parts) if with_whole else 1
     counts.gradients += passes
     counts.products += passes
-    result = objective.processes.run_together(computed)
+    result = objective.processes.run_together(compute)
     return result[:, :1], result[:, 1:]
 
 

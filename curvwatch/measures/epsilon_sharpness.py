@@ -97,7 +97,7 @@ search is at its end |
         if length == 0.0:
             g = torch.empty_like(g, device="cpu").bernoulli_(generator=at.generator)
             g = g.mul_(2.0).sub_(1.0).to(layout.device)
-        rise, gain, overflowed = self._searched(at, start, g)
+        rise, gain, overflowed = self._search(at, start, g)
         values["curvature/epsilon_sharpness"] = 100 * rise / (1 + start)
         values["curvature/epsilon_sharpness_gain"] = gain / rise if rise > 0 else 0.0
         if overflowed:
@@ -115,7 +115,7 @@ search is at its end |
             ),
         )
 
-    def _searched(self, at: Landscape, start: float, g: Tensor) -> tuple[float, float, bool]:
+    def _search(self, at: Landscape, start: float, g: Tensor) -> tuple[float, float, bool]:
         """The largest rise that was found, what the last step up added, and whether f overflowed."""
         objective = at.objective
         box = objective.weights.abs_().add_(1.0).mul_(self.epsilon)

@@ -78,7 +78,7 @@ standard errors, by a jackknife over the batches; from 3 batches on |
         if count == 2:
             notes.append("standard errors of the gradient noise need 3 batches or more")
         else:
-            errors = (_jackknifed(objective, left[:, i]) for i in (0, 1))
+            errors = (_jackknife_stderr(objective, left[:, i]) for i in (0, 1))
             values["gradient/noise_trace_stderr"], values["gradient/signal_stderr"] = errors
         if signal <= 0:
             notes.append(
@@ -88,7 +88,7 @@ standard errors, by a jackknife over the batches; from 3 batches on |
             return Reading(values, tuple(notes))
         scale = values["gradient/noise_scale"] = trace / signal
         if count > 2:
-            linear = _jackknifed(objective, left[:, 0] - scale * left[:, 1])
+            linear = _jackknife_stderr(objective, left[:, 0] - scale * left[:, 1])
             values["gradient/noise_scale_stderr"] = linear / signal
         return Reading(values, tuple(notes))
 
@@ -97,7 +97,7 @@ def _deviations(objective: OpenObjective, mean: Tensor) -> tuple[Tensor, Tensor]
     """Of each batch of this process |g - mean|^2 and (g - mean) . mean, shapes (batches,), float64."""
     dot = objective.layout.dot
 
-    def computed() -> Tensor:
+    def compute() -> Tensor:
         rows = []
         for joined, sample in zip(objective.evaluation.gradients(None), objective.samples, strict=True):
             off = joined[:-1] / sample.weight - mean
@@ -105,7 +105,7 @@ def _deviations(objective: OpenObjective, mean: Tensor) -> tuple[Tensor, Tensor]
         return torch.tensor(rows, dtype=torch.float64, device=objective.layout.device)
 
     objective.counts.gradients += 1
-    off, along = objective.processes.run_together(computed).unbind(1)
+    off, along = objective.processes.run_together(compute).unbind(1)
     return off, along
 
 
@@ -135,7 +135,7 @@ def _estimates(
     return float(trace), float(signal), torch.stack([left_trace, left_signal], dim=1)
 
 
-def _jackknifed(objective: OpenObjective, left: Tensor) -> float:
+def _jackknife_stderr(objective: OpenObjective, left: Tensor) -> float:
     """Standard error from the values `left` (batches,) without each batch (Tukey 1958)."""
     count, processes = objective.batches, objective.processes.with_own_batches
     mean = objective.processes.mean(left.mean())

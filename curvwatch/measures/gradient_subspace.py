@@ -141,7 +141,7 @@ space: its residual / the gap to the next eigenvalue (Davis & Kahan 1970), 1 at 
             if not bool(d.any()):
                 notes.append("the step did not move the weights")
         self._compare(layout, V, at.memory, values, notes)
-        return self._judged(values, tuple(notes), pairs)
+        return self._make_reading(values, tuple(notes), pairs)
 
     def _dimension(self, at: Landscape) -> int:
         size = at.objective.layout.total
@@ -174,7 +174,9 @@ space: its residual / the gap to the next eigenvalue (Davis & Kahan 1970), 1 at 
             values["curvature/leading_rotation"] = math.degrees(math.acos(min(1.0, cosine)))
         memory["spaces"] = torch.cat([earlier.to(space.device), space[None]])[-self.lag :].clone()
 
-    def _judged(self, values: dict[str, float], notes: tuple[str, ...], pairs: Eigenpairs) -> Reading:
+    def _make_reading(
+        self, values: dict[str, float], notes: tuple[str, ...], pairs: Eigenpairs
+    ) -> Reading:
         if pairs.converged:
             return Reading(values, notes)
         doubt = (

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from curvwatch.charts.histogram import Histogram
 from curvwatch.checks import check_int
 from curvwatch.measures.base import Landscape, LandscapeMeasure, Reading
-from curvwatch.measures.layer_density import densities, heterogeneity, jackknifed
+from curvwatch.measures.layer_density import densities, heterogeneity, jackknife_stderr
 from curvwatch.measures.matrices import (
     PRODUCTS_NOT_FINITE,
     Tracking,
@@ -234,7 +234,7 @@ shape, 1: apart |
         if not all(rule.finite for rule in of_each.values()):
             return {}
         values["curvature/layer_heterogeneity"] = heterogeneity(of_each, floor=rounding)
-        values["curvature/layer_heterogeneity_stderr"] = jackknifed(of_each, floor=rounding)
+        values["curvature/layer_heterogeneity_stderr"] = jackknife_stderr(of_each, floor=rounding)
         return densities(of_each)
 
 

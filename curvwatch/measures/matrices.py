@@ -260,7 +260,7 @@ def preconditioned(
 
     Rows and columns of H that are `null`, see `Amplification`, are taken as zero.
     """
-    shift = expanded(layout, law.shift) if any(law.shift) else None
+    shift = expand_per_parameter(layout, law.shift) if any(law.shift) else None
     return Scaled(H, inverse_root(law, layout), shift=shift, sign=law.sign, null=null)
 
 
@@ -276,7 +276,7 @@ def inverse_root(law: StabilityLaw, layout: Layout) -> Tensor:
     )
 
 
-def expanded(layout: Layout, of_each: Any) -> Tensor:
+def expand_per_parameter(layout: Layout, of_each: Any) -> Tensor:
     """One number a parameter as a flat vector of shape (size,)."""
     return torch.cat(
         [
@@ -291,7 +291,7 @@ def check_matrix(of: object) -> None:
     check_choice("of", of, get_args(Matrix))
 
 
-def missing(of: Matrix, at: Landscape) -> str | None:
+def reason_missing(of: Matrix, at: Landscape) -> str | None:
     """Why there is no such matrix at this step; None where there is."""
     if of == "preconditioned" and at.law.edge is None:
         return at.law.reason or f"{at.law.optimizer} has no law of stability"

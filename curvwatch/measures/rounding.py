@@ -116,7 +116,7 @@ def amplification(at: Landscape, point: Linearization, key: str) -> Amplificatio
         null=at.memory[key] if at.objective.processes.any(bool(null.any())) else None,
         hidden=_largest(layout, under) if point.coarser is not None else 0.0,
         noise=_largest(layout, torch.where(rest, rows, 0.0), power=2),
-        weights=_counted(suspects & (off > 0), at),
+        weights=_describe_weights(suspects & (off > 0), at),
     )
 
 
@@ -137,7 +137,7 @@ def _usual_rounding(size: Tensor, off: Tensor, suspects: Tensor) -> float:
     return math.sqrt(float((off[rows] / size[rows]).median())) if bool(rows.any()) else 0.0
 
 
-def _counted(rows: Tensor, at: Landscape) -> str:
+def _describe_weights(rows: Tensor, at: Landscape) -> str:
     """How many weights `rows` are, and of which parameters."""
     ends = torch.tensor(at.objective.layout.sizes).cumsum(0)
     indices = rows.nonzero()[:, 0].cpu()

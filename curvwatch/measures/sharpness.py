@@ -20,7 +20,7 @@ from curvwatch.measures.matrices import (
     check_solver,
     convergence_doubt,
     difference_doubt,
-    expanded,
+    expand_per_parameter,
     finite_or_note,
     leading_pairs,
     preconditioned,
@@ -138,7 +138,7 @@ probe; where the probe has several |
             values["curvature/sharpness_x_lr"] = fastest * sharpness
             solves.inherit_doubt("curvature/sharpness_x_lr", "curvature/sharpness")
         else:
-            scale = expanded(at.objective.layout, at.learning_rates).sqrt()
+            scale = expand_per_parameter(at.objective.layout, at.learning_rates).sqrt()
             scaled = solves.largest(lambda H: Scaled(H, scale), "scaled", "curvature/sharpness_x_lr")
             values["curvature/sharpness_x_lr"] = float(scaled.values[0])
 

@@ -19,7 +19,7 @@ from curvwatch.measures.matrices import (
     given_outputs,
     leading_pairs,
     matrix_of,
-    missing,
+    reason_missing,
     solver_doubt,
 )
 from curvwatch.measures.rounding import Amplification, amplification
@@ -159,7 +159,7 @@ within it |
             CurvwatchError: the outputs of "gauss_newton" or "fisher" are not clear.
         """
         nothing = dict.fromkeys(self.metrics, math.nan)
-        if (why := missing(self.of, at)) is not None:
+        if (why := reason_missing(self.of, at)) is not None:
             return Reading(nothing, (why,))
         point = at.objective.linearize()
         if (note := finite_or_note(point)) is not None:

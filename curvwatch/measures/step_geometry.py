@@ -130,7 +130,7 @@ uphill, or along negative curvature |
         error, rough = 0.0, False
         point: Linearization | None = None
         if self.curvature == "exact":
-            point = step.objective.linearize(known=_known(step))
+            point = step.objective.linearize(known=_loss_and_gradient_of_training(step))
             # along the unit vector: d itself may be so short that products underflow
             unit = d / length
             curvature = dot(unit, point.product(unit))
@@ -141,7 +141,7 @@ uphill, or along negative curvature |
             after = step.objective.loss(d)
         else:
             after, g_after = step.objective.gradient(d)
-            before, g = _at_start(step, after, g_after)
+            before, g = _loss_and_gradient_at_start(step, after, g_after)
             curvature = _secant(layout, g, g_after, d)
         slope = dot(g, d)
         values["step/gradient_correlation"] = slope / length
@@ -186,7 +186,7 @@ uphill, or along negative curvature |
                 continue
             if point is None:
                 try:
-                    point = step.objective.linearize(known=_known(step))
+                    point = step.objective.linearize(known=_loss_and_gradient_of_training(step))
                 except Exception as error:  # the secant of the step itself needs no second derivative
                     return (f"no shadow step has a directional sharpness: {error}",)
             unit = d / length
@@ -196,16 +196,16 @@ uphill, or along negative curvature |
         return (f"there is no shadow step of {', '.join(missing)}",) if missing else ()
 
 
-def _known(step: Step) -> tuple[float, Tensor] | None:
+def _loss_and_gradient_of_training(step: Step) -> tuple[float, Tensor] | None:
     """Loss and gradient at w(t) as training had them."""
     if step.gradient is None or not math.isfinite(step.loss):
         return None
     return step.loss, step.gradient
 
 
-def _at_start(step: Step, after: float, g_after: Tensor) -> tuple[float, Tensor]:
+def _loss_and_gradient_at_start(step: Step, after: float, g_after: Tensor) -> tuple[float, Tensor]:
     """f(w) and g(w): training's own while they are known to serve."""
-    known, memory = _known(step), step.memory
+    known, memory = _loss_and_gradient_of_training(step), step.memory
     if known is not None and memory.get("since_check", _CHECK_EVERY) < _CHECK_EVERY:
         memory["since_check"] += 1
         return known

@@ -99,12 +99,12 @@ def lanczos(
     begun = np.eye(1, room)[0]  # the start in terms of the basis
     asymmetry = norm = 0.0
     while True:
-        w, column, beta = _orthogonalised(operator, V[: j + 1], sign * operator.matvec(V[j]))
+        w, column, beta = _orthogonalise(operator, V[: j + 1], sign * operator.matvec(V[j]))
         products += 1
         T[: j + 1, j] = T[j, : j + 1] = column
         asymmetry = max(asymmetry, np.abs(column[first : max(first, j - 1)]).max(initial=0.0))
         if not (np.isfinite(column).all() and np.isfinite(beta)):
-            return _failed(operator, k + also, products)
+            return _nan_eigenpairs(operator, k + also, products)
         j += 1
         theta, S = np.linalg.eigh(T[:j, :j])
         theta, S = theta[::-1], S[:, ::-1]
@@ -119,7 +119,7 @@ def lanczos(
             break
         if beta <= 4 * eps * norm:  # an invariant subspace
             w = _random(operator, generator)
-            w, _, beta = _orthogonalised(operator, V[:j], w)
+            w, _, beta = _orthogonalise(operator, V[:j], w)
         if j == room:
             j = min(room - 2, max(k + also + 1, room // 2))
             first = j
@@ -142,7 +142,7 @@ def lanczos(
     )
 
 
-def _orthogonalised(
+def _orthogonalise(
     operator: SymmetricOperator, rows: Tensor, w: Tensor
 ) -> tuple[Tensor, np.ndarray, float]:
     """`w`, in place, less its part in the span of `rows`; the part's coefficients; the norm left."""
@@ -178,7 +178,7 @@ def _random(operator: SymmetricOperator, generator: torch.Generator | None) -> T
     return v.to(operator.device)
 
 
-def _failed(operator: SymmetricOperator, m: int, products: int) -> Eigenpairs:
+def _nan_eigenpairs(operator: SymmetricOperator, m: int, products: int) -> Eigenpairs:
     """The nan values of `m` eigenpairs where a product is not finite."""
     nan = np.full(m, np.nan)
     vectors = torch.full((m, operator.length), torch.nan, dtype=operator.dtype)
