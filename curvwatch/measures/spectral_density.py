@@ -189,9 +189,9 @@ within it |
             doubt = solver_doubt(self._named(names[0]), pairs, type(self).__name__)
             for name in names if doubt else ():
                 doubtful.setdefault(self._named(name), doubt or "")
-        drowned = amplified.doubt(self._named("density"), float(top.values[0]))
-        if drowned:
-            doubtful = dict.fromkeys(self.metrics, drowned)
+        rounding_doubt = amplified.doubt(self._named("density"), float(top.values[0]))
+        if rounding_doubt:
+            doubtful = dict.fromkeys(self.metrics, rounding_doubt)
         density = rule.density(rule.edges(self.bins))
         return Reading(
             {**nothing, **{self._named(name): value for name, value in values.items()}},
