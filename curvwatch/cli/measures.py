@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from curvwatch.cli.arguments import need
 from curvwatch.errors import CurvwatchError
 from curvwatch.measures import DEFAULT_MEASURES, MEASURES, Measure
-from curvwatch.measures.docs import described
+from curvwatch.measures.docs import describe
 from curvwatch.measures.presets import PRESETS
 from curvwatch.report.text import printable
 
@@ -81,7 +81,7 @@ def _table(measures: Mapping[str, type[Measure]]) -> Table:
 
     table = Table("measure", "what", "price", box=None, pad_edge=False, row_styles=("", "dim"))
     for measure in measures.values():
-        docs = described(measure)
+        docs = describe(measure)
         table.add_row(Text(_marked(measure)), Text(docs.what), Text(_first_sentence(docs.price)))
     return table
 
@@ -95,7 +95,7 @@ def _print_whole(measure: type[Measure], console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    docs = described(measure)
+    docs = describe(measure)
     console.print(Text(_marked(measure), style="bold"))
     console.print(Text(docs.what))
     table = Table("metric", "value", box=None, pad_edge=False)

@@ -81,7 +81,7 @@ def run(progress: Progress) -> Results:
             [Sharpness()], every_n_steps=EVERY, probe=[digits()], alerts="off", on_error="raise"
         )
         with warnings.catch_warnings():
-            # runs that fail end where curvature drowns in rounding
+            # runs that fail end where curvature is dominated by rounding
             warnings.filterwarnings("ignore", "curvwatch: curvature/sharpness", CurvwatchWarning)
             train(
                 Warmed(network(norm, scale), rate, warmup),
