@@ -186,7 +186,7 @@ def random_directions(
     generator = torch.Generator().manual_seed(seed)
     raw = torch.randn(count, surface.size, generator=generator, dtype=torch.float64)
     origin = surface.start if at is None else checked(surface, at)
-    return _scaled(
+    return _scale(
         surface,
         raw.to(surface.device),
         tuple(f"random direction {i + 1}, {_WORDS[_known(normalize)]}" for i in range(count)),
@@ -235,7 +235,7 @@ def gradient_direction(
     word = _WORDS[_known(normalize)]
     names = (f"gradient, {word}", f"random direction, {word}")[:count]
     description = f"gradient (of length {length:.4g})" + f" and random (seed {seed})" * (count == 2)
-    found = _scaled(surface, raw, names, origin, description, how=normalize, keep_1d=keep_1d)
+    found = _scale(surface, raw, names, origin, description, how=normalize, keep_1d=keep_1d)
     return replace(found, notes=found.notes + held_fixed(surface, "gradient"), cost=spending.cost)
 
 
@@ -286,10 +286,10 @@ def given_directions(
     description = "a given direction" if len(each) == 1 else "given directions"
     if normalize is None:
         return Directions(raw.to(surface.dtype), labels, origin, description, notes)
-    return _scaled(surface, raw, labels, origin, description, how=normalize, keep_1d=keep_1d)
+    return _scale(surface, raw, labels, origin, description, how=normalize, keep_1d=keep_1d)
 
 
-def _scaled(
+def _scale(
     surface: Surface,
     raw: Tensor,
     names: tuple[str, ...],
