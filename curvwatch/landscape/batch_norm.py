@@ -52,7 +52,7 @@ class Recalibrated:
             self._estimating = False
         if self._skipped and not self._sums:
             raise CurvwatchError(
-                "each batch has a single example, of which no statistics of batch norm can be "
+                "each batch has a single example, of which no batch-norm statistics can be "
                 "estimated: give larger batches, or recalibrate=False"
             )
 

@@ -62,7 +62,7 @@ def lines_of(run: LoggedRun, chart: Chart) -> list[Line]:
 
 
 def errors_around(run: LoggedRun, name: str) -> np.ndarray | None:
-    """(n,) how far each value of `name` may be off; nan where that is not known; None: it never is."""
+    """(n,) how far each value of `name` may be off; nan where unknown; None: it has no error."""
     curve = run.curves[name]
     errors = errors_of(name)
     others = {}

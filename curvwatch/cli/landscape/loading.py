@@ -135,7 +135,7 @@ def batches_from(found: Any, label: str) -> Any:
         raise CurvwatchError(f"{label} gives a Dataset: wrap it in a DataLoader, which makes batches")
     if isinstance(found, Mapping):
         raise CurvwatchError(
-            f"{label} gives several loaders: give a function that returns the one to look at as --data"
+            f"{label} gives several loaders: give as --data a function that returns one of them"
         )
     return found
 

@@ -54,7 +54,7 @@ def align(
         seed: of the order in which layers are matched, and of random inputs.
 
     Raises:
-        CurvwatchError: which units may change places is not known, or the permuted network does
+        CurvwatchError: which units may change places is unknown, or the permuted network does
             not compute the same.
         ImportError: scipy is missing; `pip install 'curvwatch[landscape]'` has it.
 
@@ -84,7 +84,7 @@ def align(
     state = {n: t.clone() for n, t in permute(places, other, chosen).items()}
     if inputs is None and (chain is None or forward is not None):
         raise CurvwatchError(
-            "inputs are missing: on them it is checked that the permuted network computes the same; "
+            "inputs are missing: they are needed to check that the permuted network computes the same; "
             "give a batch that the module, or forward=lambda module, inputs: ..., takes"
         )
     error, allowed = output_difference(

@@ -111,8 +111,8 @@ def _inputs_of(chain: nn.Module, call: Callable[[Tensor], Tensor], seed: int) ->
             continue
         return x
     raise CurvwatchError(
-        f"which inputs the chain takes is not known (images of the sides {_SIDES} do not fit): give "
-        "inputs, on which it is checked that the permuted network computes the same"
+        f"the input shape of the chain is unknown (images of the sides {_SIDES} do not fit): give "
+        "inputs, to check that the permuted network computes the same"
     )
 
 

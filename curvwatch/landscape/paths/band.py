@@ -119,7 +119,7 @@ def _losses_and_gradients(surface: Surface, pivots: Tensor) -> tuple[list[float]
         if not (math.isfinite(loss) and bool(gradients[i].isfinite().all())):
             raise CurvwatchError(
                 f"the loss at pivot {i + 1} of {len(losses)} is {loss:g}, or its gradient is not "
-                "finite: a band needs a finite loss all along; kind='chain' leaves such places out"
+                "finite: a band needs finite losses along all of it; kind='chain' skips such places"
             )
     return losses, gradients
 

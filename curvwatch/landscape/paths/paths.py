@@ -70,7 +70,7 @@ def path(
     - "line": straight, without options.
     - "bezier" and "chain": a Bezier curve or a polygonal chain whose bends are trained, so that the
       mean of the loss over it is low (Garipov et al. 2018). `bends=1`: how many;
-      `steps=200`; `draws=2`: places on the curve that a step looks at, a gradient each;
+      `steps=200`; `draws=2`: places on the curve that a step evaluates, a gradient each;
       `optimizer="adam"` or "sgd" (momentum .9); `learning_rate`, by default 0.01 and 0.1;
       `batches_per_step=None`: a step uses so many of the surface's batches, None: all.
     - "band": a nudged elastic band (Jonsson et al. 1998; Draxler et al. 2018), which finds a path over
@@ -185,7 +185,7 @@ def _search_band(
             **{name: chosen[name] for name in ("spring", "inserts", "climb", "tolerance")},
         )
     note = (
-        f"the band is not at rest: after {len(band.history)} steps the largest force is "
+        f"the band has not converged: after {len(band.history)} steps the largest force is "
         f"{band.force:.2g} of the first; more steps may lower the barrier"
     )
     return _SearchResult(
@@ -218,7 +218,7 @@ def _train_curve(
             seed=seed,
         )
     left_out = sum(map(math.isinf, history))
-    note = f"{left_out} of {len(history)} steps met losses that are not finite and were left out"
+    note = f"{left_out} of {len(history)} steps had losses that are not finite and were left out"
     return _SearchResult(
         curve,
         history,

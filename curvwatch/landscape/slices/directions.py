@@ -1,4 +1,4 @@
-"""Directions to look along, and the points that lie on them."""
+"""Directions of slices, and the points that lie on them."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def random_directions(
     """Gaussian directions, scaled as the weights are (Li et al. 2018); two are orthogonal.
 
     Args:
-        surface: what is looked at.
+        surface: the loss.
         count: 1 or 2.
         at: (size,) the point they go through, and whose filters give the lengths; None: the start.
         normalize: "filter": each output row of a parameter of two or more dimensions has the length of
@@ -209,7 +209,7 @@ def gradient_direction(
     """The gradient, uphill; the second direction is a random one, orthogonal to it.
 
     Args:
-        surface: what is looked at.
+        surface: the loss.
         count: 1 or 2.
         at: (size,) where it is taken; None: at the start.
         normalize: as in `random_directions`; "none": a unit vector.
@@ -251,7 +251,7 @@ def given_directions(
     """Vectors of the user's own, such as an update d: the coordinate 1 is the whole of it.
 
     Args:
-        surface: what is looked at.
+        surface: the loss.
         vectors: one or two of shape (size,).
         names: of each.
         at: (size,) the point they go through; None: the start.
