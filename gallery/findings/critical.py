@@ -180,8 +180,8 @@ def reading(results: Results) -> str:
         "which is not along the direction that oscillates. So a high reading shows that a run is "
         "at its edge, a low one shows nothing, and no reading shows that the edge is near; the "
         "stability ratio shows all three, at the price of products with the Hessian. Batches, "
-        "whose noise has a part along the sharp directions at all times, may well show sharpening earlier, "
-        "as in the paper's language models; that is not tested here."
+        "whose noise has a part along the sharp directions at all times, may well show "
+        "sharpening earlier, as in the paper's language models; that is not tested here."
     )
 
 
