@@ -82,11 +82,11 @@ def _table(measures: Mapping[str, type[Measure]]) -> Table:
     table = Table("measure", "what", "price", box=None, pad_edge=False, row_styles=("", "dim"))
     for measure in measures.values():
         docs = describe(measure)
-        table.add_row(Text(_marked(measure)), Text(docs.what), Text(_first_sentence(docs.price)))
+        table.add_row(Text(_label(measure)), Text(docs.what), Text(_first_sentence(docs.price)))
     return table
 
 
-def _marked(measure: type[Measure]) -> str:
+def _label(measure: type[Measure]) -> str:
     on = " (on)" if measure in DEFAULT_MEASURES else " (expensive)" if measure.expensive else ""
     return measure.name + on
 
@@ -96,7 +96,7 @@ def _print_whole(measure: type[Measure], console: Console) -> None:
     from rich.text import Text
 
     docs = describe(measure)
-    console.print(Text(_marked(measure), style="bold"))
+    console.print(Text(_label(measure), style="bold"))
     console.print(Text(docs.what))
     table = Table("metric", "value", box=None, pad_edge=False)
     for name, meaning in docs.metrics:

@@ -242,7 +242,7 @@ def _loss_of(
         return _LossOf(module, loss_fn)
     if not is_lightning(module):
         raise ValueError(
-            f"{type(module).__name__} is no LightningModule, so its loss is not known: give "
+            f"{type(module).__name__} is no LightningModule, so its loss is unknown: give "
             "loss_fn=lambda module, batch: ..."
         )
     return ModuleLoss(module)

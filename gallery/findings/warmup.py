@@ -269,9 +269,9 @@ def reading(results: Results) -> str:
         f"way: {over} of the {len(warmed)} runs that train with one have readings over it while the "
         "learning rate rises. And flat is not well: of the "
         f"{len(lost)} runs that failed with a finite loss {len(chance)} end within a tenth of log 10, "
-        "the loss of a network that knows nothing, and "
+        "the loss of a uniform prediction, and "
         f"{'all' if flat == len(chance) else flat} of these are under their edge there. A "
-        "missing point of a curve is a reading that is not to be trusted."
+        "missing point of a curve is a doubtful reading."
     )
 
 

@@ -235,7 +235,7 @@ def test_it_is_saved_and_comes_back(tmp_path):
         "line",
     )
     assert again.gauss == found.gauss
-    with pytest.raises(CurvwatchError, match="another kind, 'interpolation'; 'path' is needed"):
+    with pytest.raises(CurvwatchError, match="another kind, 'interpolation': 'path' is needed"):
         Path.load(tmp_path / "line.npz")
 
 

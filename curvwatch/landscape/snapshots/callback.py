@@ -1,4 +1,4 @@
-"""A callback that keeps the few checkpoints that a look at the landscape needs."""
+"""A callback that keeps the few checkpoints that plots of the landscape need."""
 
 from __future__ import annotations
 

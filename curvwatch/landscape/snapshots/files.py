@@ -62,7 +62,7 @@ class Snapshot:
             # names that readers of checkpoints look for
             "hyper_parameters": dict(self.hyper_parameters),
             "pytorch-lightning_version": self.lightning,
-            "state_dict": {name: _narrowed(t, half) for name, t in self.state.items()},
+            "state_dict": {name: _cast(t, half) for name, t in self.state.items()},
         }
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / _NAME.format(self.step)
@@ -158,7 +158,7 @@ def _is_plain(value: Any) -> bool:
     return value is None or type(value) in (bool, int, float, str)
 
 
-def _narrowed(t: Tensor, dtype: Any) -> Tensor:
+def _cast(t: Tensor, dtype: Any) -> Tensor:
     if dtype is None or not t.is_floating_point() or t.dtype.itemsize <= dtype.itemsize:
         return t
     narrow = t.to(dtype)

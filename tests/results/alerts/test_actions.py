@@ -246,7 +246,7 @@ def test_a_webhook_is_called_by_apprise(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(warnings) == 1
     assert "the webhook (json) refused the alert" in warnings[0]
     assert "secret" not in warnings[0]
-    with pytest.raises(ValueError, match="no address that apprise knows"):
+    with pytest.raises(ValueError, match="not an address that apprise supports"):
         webhook("nonsense")
 
 
