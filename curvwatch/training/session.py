@@ -261,7 +261,9 @@ class Session:
         return {}  # a run that is resumed from this begins its readings anew
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict()`."""
+        """Go on from `state_dict()`; an empty one is of a run without readings, and changes nothing."""
+        if not state:
+            return
         state = dict(state)
         self.last_step = state["last_step"]
         self.recorder.load_state_dict(state)
