@@ -258,6 +258,7 @@ class CurvatureMonitor(CallbackBase):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Take the hooks off the optimizers; what there is of the run is shown."""
+        self._session.errors.run_is_over = True
         if self._run is not None:
             with suppress(Exception):  # the one that ended the run is what matters
                 self._session.recorder.finish()

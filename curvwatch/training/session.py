@@ -241,6 +241,7 @@ class Session:
 
     def finish(self) -> None:
         """The run is over: say what the probe lacked, and show the run as a whole."""
+        self.errors.run_is_over = True
         shortage = self.probe.shortage
         if shortage and any(m.stage == "landscape" for m in self.measures):
             self.errors.warn_once(shortage)
