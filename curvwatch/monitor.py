@@ -68,7 +68,7 @@ class CurvatureMonitor(CallbackBase):
             `webhook(url)` sends it away; a list does several things.
         on_error: "warn" reports a failed reading, once for each cause, and training goes on; "raise"
             raises.
-        name: tells several monitors of one Trainer apart, in checkpoints.
+        name: distinguishes several monitors of one Trainer in checkpoints.
 
     Raises:
         ValueError: an argument is out of range; the message says what would work.
@@ -172,13 +172,13 @@ class CurvatureMonitor(CallbackBase):
 
     @property
     def state_key(self) -> str:
-        """Tells the states of several monitors apart in a checkpoint."""
+        """Distinguishes the states of several monitors in a checkpoint."""
         return self._generate_state_key(name=self.name)
 
     # the hooks, in the order of a run
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Look at the run; where it cannot be measured, say why and stand aside."""
+        """Prepare to read the run; where it cannot be measured, warn why and do nothing."""
         session = self._session
         self._leave()
         session.errors.reset()
@@ -209,10 +209,10 @@ class CurvatureMonitor(CallbackBase):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any
     ) -> None:
-        """Look at the gradient before it is clipped."""
+        """Save the gradient before it is clipped."""
         session = self._session
         if self._run is not None:
-            with session.schedule.clock.reading(), session.errors.guard("looking at the gradient"):
+            with session.schedule.clock.reading(), session.errors.guard("saving the gradient"):
                 self._steps.record_gradient(optimizer)
 
     def on_train_batch_end(
@@ -327,7 +327,7 @@ class CurvatureMonitor(CallbackBase):
         )
 
     def _follow_new_optimizers(self, run: LightningRun) -> LightningRun | None:
-        """The optimizers were replaced in mid-run: go on with the new ones, or stand aside."""
+        """The optimizers were replaced in mid-run: go on with the new ones, or stop reading."""
         with self._session.errors.guard("setting up for other optimizers"):
             other = self._new_run(run.trainer, run.module)
             self._steps.remove()

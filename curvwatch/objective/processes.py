@@ -1,4 +1,4 @@
-"""The processes of a run, what they tell each other, and weights that are spread over them."""
+"""The processes of a run, how they communicate, and weights that are spread over them."""
 
 from __future__ import annotations
 
@@ -88,12 +88,12 @@ class Processes:
         if failure is not None:
             raise failure
         if failed or result is None:
-            raise CurvwatchError("the reading failed on another process, see its log")
+            raise CurvwatchError("the reading failed on another process, whose warning says why")
         return result
 
 
 def is_sharded(t: Any) -> bool:
-    """Whether `t` is a DTensor; by its looks, for its place moved between versions of torch."""
+    """Whether `t` is a DTensor; by its attributes, for its module differs between versions of torch."""
     return isinstance(t, Tensor) and hasattr(t, "to_local") and hasattr(t, "placements")
 
 

@@ -85,7 +85,7 @@ class Readings:
         self.histograms.update({name + suffix: h for name, h in reading.histograms.items()})
 
     def cost(self, seconds: float, share: float) -> None:
-        """Tell the price of a reading of the landscape, in one part or several."""
+        """Add the price of a reading of the landscape, made in one part or several."""
         self.seconds += seconds
         costs = (float(self.products), self.seconds, share)
         self.values.update(zip(COST_METRICS, costs, strict=True))
@@ -229,7 +229,9 @@ def _opened(
         except Exception as error:
             failure = error
         if not run.processes.all([failure is None])[0]:
-            raise failure or CurvwatchError("the reading failed on another process, see its log")
+            raise failure or CurvwatchError(
+                "the reading failed on another process, whose warning says why"
+            )
         yield opened
 
 

@@ -72,9 +72,9 @@ class Recorder:
         return self._engine.wanted()
 
     def start(self, run: TrainingRun, metrics: Sequence[str]) -> None:
-        """Announce the `metrics` of `run`; tell of rules that none of them feeds."""
+        """Announce the `metrics` of `run`; warn of rules on metrics that are not measured."""
         setup: dict[str, float | str | bool] = {}
-        with self._errors.guard("looking at the hyperparameters"):
+        with self._errors.guard("reading the hyperparameters"):
             setup = hyperparameters(run.optimizers, run.suffixes)
         self._loggers = Loggers(run.loggers, self._errors, setup)
         self._loggers.start(metrics)
@@ -131,7 +131,7 @@ class Recorder:
     def _values_of_user(self, run: TrainingRun) -> dict[str, float]:
         if not self._logged:
             return {}
-        with self._errors.guard("looking at the metrics of rules"):
+        with self._errors.guard("reading the metrics of rules"):
             values = run.logged(self._logged)
             self._never -= {name for name, value in values.items() if not math.isnan(value)}
             return values

@@ -214,9 +214,9 @@ class TrainingRun(ABC):
         for optimizer in self.optimizers:
             if not hasattr(optimizer, "register_step_pre_hook"):
                 raise CurvwatchError(
-                    f"{type(optimizer).__name__} is no torch.optim.Optimizer, so its steps cannot be "
-                    "watched: return the optimizer that it wraps from configure_optimizers, or make it "
-                    "a subclass"
+                    f"{type(optimizer).__name__} is not a torch.optim.Optimizer, so its steps cannot "
+                    "be observed: return the optimizer that it wraps from configure_optimizers, or "
+                    "make it a subclass"
                 )
 
 

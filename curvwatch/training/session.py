@@ -39,8 +39,8 @@ _SHARDED = (
 )
 _PROBE_LOST = (
     "the checkpoint holds no probe, because its batches are over 64 MiB or not plain dicts, lists and "
-    "tensors: the landscape is read on new batches, and its curves may jump. probe=[...] takes batches "
-    "of your own"
+    "tensors: the landscape is read on new batches, and its curves may jump. Give your own batches by "
+    "probe=[...] to avoid it"
 )
 
 
@@ -227,7 +227,7 @@ class Session:
         self, run: TrainingRun, readings: Readings, training_loss: Callable[[], Tensor | None]
     ) -> list[Alert]:
         """Check the training loss, and send `readings` to all places; the alerts that they set off."""
-        with self.errors.guard("looking at the training loss"):
+        with self.errors.guard("checking the training loss"):
             loss = training_loss()
             if loss is not None:
                 readings.check_finite("training loss", loss)

@@ -40,8 +40,8 @@ class ShadowOptimizer:
             optimizer: Any = compared.make(self._take(weights))
         if not isinstance(optimizer, Optimizer) or isinstance(optimizer, LBFGS):
             raise CurvwatchError(
-                f"{type(optimizer).__name__} is no torch.optim.Optimizer that makes a step from one "
-                "gradient"
+                f"{type(optimizer).__name__} is not a torch.optim.Optimizer that makes a step from "
+                "one gradient"
             )
         self._optimizer = optimizer
 
@@ -155,7 +155,7 @@ def _on_host(value: Any) -> Any:
 
 _SHARDED = (
     "the weights are sharded, so the shadow steps of compared optimizers are not made: "
-    "step/<name>/... is missing; DDP can be compared"
+    "step/<name>/... is missing; use DDP"
 )
 _LBFGS = (
     "LBFGS evaluates several gradients in one step, so compared optimizers have none to "
@@ -281,7 +281,7 @@ class _Caught:
 
     def __init__(self, shadows: ShadowOptimizers, name: str, index: int) -> None:
         self._shadows, self._key = shadows, (name, index)
-        self._caught = shadows._errors.guard(f"following the compared optimizer {name}")
+        self._caught = shadows._errors.guard(f"computing the steps of the compared optimizer {name}")
 
     def __enter__(self) -> None:
         self._caught.__enter__()

@@ -92,8 +92,8 @@ class ObjectGraph:
             self.generators.append(value)
         elif isinstance(value, torch.jit.ScriptModule):
             raise CurvwatchError(
-                f"{type(value).__name__} is a scripted module: its parameters cannot be replaced for a "
-                "reading. Give the Trainer the module before torch.jit.script"
+                f"{type(value).__name__} is a scripted module, whose parameters cannot be replaced "
+                "during a reading: give the Trainer the module before torch.jit.script"
             )
         elif isinstance(value, (dict, MappingProxyType)):
             self._visit_all([*value.values(), *get_state(value).values()])

@@ -215,8 +215,8 @@ class ManualOptimizationLoss(TrainingStepLoss):
 
     def _not_inferred(self) -> CurvwatchError:
         return CurvwatchError(
-            f"the loss of {self._name} cannot be inferred: training_step sent none backward for its "
-            f"weights before its step: {GIVE_ONE}"
+            f"the loss of {self._name} cannot be inferred: training_step passed no loss of its weights "
+            f"to backward() before its step: {GIVE_ONE}"
         )
 
 

@@ -54,7 +54,7 @@ def unwrap_children(module: nn.Module) -> None:
 
 
 def _is_fabric(module: nn.Module) -> bool:
-    """Whether `module` was set up by Fabric; by its looks, so that Lightning is not imported."""
+    """Whether `module` was set up by Fabric; by its class name, so that Lightning is not imported."""
     return type(module).__name__ == "_FabricModule" and "_forward_module" in module._modules
 
 
