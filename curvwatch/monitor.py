@@ -190,7 +190,7 @@ class CurvatureMonitor(CallbackBase):
             session.start(run, prepare_batch=run.prepare_batch, device=pl_module.device)
             self._steps = self._new_step_watch(run)
             self._plan = ReadingPlan()
-            self._owed: list[Measure] = []
+            self._postponed: list[Measure] = []
             self._probe_loss = math.nan
             self._before_step = run.call_before_step(self._get_ready)
             self._run = run
@@ -341,14 +341,14 @@ class CurvatureMonitor(CallbackBase):
         """What the cadences ask for: the same on every process, whatever each is ready for."""
         self._steps.disarm()
         plan = self._session.plan(run.step)
-        self._owed = plan.step or self._owed
+        self._postponed = plan.step or self._postponed
         plan.step = []
         by_hand = not run.module.automatic_optimization
         if by_hand and last.samples and not run.gradients_are_clear:
             # the step goes on over several batches
             plan.step, plan.samples = last.step, last.samples
         elif not by_hand or self._steps.stepped:
-            plan.step, self._owed = self._owed, []
+            plan.step, self._postponed = self._postponed, []
         self._steps.stepped = False
         return plan
 

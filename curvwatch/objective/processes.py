@@ -62,11 +62,11 @@ class Processes:
         ).tolist()
         return means
 
-    def all(self, flags: Sequence[bool]) -> list[bool]:
+    def true_on_all(self, flags: Sequence[bool]) -> list[bool]:
         """For each of `flags` whether it holds on every process."""
         return [share == 1.0 for share in self.mean_of([float(flag) for flag in flags])]
 
-    def any(self, flag: bool) -> bool:
+    def true_on_any(self, flag: bool) -> bool:
         """Whether `flag` holds on some process."""
         return self.mean_of([float(flag)])[0] > 0
 
@@ -84,7 +84,7 @@ class Processes:
             result = compute()
         except Exception as error:
             failure = error
-        failed = self.any(failure is not None)
+        failed = self.true_on_any(failure is not None)
         if failure is not None:
             raise failure
         if failed or result is None:

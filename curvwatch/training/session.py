@@ -168,7 +168,7 @@ class Session:
         """
         made = [ready and index in finished for index in range(len(run.optimizers))]
         here = [ready and bool(plan.landscape), ready and bool(plan.step), *made]
-        everywhere = run.processes.all(here)
+        everywhere = run.processes.true_on_all(here)
         if here != everywhere:
             self.errors.warn_once(
                 "there is no reading at this step, because another process was not ready for it"
@@ -215,7 +215,7 @@ class Session:
                         trained=trained,
                         is_step=is_step,
                     )
-            readings.cost(*seconds)
+            readings.add_cost(*seconds)
         if plan.step and finished:
             with self.schedule.timed(plan.step):
                 if not plan.landscape:

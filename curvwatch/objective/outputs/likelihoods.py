@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from curvwatch.errors import CurvwatchError
-from curvwatch.objective.outputs.loss_calls import LOSSES, LossCall, edge_of, reached
+from curvwatch.objective.outputs.loss_calls import LOSSES, LossCall, edge_of, find_ends
 from curvwatch.objective.outputs.output_graph import OutputGraph
 
 _CLASSES = ("cross_entropy", "nll_loss", "kl_div")
@@ -145,7 +145,7 @@ def likelihoods_of(graph: OutputGraph) -> list[tuple[Likelihood, list[int]]]:
             f"computed from each other; {_GIVE}"
         )
     ends = [edge_of(call.result) for call in calls]
-    if not reached(graph.loss, [*ends, *places], {})[0] <= set(ends):
+    if not find_ends(graph.loss, [*ends, *places], {})[0] <= set(ends):
         raise CurvwatchError(
             f"the loss is not a likelihood: it depends on the outputs also outside of {calls[0].name}, "
             f"such as by a penalty on them; {_GIVE}"

@@ -208,7 +208,7 @@ def find_outputs(loss: Tensor, calls: Sequence[LossCall], weights: Mapping[int, 
     Raises:
         CurvwatchError: it is not clear what the outputs are; the message says why and what helps.
     """
-    met = reached(loss, [edge_of(call.result) for call in calls], weights)[0]
+    met = find_ends(loss, [edge_of(call.result) for call in calls], weights)[0]
     calls = [call for call in calls if edge_of(call.result) in met]
     if not calls:
         raise CurvwatchError(
@@ -235,7 +235,7 @@ def checked_outputs(
         CurvwatchError: a weight leads to the loss by another way, or one output makes another.
     """
     by_edge = {edge_of(t): t for t in tensors if t.requires_grad}
-    met, past = reached(loss, list(by_edge), weights)
+    met, past = find_ends(loss, list(by_edge), weights)
     if past is not None:
         raise CurvwatchError(
             f"the loss depends on the weight {past} also outside of the outputs that {whose} got, such "
@@ -245,7 +245,7 @@ def checked_outputs(
     by_edge = {edge: t for edge, t in by_edge.items() if edge in met}
     for edge, t in list(by_edge.items()):
         others = [e for e in by_edge if e != edge]
-        met, past = reached(t, others, weights, inside=True)
+        met, past = find_ends(t, others, weights, inside=True)
         if met and past is None:  # a scaled copy, say
             del by_edge[edge]
         elif met:
@@ -258,7 +258,9 @@ def checked_outputs(
     return tuple(by_edge.values())
 
 
-def consumed(loss: Tensor, calls: Sequence[LossCall], results: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def find_loss_inputs(
+    loss: Tensor, calls: Sequence[LossCall], results: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
     """The outputs that `loss` is computed from, each once, whatever else it depends on; () if unknown.
 
     Args:
@@ -268,13 +270,13 @@ def consumed(loss: Tensor, calls: Sequence[LossCall], results: Sequence[Tensor])
     """
     ends = {edge_of(call.result): call.outputs for call in calls}
     ends = ends or {edge_of(t): (t,) for t in results if t.requires_grad}
-    met = reached(loss, list(ends), {})[0]
+    met = find_ends(loss, list(ends), {})[0]
     if not met and calls:
-        return consumed(loss, (), results)
+        return find_loss_inputs(loss, (), results)
     return tuple({edge_of(t): t for edge in ends if edge in met for t in ends[edge]}.values())
 
 
-def reached(
+def find_ends(
     t: Tensor, ends: Sequence[Edge], weights: Mapping[int, str], *, inside: bool = False
 ) -> tuple[set[Edge], str | None]:
     """Which of `ends` lie behind `t`, and a weight that is reached past them; `inside`: not at `t`."""

@@ -125,7 +125,7 @@ class _Loss:
         unwrap_children(self._module)
         return self._function(item.data)
 
-    def instead(self, function: Callable[[Any], Any]) -> _Loss:
+    def with_function(self, function: Callable[[Any], Any]) -> _Loss:
         """Another function of the batch alone."""
         return _Loss(self._module, function)
 
