@@ -25,6 +25,7 @@ from curvwatch.errors import CurvwatchError
 from curvwatch.objective.isolation.object_state import SlotsOf, get_state, has_dict, slots
 from curvwatch.objective.isolation.random_state import Generator
 
+# names alone (2.2 to 2.6): where a LightningModule keeps its Trainer or Fabric, which are not its state
 SKIPPED_ATTRIBUTES = frozenset({"_trainer", "_fabric"})
 
 _OURS = __name__.partition(".")[0]

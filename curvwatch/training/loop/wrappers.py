@@ -32,6 +32,7 @@ def forward_module(module: nn.Module) -> nn.Module:
         if isinstance(module, (DistributedDataParallel, DataParallel)):
             module = module.module
         elif _is_fabric(module):
+            # private (2.2 to 2.6): the public `module` is the one without DDP and torch.compile
             module = module._modules["_forward_module"]  # type: ignore[assignment]
         else:
             return module
