@@ -87,7 +87,9 @@ E[g_B g_B'] |
         values = dict.fromkeys(self.metrics, math.nan)
         with_whole = self.interaction and objective.processes.with_own_batches == 1
         sizes, quotients = _by_batch(objective, with_whole=with_whole)
-        if objective.processes.any(not bool(torch.isfinite(torch.cat([sizes, quotients], 1)).all())):
+        if objective.processes.true_on_any(
+            not bool(torch.isfinite(torch.cat([sizes, quotients], 1)).all())
+        ):
             return Reading(values, ("the gradient of a batch, or a product with it, is not finite",))
         notes = []
         # (batches,): shares of E[|g_B|^2]; every process has the same share of the probe

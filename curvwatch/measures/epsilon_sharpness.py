@@ -123,7 +123,7 @@ search is at its end |
         reach = 2.0  # of a step, in half widths of the box: from anywhere to the corner
         for _ in range(self.steps):
             tried = torch.maximum(torch.minimum(z + reach * box * g.sign(), box), -box)
-            if not objective.processes.any(not torch.equal(tried, z)):
+            if not objective.processes.true_on_any(not torch.equal(tried, z)):
                 break  # a corner that the gradient points to
             value, g_there = objective.gradient(tried)
             if math.isfinite(value) and value > best:

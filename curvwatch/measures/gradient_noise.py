@@ -70,7 +70,7 @@ standard errors, by a jackknife over the batches; from 3 batches on |
             mean = objective.gradient()[1]
         off, along = _deviations(objective, mean)
         squared = objective.layout.dot(mean, mean)
-        if objective.processes.any(not math.isfinite(squared + float(off.sum() + along.sum()))):
+        if objective.processes.true_on_any(not math.isfinite(squared + float(off.sum() + along.sum()))):
             return Reading(values, ("the gradient of a batch is not finite",))
         trace, signal, left = _estimates(objective, squared, off, along)
         values["gradient/noise_trace"], values["gradient/signal"] = trace, signal

@@ -146,7 +146,7 @@ def by_derivatives(objective: OpenObjective, layers: Layers, directions: WeightD
         )
     )
     bent = torch.zeros(len(layers) + 1, dtype=torch.float64)
-    return Signals.from_table(table, bent=bent, half=objective.processes.any(any(halves)))
+    return Signals.from_table(table, bent=bent, half=objective.processes.true_on_any(any(halves)))
 
 
 def by_differences(

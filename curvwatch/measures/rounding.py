@@ -81,7 +81,7 @@ def amplification(at: Landscape, point: Linearization, key: str) -> Amplificatio
     # entry of H is some 10 eps x its largest eigenvalue, and matters from 1 % on
     least = _SMALL * torch.finfo(layout.dtype).eps * preconditioned_length / length
     suspects = scale.square() * least > 1.0
-    if not at.objective.processes.any(bool(suspects.any())):
+    if not at.objective.processes.true_on_any(bool(suspects.any())):
         return none
     generator = torch.Generator().manual_seed(at.generator.initial_seed())
     known = torch.zeros_like(suspects)
@@ -98,13 +98,13 @@ def amplification(at: Landscape, point: Linearization, key: str) -> Amplificatio
         other = 3.0 * point.product(v / 3.0) if point.coarser is None else point.coarser(v)
         size += torch.maximum(one.abs(), other.abs()).square_()
         off += (one - other).square_()
-        if at.objective.processes.any(not bool(torch.isfinite(size).all())):
+        if at.objective.processes.true_on_any(not bool(torch.isfinite(size).all())):
             return none
         usual = _usual_rounding(size, off, suspects)
         agree = min(max(_AGREE, _OVER_USUAL * usual), _DIFFER)
         null = suspects & (off > torch.where(known, agree / 10, agree).square() * size)
         # a product may be small by chance: what was not found last time is looked at again
-        is_known = not at.objective.processes.any(not torch.equal(null, known))
+        is_known = not at.objective.processes.true_on_any(not torch.equal(null, known))
         if is_known or draws == _MOST_DRAWS:
             break
     null &= known | (off > _DIFFER**2 * size)
@@ -113,7 +113,7 @@ def amplification(at: Landscape, point: Linearization, key: str) -> Amplificatio
     rows = scale * off.sqrt() / math.sqrt(2 * draws)
     under = torch.where(null, scale * size.sqrt() / math.sqrt(draws), 0.0)
     return Amplification(
-        null=at.memory[key] if at.objective.processes.any(bool(null.any())) else None,
+        null=at.memory[key] if at.objective.processes.true_on_any(bool(null.any())) else None,
         hidden=_largest(layout, under) if point.coarser is not None else 0.0,
         noise=_largest(layout, torch.where(rest, rows, 0.0), power=2),
         weights=_describe_weights(suspects & (off > 0), at),

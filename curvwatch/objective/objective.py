@@ -16,7 +16,7 @@ from curvwatch.objective.chunked import ChunkedDerivatives
 from curvwatch.objective.evaluation import Counts, Evaluation, EvaluationInputs, Graph
 from curvwatch.objective.flat_layout import Layout, summed
 from curvwatch.objective.functional import FunctionalEvaluation
-from curvwatch.objective.in_place import shifted
+from curvwatch.objective.in_place import evaluate_in_place
 from curvwatch.objective.isolation.containers import batch_size
 from curvwatch.objective.isolation.isolate import ModuleState, isolated
 from curvwatch.objective.layers import parameter_names
@@ -128,7 +128,7 @@ class Objective:
                 ModuleState.of(self.module).random_state(),
             )
             if self.layout.sharded:
-                with shifted(inputs, isolated_module) as evaluation:
+                with evaluate_in_place(inputs, isolated_module) as evaluation:
                     yield OpenObjective(self, inputs, evaluation)
             else:
                 yield OpenObjective(self, inputs, FunctionalEvaluation(inputs, isolated_module))

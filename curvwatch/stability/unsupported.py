@@ -16,6 +16,7 @@ TRANSPARENT: dict[str, str] = {
     "EMAOptimizer": "NeMo: averages copies of the weights",
 }
 
+# in wrappers of Lightning and Fabric it is the first, a public property
 _INNER = ("optimizer", "_optimizer", "base_optimizer")
 
 

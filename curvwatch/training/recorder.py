@@ -60,7 +60,7 @@ class Recorder:
         self._episodes.know((*actions, *(a for rule in rules for a in check_actions(rule.action))))
         self._loggers = Loggers([], errors)
         self._logged: list[str] = []  # metrics of the user that rules watch
-        self._never: set[str] = set()  # those of them that never came
+        self._never_logged: set[str] = set()  # those of them without a value so far
         self.history = History()
         self.history.alerts = self._engine.alerts
 
@@ -75,9 +75,9 @@ class Recorder:
         return self._engine.wanted()
 
     def start(self, run: TrainingRun, metrics: Sequence[str], *, watched: Sequence[str] = ()) -> None:
-        """Announce the `metrics` of `run`; tell of rules that neither these nor `watched` feed."""
+        """Announce the `metrics` of `run`; warn of rules on metrics that neither these nor `watched` hold."""
         setup: dict[str, float | str | bool] = {}
-        with self._errors.guard("looking at the hyperparameters"):
+        with self._errors.guard("reading the hyperparameters"):
             setup = hyperparameters(run.optimizers, run.suffixes)
         self._loggers = Loggers(run.loggers, self._errors, setup)
         self._loggers.start(metrics)
@@ -91,7 +91,7 @@ class Recorder:
                     f"the rule {rule.name!r} watches {part.metric!r}, which is not measured in this run"
                 )
         self._logged = sorted({p.metric for _, p in strange if not p.metric.startswith(_OURS)})
-        self._never = set(self._logged)
+        self._never_logged = set(self._logged)
 
     @property
     def is_calm(self) -> bool:
@@ -146,16 +146,16 @@ class Recorder:
             last = max(int(self.history[name].steps[-1]) for name in self.history)
             self._loggers.finish(self.history, self.alerts, last, share=share)
         self._loggers = Loggers([], self._errors)
-        for metric in sorted(self._never):
+        for metric in sorted(self._never_logged):
             self._errors.warn_once(f"a rule watches {metric!r}, which was never logged in this run")
-        self._never = set()
+        self._never_logged = set()
 
     def _values_of_user(self, run: TrainingRun) -> dict[str, float]:
         if not self._logged:
             return {}
-        with self._errors.guard("looking at the metrics of rules"):
+        with self._errors.guard("reading the metrics of rules"):
             values = run.logged(self._logged)
-            self._never -= {name for name, value in values.items() if not math.isnan(value)}
+            self._never_logged -= {name for name, value in values.items() if not math.isnan(value)}
             return values
         return {}
 

@@ -44,8 +44,8 @@ _SHARDED = (
 )
 _PROBE_LOST = (
     "the checkpoint holds no probe, because its batches are over 64 MiB or not plain dicts, lists and "
-    "tensors: the landscape is read on new batches, and its curves may jump. probe=[...] takes batches "
-    "of your own"
+    "tensors: the landscape is read on new batches, and its curves may jump. Give your own batches by "
+    "probe=[...] to avoid it"
 )
 
 
@@ -193,7 +193,7 @@ class Session:
         """
         made = [ready and index in finished for index in range(len(run.optimizers))]
         here = [ready and bool(plan.landscape), ready and bool(plan.step), *made]
-        everywhere = run.processes.all(here)
+        everywhere = run.processes.true_on_all(here)
         if here != everywhere:
             self.errors.warn_once(
                 "there is no reading at this step, because another process was not ready for it"
@@ -240,7 +240,7 @@ class Session:
                         trained=trained,
                         is_step=is_step,
                     )
-            readings.cost(*seconds)
+            readings.add_cost(*seconds)
         if plan.step and finished:
             with self.schedule.timed(plan.step):
                 if not plan.landscape:
@@ -276,6 +276,7 @@ class Session:
     def finish(self, say: Callable[[str], object]) -> None:
         """The run is over: show it as a whole, and `say` in a line what became of it."""
         clock = self.schedule.clock
+        self.errors.run_is_over = True
         with clock.reading():
             shortage = self.probe.shortage
             if shortage and any(m.stage == "landscape" for m in self.measures):
@@ -301,7 +302,9 @@ class Session:
         return {}  # a run that is resumed from this begins its readings anew
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict()`."""
+        """Go on from `state_dict()`; an empty one is of a run without readings, and changes nothing."""
+        if not state:
+            return
         state = dict(state)
         self.last_step = state["last_step"]
         self.recorder.load_state_dict(state)

@@ -321,7 +321,7 @@ def test_a_factory_that_fails_is_told_once_and_left_alone() -> None:
     with told() as texts:
         fit(Classifier(), watch)
     (text,) = texts
-    assert "following the compared optimizer bad failed: OSError: broken" in text
+    assert "computing the steps of the compared optimizer bad failed: OSError: broken" in text
     assert np.isnan(of(watch.history, "bad")[0]).all()
     assert np.isfinite(of(watch.history, "adam")[0]).all()
     assert np.isfinite(watch.history["step/directional_sharpness"].values).all()

@@ -143,7 +143,7 @@ def taken_of(
             if buffer is not None and name not in part._non_persistent_buffers_set:
                 state[f"{prefix}.{name}" if prefix else name] = buffer
     state = {name: t.detach().cpu() for name, t in state.items()}
-    # not module.hparams, which would make them where there are none
+    # private (2.2 to 2.6): the public module.hparams would create them where there are none
     own = vars(module).get("_hparams", {})
     hyper_parameters = dict(own) if _is_plain(own) else {}
     return Snapshot(step, epoch, run, state, stored, hyper_parameters, lightning)

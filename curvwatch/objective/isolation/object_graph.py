@@ -25,6 +25,7 @@ from curvwatch.errors import CurvwatchError
 from curvwatch.objective.isolation.object_state import SlotsOf, get_state, has_dict, slots
 from curvwatch.objective.isolation.random_state import Generator
 
+# names alone (2.2 to 2.6): where a LightningModule keeps its Trainer or Fabric, which are not its state
 SKIPPED_ATTRIBUTES = frozenset({"_trainer", "_fabric"})
 
 _OURS = __name__.partition(".")[0]
@@ -92,8 +93,8 @@ class ObjectGraph:
             self.generators.append(value)
         elif isinstance(value, torch.jit.ScriptModule):
             raise CurvwatchError(
-                f"{type(value).__name__} is a scripted module: its parameters cannot be replaced for a "
-                "reading. Give the Trainer the module before torch.jit.script"
+                f"{type(value).__name__} is a scripted module, whose parameters cannot be replaced "
+                "during a reading: give the Trainer the module before torch.jit.script"
             )
         elif isinstance(value, (dict, MappingProxyType)):
             self._visit_all([*value.values(), *get_state(value).values()])

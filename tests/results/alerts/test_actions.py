@@ -189,9 +189,7 @@ def test_a_metric_that_never_comes_is_told(tmp_path: Path) -> None:
     monitor = CurvatureMonitor(rules=[Rule("typo", "train_los", above=1.0)], every_n_steps=1)
     with told() as warnings:
         fit(Classifier(), monitor, logger=ListLogger())
-    assert warnings == [
-        "curvwatch: a rule watches 'train_los', which was never logged in this run. Training goes on"
-    ]
+    assert warnings == ["curvwatch: a rule watches 'train_los', which was never logged in this run"]
 
 
 @pytest.mark.parametrize(
