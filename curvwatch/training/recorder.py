@@ -75,7 +75,7 @@ class Recorder:
         return self._engine.wanted()
 
     def start(self, run: TrainingRun, metrics: Sequence[str], *, watched: Sequence[str] = ()) -> None:
-        """Announce the `metrics` of `run`; warn of rules on metrics that neither these nor `watched` hold."""
+        """Announce the `metrics` of `run`; warn of rules on metrics that are not there."""
         setup: dict[str, float | str | bool] = {}
         with self._errors.guard("reading the hyperparameters"):
             setup = hyperparameters(run.optimizers, run.suffixes)
