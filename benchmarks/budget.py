@@ -1,16 +1,16 @@
-"""The share of the training time that readings take, where `budget=0.05` is asked for.
+"""What `CurvatureMonitor()` reads, and what it takes, in runs of several lengths.
 
-In the middle third of each run every step takes ten times as long.
+Runs with and without the monitor alternate, and processor time is compared.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import lightning as L
 import torch
 from rich.progress import Progress
 
@@ -18,138 +18,114 @@ from benchmarks.report import Check, markdown_table, percent
 from benchmarks.trainers import fit
 from benchmarks.workloads import WORKLOADS
 from curvwatch import CurvatureMonitor
+from curvwatch.training.schedule.budget import SHORT_RUN_SECONDS
 
 TITLE = "Budget"
-BUDGET, MOST, LEAST = 0.05, 1.1, 0.5
-SLOWER = 10
-# batches are small so that a run has many readings, examples and steps
-RUNS = {"mlp": (32, 9000), "cnn": (4, 4500), "gpt": (1, 3000)}
-# of the steps: what the first readings take is saved later
-WARM_UP = 1 / 6
+BUDGET, MOST = 0.05, 1.1
+# network, optimizer, steps of the run, times that it is made
+RUNS = (
+    ("mlp", "adam", 200, 5),
+    ("mlp", "sgd", 400, 5),
+    ("mlp", "sgd", 5000, 2),
+    ("cnn", "adam", 400, 1),
+    ("cnn", "sgd", 5000, 1),
+    ("gpt", "adam", 400, 1),
+    ("gpt", "adam", 2000, 1),
+)
+QUICK = (("mlp", "adam", 200, 2),)
+# readings of the step and of the landscape, at least, in runs of up to 400 steps and in longer ones
+SHORT, FEWEST = 400, {False: (20, 10), True: (60, 25)}
+SPREAD = 15
+# the reported share and the measured one differ by at most this part
+TRUE = 0.1
+_STAGES = {"step": "step/loss_change", "landscape": "curvature/sharpness"}
 
 
 def run(progress: Progress, *, quick: bool) -> dict[str, Any]:
-    """The share in each third of a run, and after the warm-up."""
-    runs = {"mlp": (32, 3000)} if quick else RUNS
-    return {name: _shares(name, size, steps, progress) for name, (size, steps) in runs.items()}
+    """Readings and seconds of each run."""
+    runs = QUICK if quick else RUNS
+    return {
+        f"{name}, {optimizer}, {steps} steps": _run(name, optimizer, steps, times, progress)
+        for name, optimizer, steps, times in runs
+    }
 
 
 def checks(results: dict[str, Any]) -> Iterator[Check]:
-    """The budget is kept, and used."""
-    for name, shares in results.items():
-        label, value = WORKLOADS[name].label, shares["after warm-up"]
-        note = f"reported {shares['reported']:.1%}, of the whole run {shares['whole run']:.1%}"
-        bounds = BUDGET * MOST, BUDGET * LEAST
-        yield Check(f"{label}: share after warm-up", value, *bounds, written=percent, note=note)
+    """Enough readings, spread over the run, and the share where a run is long."""
+    for name, of in results.items():
+        steps, long = of["steps"], of["steps"] > SHORT
+        count = "{:.0f}".format
+        is_short = of["training"] < SHORT_RUN_SECONDS
+        for stage, fewest in zip(_STAGES, FEWEST[long], strict=True):
+            if is_short:
+                value = float(len(of[stage]))
+                yield Check(f"{name}: readings of the {stage}", value, None, fewest, written=count)
+        gap = float(_longest_gap(of["step"], steps))
+        if long:
+            yield Check(f"{name}: longest gap between steps read", gap, steps / SPREAD, written=count)
+        if not is_short:
+            note = f"{len(of['step'])} readings of the step, {len(of['landscape'])} of the landscape"
+            yield Check(f"{name}: share", of["reported"], BUDGET * MOST, written=percent, note=note)
+        ratio = of["reported"] / of["measured"] if of["measured"] > 0 else float("nan")
+        bounds = 1 + TRUE, 1 - TRUE
+        yield Check(f"{name}: reported share over measured", ratio, *bounds)
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """One row a network."""
-    columns = ("after warm-up", "usual steps", "10 x slower", "usual again", "whole run", "reported")
+    """One row a run."""
+    head = ["run", "seconds without", "of readings", "share reported", "share measured", "step read"]
     rows = [
-        [WORKLOADS[name].label, *(f"{shares[c]:.1%}" for c in columns), ", ".join(shares["cadences"])]
-        for name, shares in results.items()
+        [
+            name,
+            f"{of['training']:.1f}",
+            f"{of['reading']:.2f}",
+            f"{of['reported']:.1%}",
+            f"{of['measured']:.1%}",
+            f"{len(of['step'])}, gap {_longest_gap(of['step'], of['steps'])}",
+            f"{len(of['landscape'])}, gap {_longest_gap(of['landscape'], of['steps'])}",
+        ]
+        for name, of in results.items()
     ]
-    return markdown_table(["network", *columns, "steps between readings of the landscape"], rows)
+    return markdown_table([*head, "landscape read"], rows)
 
 
-class _TimedMonitor(CurvatureMonitor):
-    """Times its own hooks, whatever its clock says."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.spent = 0.0
-        self._depth = 0
-
-    def _timed(self, hook: Any, *args: Any) -> Any:
-        begin = time.perf_counter()
-        self._depth += 1
-        try:
-            return hook(*args)
-        finally:
-            self._depth -= 1
-            if not self._depth:
-                self.spent += time.perf_counter() - begin
-
-    def on_before_backward(self, *args: Any) -> None:
-        self._timed(super().on_before_backward, *args)
-
-    def on_before_optimizer_step(self, *args: Any) -> None:
-        self._timed(super().on_before_optimizer_step, *args)
-
-    def on_train_batch_end(self, *args: Any) -> None:
-        self._timed(super().on_train_batch_end, *args)
-
-    def _get_ready(self, *args: Any) -> None:
-        self._timed(super()._get_ready, *args)
-
-
-class _Jumps(L.Callback):
-    """Sleeps through nine more step times in the middle third; notes time and spending at marks."""
-
-    def __init__(self, monitor: _TimedMonitor, steps: int, progress: Progress, bar: Any) -> None:
-        self._monitor = monitor
-        self._steps = steps
-        self._progress, self._bar = progress, bar
-        self._begin = 0.0
-        self._took: list[float] = []
-        self.marks: dict[int, tuple[float, float]] = {}
-
-    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        """Note where the run is."""
-        step, third = trainer.global_step, self._steps // 3
-        if step in (0, int(self._steps * WARM_UP), third, 2 * third):
-            self.mark(step)
-        self._begin, self._spent = time.perf_counter(), self._monitor.spent
-
-    def on_before_zero_grad(self, trainer: L.Trainer, *_: Any) -> None:
-        """Within the step, as a slower forward pass would be."""
-        third = self._steps // 3
-        if third <= trainer.global_step < 2 * third:
-            usual = sorted(self._took)[len(self._took) // 2]
-            time.sleep((SLOWER - 1) * usual)
-
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Learn what a usual step takes."""
-        if trainer.global_step <= self._steps // 3:
-            own = time.perf_counter() - self._begin - (self._monitor.spent - self._spent)
-            self._took.append(own)
-        self._progress.update(self._bar, completed=trainer.global_step)
-
-    def mark(self, step: int) -> None:
-        """Remember time and spending."""
-        self.marks[step] = (time.perf_counter(), self._monitor.spent)
-
-
-def _shares(name: str, size: int, steps: int, progress: Progress) -> dict[str, Any]:
+def _run(name: str, optimizer: str, steps: int, times: int, progress: Progress) -> dict[str, Any]:
     workload = WORKLOADS[name]
+    task = progress.add_task(f"{TITLE}, {workload.label}, {steps} steps", total=2 * times)
     draws = torch.Generator().manual_seed(1)
-    batches = [workload.batch(draws, size) for _ in range(min(steps, 500))]
-    bar = progress.add_task(f"{TITLE}, {workload.label}", total=steps)
-    monitor = _TimedMonitor(budget=BUDGET)
-    jumps = _Jumps(monitor, steps, progress, bar)
+    few = [workload.batch(draws, workload.batch_size) for _ in range(min(steps, 100))]
+    batches = [few[i % len(few)] for i in range(steps)]
+    plain, with_monitor = [], []
+    monitor = CurvatureMonitor()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore")
-        fit(workload.task("sgd"), [batches[i % len(batches)] for i in range(steps)], monitor, jumps)
-    jumps.mark(steps)
-    third = steps // 3
-    read = monitor.history["curvature/sharpness"].steps
-
-    def share(begin: int, end: int) -> float:
-        (t0, spent0), (t1, spent1) = jumps.marks[begin], jumps.marks[end]
-        return (spent1 - spent0) / (t1 - t0)
-
-    def cadence(begin: int, end: int) -> str:
-        inside = read[(read >= begin) & (read < end)]
-        return f"{(inside[-1] - inside[0]) / (len(inside) - 1):.0f}" if len(inside) > 1 else "-"
-
-    thirds = ((0, third), (third, 2 * third), (2 * third, steps))
-    return {
-        "after warm-up": share(int(steps * WARM_UP), steps),
-        "usual steps": share(*thirds[0]),
-        "10 x slower": share(*thirds[1]),
-        "usual again": share(*thirds[2]),
-        "whole run": share(0, steps),
-        "reported": float(monitor.history["curvature/cost_share"].values[-1]),
-        "cadences": [cadence(*bounds) for bounds in thirds],
+        for _ in range(times):
+            plain.append(_seconds(workload.task(optimizer), batches))
+            progress.advance(task)
+            monitor = CurvatureMonitor()
+            with_monitor.append(_seconds(workload.task(optimizer), batches, monitor))
+            progress.advance(task)
+    clock = monitor._session.schedule.clock
+    history = monitor.history
+    read = {
+        stage: history[metric].steps.tolist() if metric in history else []
+        for stage, metric in _STAGES.items()
     }
+    return {
+        **read,
+        "steps": steps,
+        "training": clock.total_seconds - clock.reading_seconds,
+        "reading": clock.reading_seconds,
+        "reported": clock.share,
+        "measured": 1 - min(plain) / min(with_monitor),
+    }
+
+
+def _seconds(module: Any, batches: Sequence[Any], *callbacks: Any) -> float:
+    begin = time.process_time()
+    fit(module, batches, *callbacks)
+    return time.process_time() - begin
+
+
+def _longest_gap(read: Sequence[int], steps: int) -> int:
+    return max(b - a for a, b in itertools.pairwise([0, *read, steps]))
