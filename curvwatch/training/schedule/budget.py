@@ -24,8 +24,8 @@ FLOOR_SECONDS = 30.0
 # readings of a run of up to 1000 steps, and of one from 5000 steps on
 FEWEST = {"step": (25, 75), "landscape": (12, 25), "expensive": (4, 8)}
 _FEW_STEPS, _MANY_STEPS = 1000, 5000
-# a run of fewer steps has fewer
-_FULL_STEPS = 200
+# a run of fewer steps has fewer, but not fewer than that
+_FULL_STEPS, _AT_LEAST = 200, 3
 # and where that is too expensive, these parts of them
 _LEVELS = (1.0, 0.8, 0.6, 0.4)
 # of a longer run its readings may be ahead of their share by a quarter of the whole, and by so much
@@ -36,8 +36,8 @@ UNKNOWN_CREDIT_SECONDS = 3.0
 _SOON, _SHORTEST = 2 / 3, 400
 # before this step no more than the time of so many steps, or so many seconds, goes into readings
 START_STEPS, START_COST, START_SECONDS = 20, 10.0, 0.25
-# in a run of up to so many steps, each of up to so many seconds, so many seconds
-_TINY_STEPS, _QUICK_STEP, _TINY_SECONDS = 100, 0.01, 1.0
+# in a run that ends before that step so many seconds
+_TINY_SECONDS = 2.0
 # in a short run alerts and sentinels may ask for so many readings beside
 PULLED_READINGS = 20
 # of what may be spent, kept for what alerts and sentinels ask for: at first, and less to the end
@@ -199,9 +199,9 @@ class Budget:
         """The cadences that give a run of `steps` a part of the fewest readings."""
         between = log(max(steps, 1) / _FEW_STEPS) / log(_MANY_STEPS / _FEW_STEPS)
         between = min(1.0, max(0.0, between))
-        part *= min(1.0, steps / _FULL_STEPS)
+        scale = min(1.0, steps / _FULL_STEPS)
         return {
-            kind: grid_below(steps / part / (few + (many - few) * between))
+            kind: grid_below(steps / part / max(_AT_LEAST, scale * (few + (many - few) * between)))
             for kind, (few, many) in ((k, of_kind(k, FEWEST)) for k in self._kinds)
         }
 
@@ -327,9 +327,8 @@ class Budget:
         limit = most - self._reserve if self._costs.was_read(self._kinds[0]) else most
         early = max(START_SECONDS * self._part, most / 4) if whole is None else limit
         if self._step < START_STEPS:
-            quick = self._costs.step_seconds <= _QUICK_STEP
-            tiny = quick and self._total_steps is not None and self._total_steps <= _TINY_STEPS
-            seconds = _TINY_SECONDS if tiny else START_SECONDS
+            is_all_start = self._total_steps is not None and self._total_steps <= START_STEPS
+            seconds = _TINY_SECONDS if is_all_start else START_SECONDS
             start = max(seconds, START_COST * self._costs.step_seconds) * self._part
             limit, early, pulled = min(limit, start), min(early, start), min(pulled, start)
         self._limit, self._early_limit, self._pulled_limit = limit, early, pulled
