@@ -21,10 +21,11 @@ images: $(READY)
 	$(BIN)/python docs/images/edges.py
 
 # under 8 minutes on two cores; tests that start processes of their own come last, one file at a time on
-# either core, so that what a file starts is started once
+# either core, so that what a file starts is started once; to look into all other files takes 20 s
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not processes and not study"
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m processes
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "processes and not study" \
+	  $$(grep -rl --include='*.py' mark.processes tests)
 
 # everything but the runs that take over 30 s
 fast: lint
@@ -39,7 +40,8 @@ test-modules: $(MODULES)/.ready
 	HF_HUB_OFFLINE=1 $(MODULES)/bin/python -m pytest tests/real_modules
 
 # networks that are trained until they show what the literature says, standard errors that fall as they
-# should, and all cases of the products of which `make test` takes a part, some 10 minutes
+# should, examples that train as the demo does, and the cases that `make test` leaves out: of products of
+# networks, optimizers and options, and those that are like another one. Some 14 minutes
 test-studies: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m study
 

@@ -75,6 +75,8 @@ def test_examples_are_short_and_say_how_they_are_run(example: Path) -> None:
     assert f"python examples/{example.name}" in text.split('"""')[1]
 
 
+# three trainings, of which `curvwatch demo` has the same
+@pytest.mark.study
 def test_digits(tmp_path: Path) -> None:
     printed = run("digits.py", 41, tmp_path)
     for name in ("sgd", "momentum", "adam"):
@@ -88,6 +90,8 @@ def test_digits(tmp_path: Path) -> None:
         assert logs.Scalars("step/directional_sharpness")
 
 
+# logs of W&B, and a loop with Fabric: `tests/results/loggers` and `tests/training/loop` have either
+@pytest.mark.study
 def test_wandb_digits(tmp_path: Path) -> None:
     run("wandb_digits.py", 41, tmp_path)
     (log,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
@@ -124,6 +128,7 @@ def test_plain(tmp_path: Path) -> None:
     assert all(0 < float(value) < 50 for _, value in read)
 
 
+@pytest.mark.study
 def test_fabric(tmp_path: Path) -> None:
     printed = run("fabric.py", 201, tmp_path)
     read = re.findall(r"^step (\d+): stability ratio (\S+)$", printed, re.M)

@@ -1,6 +1,6 @@
-"""Run by test_sharded.py: each measure in loops on two processes, weights sharded or replicated.
+"""Run by test_sharded.py: measures in loops on two processes, weights sharded or replicated.
 
-python -m tests.measures.sharded_runs DIRECTORY
+python -m tests.measures.sharded_runs DIRECTORY SHARDED... -- REPLICATED...
 """
 
 from __future__ import annotations
@@ -96,16 +96,16 @@ def run(
     }
 
 
-def on_two(rank: int, to: Path) -> None:
+def on_two(rank: int, to: Path, sharded: Sequence[str], replicated: Sequence[str]) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{to}/store", rank=rank, world_size=2)
     seen: dict[str, Any] = {"sharded": {}, "replicated": {}}
-    for name in (None, *MEASURES):
+    for name in (None, *sharded):
         model = net()
         for layer in (model[0], model[2], model):
             fully_shard(layer)
         seen["sharded"][name or "plain"] = run(name, model, part=half(rank))
-    for name in MEASURES:
+    for name in replicated:
         ddp = DistributedDataParallel(net())
         seen["replicated"][name] = run(name, ddp, part=half(rank), probe=[half(rank)])
     torch.save(seen, to / f"{rank}.pt")
@@ -113,4 +113,7 @@ def on_two(rank: int, to: Path) -> None:
 
 
 if __name__ == "__main__":
-    mp.start_processes(on_two, (Path(sys.argv[1]),), nprocs=2, start_method="fork")
+    directory, *names = sys.argv[1:]
+    between = names.index("--")
+    arguments = (Path(directory), names[:between], names[between + 1 :])
+    mp.start_processes(on_two, arguments, nprocs=2, start_method="fork")

@@ -15,6 +15,7 @@ from curvwatch.cli.demo.digits import DigitsNet, whole_data_set
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.study,
     # the user's own values are logged once, on purpose
     pytest.mark.filterwarnings("ignore:The number of training batches"),
 ]
@@ -54,7 +55,6 @@ def _in_tmp(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.study
 def test_gradient_descent_hovers_at_two_over_lr():
     history = history_of(lambda p: torch.optim.SGD(p, lr=0.2), 1400)
     ratios = history["curvature/stability_ratio"].values
@@ -64,14 +64,12 @@ def test_gradient_descent_hovers_at_two_over_lr():
     assert np.all(edge == 10.0)
 
 
-@pytest.mark.study
 def test_gradient_descent_with_half_the_rate_stays_below():
     ratios = history_of(lambda p: torch.optim.SGD(p, lr=0.1), 1000)["curvature/stability_ratio"].values
     assert ratios.max() < 0.85
     assert ratios[-1] > 2 * ratios[0]  # it sharpens, but not so far
 
 
-@pytest.mark.study
 @pytest.mark.parametrize(
     ("optimizer", "steps", "low", "high"),
     [

@@ -34,14 +34,13 @@ def dense_blocks(model, hessian, by):
     return {layer: hessian[rows][:, rows] for layer, rows in blocks.items()}
 
 
-# each way to group on a perceptron, and two on other networks
+# each way to group on a perceptron, and one on another network
 @pytest.mark.parametrize(
     ("name", "by"),
     only(
         itertools.product(CASES, GROUPS),
         take=[
             *(("mlp_cross_entropy", by) for by in GROUPS),
-            ("cnn_batchnorm", "parameter"),
             ("transformer_sdpa", "module"),
         ],
     ),

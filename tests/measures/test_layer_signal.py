@@ -256,6 +256,7 @@ def test_the_direction_of_the_gradient(hvp):
     assert values["curvature/layer/0/signal"] == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.study
 def test_standard_errors_fall_as_one_over_the_root_of_the_directions():
     case = CASES["mlp_mse"]
     model = case.model()

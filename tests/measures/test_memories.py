@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from curvwatch import CurvatureMonitor, StepGeometry
 from curvwatch.measures import MEASURES, Fisher, GradientSubspace, LayerSignal, Measure
 from tests.support.modules import CLASSES, FEATURES, ListLogger, fit
+from tests.support.studies import without
 from tests.support.trace import assert_same
 from tests.training.lightning.test_resume import Noisy, Saver, data, timeless, values
 
@@ -87,7 +88,22 @@ def run(monitor: CurvatureMonitor, logger: ListLogger, *callbacks: Any, **option
     fit(Module(), monitor, *callbacks, data=data(), logger=logger, **options)
 
 
-@pytest.mark.parametrize("name", [*MEASURES, *VARIANTS])
+# with nothing to go on with, as `step_geometry`; and two that remember more with another option
+LIKE_ANOTHER = (
+    "gradient_stats",
+    "batch_sharpness",
+    "gradient_noise",
+    "stationary_point",
+    "epsilon_sharpness",
+    "layer_signal",
+    "layer_signal, gradient",
+    "step_geometry, secant",
+    "gradient_subspace",
+    "fisher",
+)
+
+
+@pytest.mark.parametrize("name", without([*MEASURES, *VARIANTS], leave=LIKE_ANOTHER))
 def test_a_run_cut_in_two_goes_on_as_one_in_one_piece(name: str, tmp_path: Path) -> None:
     def watch() -> CurvatureMonitor:
         measure = VARIANTS[name]() if name in VARIANTS else MEASURES[name](**CHEAP.get(name, {}))

@@ -34,7 +34,7 @@ def expected(eigenvalues):
 
 
 @double
-@pytest.mark.parametrize("name", only(CASES, take=["mlp_cross_entropy", "transformer_sdpa"]))
+@pytest.mark.parametrize("name", only(CASES, take=["mlp_cross_entropy"]))
 def test_sums_and_ends_are_within_their_errors_of_the_dense_ones(name):
     case = CASES[name]
     model = case.model()
@@ -66,7 +66,7 @@ def test_sums_and_ends_are_within_their_errors_of_the_dense_ones(name):
 
 
 @double
-@pytest.mark.parametrize("name", only(CASES, take=["mlp_cross_entropy", "transformer_sdpa"]))
+@pytest.mark.parametrize("name", only(CASES, take=["mlp_cross_entropy"]))
 def test_outliers_and_the_edge_are_those_of_the_dense_spectrum(name):
     case = CASES[name]
     model = case.model()
@@ -111,7 +111,7 @@ def test_outliers_of_a_bulk_at_zero_have_no_ratio_to_it():
 
 
 @double
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", only(CASES, take=["mlp_cross_entropy", "mlp_mse"]))
 def test_preconditioned_it_is_that_of_the_dense_matrix(name):
     case = CASES[name]
     model = case.model()
@@ -143,7 +143,7 @@ def test_preconditioned_it_is_that_of_the_dense_matrix(name):
 
 
 @double
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", only(CASES, take=["mlp_mse", "transformer_sdpa"]))
 def test_of_gauss_newton_and_fisher_it_is_that_of_the_dense_matrix(name):
     case = CASES[name]
     model = case.model()

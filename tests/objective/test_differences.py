@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from curvwatch import CurvatureMonitor, CurvwatchError, Objective, Sharpness, StepGeometry
 from tests.support.cases import CASES, dense, flat
 from tests.support.modules import CLASSES, FEATURES, Classifier, batches, examples, fit, told
+from tests.support.studies import without
 
 
 @pytest.fixture
@@ -132,7 +133,8 @@ class Ctc(Classifier):
         return F.ctc_loss(logits, ones, torch.full((n,), 2), torch.full((n,), 1))
 
 
-@pytest.mark.parametrize("module", [Bag, OnceDifferentiable, Ctc])
+# the once-differentiable one is a row of `tests/compat` too
+@pytest.mark.parametrize("module", without([Bag, OnceDifferentiable, Ctc], leave=[OnceDifferentiable]))
 def test_a_loss_without_a_second_derivative_is_measured_on_request(module):
     measures = [Sharpness(rtol=1e-6), StepGeometry()]
     monitors = []

@@ -73,6 +73,7 @@ def test_the_density_integrates_to_one_and_has_the_moments() -> None:
     assert second == pytest.approx(rule.frobenius_squared().value, rel=1e-3)
 
 
+@pytest.mark.study
 def test_errors_fall_with_the_root_of_the_number_of_vectors() -> None:
     matrix = turned(torch.randn(80, generator=seeded(3), dtype=torch.float64).square())
     operator, trace = operator_of(matrix), float(matrix.trace())

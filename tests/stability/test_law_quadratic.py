@@ -17,6 +17,7 @@ from tests.stability.stability_harness import (
     reset,
     scale_to_edge,
 )
+from tests.support.studies import without
 
 optim = torch.optim
 SHAPES = [(4, 5), (10,), (4, 5)]
@@ -176,7 +177,8 @@ def at_edge(name: str, factor: float, *, frozen: bool, maximize: bool = False, s
         return growth(runner, params, sign * scale * hessian)
 
 
-@pytest.mark.parametrize("name", MIXED)
+# those whose P is made as that of another one are tested with moments of their own, below
+@pytest.mark.parametrize("name", without(MIXED, leave=["adamw", "adamax", "nadam"]))
 def test_grows_above_and_decays_below_with_random_second_moments(name: str) -> None:
     assert at_edge(name, 1.02, frozen=True) > 2.0
     assert at_edge(name, 0.98, frozen=True) < 0.5

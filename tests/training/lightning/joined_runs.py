@@ -1,6 +1,6 @@
 """Run by test_joined.py on each of two processes: what a process saw is saved for the test.
 
-RANK is set by the test: python -m tests.training.lightning.joined_runs DIRECTORY
+RANK is set by the test: python -m tests.training.lightning.joined_runs DIRECTORY [SHARDED]
 """
 
 from __future__ import annotations
@@ -153,9 +153,23 @@ SHARDED: dict[str, tuple[str, dict[str, Any]]] = {
     "momentum, clipped": ("momentum", {"gradient_clip_val": 0.5}),
     "adam, accumulated": ("adam", {"accumulate_grad_batches": 2}),
 }
+# which has nothing that another one has not
+PLAIN = "momentum"
 
 
-def main(directory: Path) -> None:
+def of_sharded(name: str) -> dict[str, Any]:
+    """The runs of SHARDED[name], with the monitor and without."""
+    optimizer, options = SHARDED[name]
+    return {
+        f"fsdp {name}" + " watched" * watched: run(
+            lambda: Sharded(net(), OPTIMIZERS[optimizer]), watched=watched, **options, **sharded()
+        )
+        for watched in (True, False)
+    }
+
+
+def of_all_but_plain() -> dict[str, Any]:
+    """All runs but those of SHARDED[PLAIN]."""
     seen: dict[str, Any] = {}
     for name, optimizer in OPTIMIZERS.items():
         seen[f"ddp {name}"] = run(
@@ -164,14 +178,9 @@ def main(directory: Path) -> None:
             precision="64-true",
             **replicated(),
         )
-    for name, (optimizer, options) in SHARDED.items():
-        for watched in (True, False):
-            seen[f"fsdp {name}" + " watched" * watched] = run(
-                lambda o=optimizer: Sharded(net(), OPTIMIZERS[o]),
-                watched=watched,
-                **options,
-                **sharded(),
-            )
+    for name in SHARDED:
+        if name != PLAIN:
+            seen |= of_sharded(name)
     for watched in (True, False):
         seen["not finite" + " watched" * watched] = run(
             lambda: Classifier(net(), momentum), watched=watched, data=Joined(spoil=3), **replicated()
@@ -179,6 +188,11 @@ def main(directory: Path) -> None:
     seen["not ready"] = run(
         lambda: OfUnclonable(net()), data=Joined(wrapped=Unclonable), **replicated()
     )
+    return seen
+
+
+def main(directory: Path, name: str | None = None) -> None:
+    seen = of_all_but_plain() if name is None else of_sharded(name)
     torch.save(seen, directory / f"{os.environ['LOCAL_RANK']}.pt")
     torch.distributed.destroy_process_group()
 
@@ -188,4 +202,4 @@ if __name__ == "__main__":
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.showwarning = lambda message, *_: TOLD.append(str(message))
     warnings.simplefilter("always")
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from itertools import islice
 from typing import Any
 
@@ -24,6 +25,7 @@ from tests.support.modules import (
     mlp,
     told,
 )
+from tests.support.studies import only, without
 from tests.support.trace import Witness, assert_same, state_of
 
 # Lightning's own
@@ -122,21 +124,47 @@ def history(kind: Any, **options: Any) -> Any:
     return {name: [list(part) for part in monitor.history[name]] for name in monitor.history}
 
 
+OPTIONS: dict[str, dict[str, Any]] = {
+    "every step": {},
+    "every second": {"every": 2},
+    "two epochs": {"max_epochs": 2, "limit_train_batches": 3},
+}
+
+
 @pytest.mark.parametrize(
-    "options",
-    [{}, {"every": 2}, {"max_epochs": 2, "limit_train_batches": 3}],
+    ("kind", "which"),
+    without(
+        itertools.product([Fetches, FetchesByHand], OPTIONS),
+        leave=[(Fetches, "every step"), (FetchesByHand, "two epochs")],
+    ),
 )
-@pytest.mark.parametrize("kind", [Fetches, FetchesByHand])
-def test_it_is_read_like_a_step_that_gets_its_batch(kind: Any, options: dict[str, Any]) -> None:
+def test_it_is_read_like_a_step_that_gets_its_batch(kind: Any, which: str) -> None:
+    options = OPTIONS[which]
     fetched, given = history(kind, **options), history(Whole, **options)
     assert fetched.keys() == given.keys()
     for name in fetched.keys() - TIMES:
         np.testing.assert_allclose(fetched[name], given[name], rtol=1e-6, err_msg=name)
 
 
-@pytest.mark.parametrize("probe", ["first", "current"])
-@pytest.mark.parametrize("every", [1, 2])
-@pytest.mark.parametrize("kind", [Fetches, FetchesTwo, FetchesWhatIsLeft, FetchesByHand])
+# each way to fetch with readings of each step and of every second, on either probe
+@pytest.mark.parametrize(
+    ("kind", "every", "probe"),
+    only(
+        itertools.product(
+            [Fetches, FetchesTwo, FetchesWhatIsLeft, FetchesByHand], [1, 2], ["first", "current"]
+        ),
+        take=[
+            (Fetches, 1, "first"),
+            (Fetches, 2, "current"),
+            (FetchesTwo, 1, "current"),
+            (FetchesTwo, 2, "first"),
+            (FetchesWhatIsLeft, 1, "first"),
+            (FetchesWhatIsLeft, 2, "current"),
+            (FetchesByHand, 1, "current"),
+            (FetchesByHand, 2, "first"),
+        ],
+    ),
+)
 def test_a_run_is_bit_identical_with_and_without_the_monitor(kind: Any, every: int, probe: Any) -> None:
     _, plain = run(kind)
     monitor = CurvatureMonitor(every_n_steps=every, probe=probe, on_error="raise")

@@ -19,6 +19,7 @@ from curvwatch.measures import Reading
 from tests.compat.rows import Outcome, Row, train
 from tests.compat.steps import KeepsTrainer
 from tests.support.modules import Classifier, ListLogger, batches, fit, is_ours, told
+from tests.support.studies import without
 from tests.support.trace import assert_same, state_of
 from tests.training.lightning.test_no_trace import Everything
 
@@ -132,6 +133,21 @@ FAULTS = [
     ("alert", 1, "on_alert='fragile_action'"),
 ]
 PLACES = [f"{place} {at}" for place, at, _ in FAULTS]
+# faults that meet the same guard as another one does
+LIKE_ANOTHER = (
+    ("training_step", 5),
+    ("gradient", 1),
+    ("solver", 3),
+    ("sharpness", 3),
+    ("probe", 1),
+    ("memory", 3),
+    ("loan", 4),
+    ("weights", 4),
+    ("law", 3),
+)
+FAULTS_OF_EACH_KIND = without(FAULTS, leave=LIKE_ANOTHER, key=lambda fault: fault[:2])
+# which last no longer than the one of the test above, or meet the same guard as another one does
+LAST_LIKE_ANOTHER = ("gradient", "solver", "sharpness", "geometry", "law", "announcement", "alert")
 
 
 def fragile_action(alert: Any) -> None:
@@ -202,7 +218,7 @@ def check(monitor: CurvatureMonitor, plain: Outcome, told_of: str) -> None:
         assert set(steps[~np.isfinite(values)].tolist()) <= explained, name
 
 
-@pytest.mark.parametrize(("place", "at", "doing"), FAULTS, ids=PLACES)
+@pytest.mark.parametrize(("place", "at", "doing"), FAULTS_OF_EACH_KIND, ids=PLACES)
 def test_one_fault_costs_one_reading_and_no_bit(
     place: str, at: int, doing: str, plain: Outcome
 ) -> None:
@@ -216,14 +232,19 @@ def test_one_fault_costs_one_reading_and_no_bit(
         assert np.isfinite(values).sum() >= 7
 
 
-@pytest.mark.parametrize("place", dict.fromkeys(place for place, _, _ in FAULTS))
+@pytest.mark.parametrize(
+    "place", without(dict.fromkeys(place for place, _, _ in FAULTS), leave=LAST_LIKE_ANOTHER)
+)
 def test_a_lasting_fault_is_told_once_and_costs_no_bit(place: str, plain: Outcome) -> None:
     fuse = FUSES[place] = Fuse(None, ValueError("mine"))
     check(fragile_monitor(), plain, next(doing for name, _, doing in FAULTS if name == place))
     assert fuse.uses > 1 or place in ("alert", "announcement")  # these are used once
 
 
-@pytest.mark.parametrize(("place", "at"), [("weights", 3), ("weights", 4), ("law", 2)])
+@pytest.mark.parametrize(
+    ("place", "at"),
+    without([("weights", 3), ("weights", 4), ("law", 2)], leave=[("weights", 3)]),
+)
 def test_a_landscape_whose_weights_are_lost_is_not_read(place: str, at: int, plain: Outcome) -> None:
     """Not, under the name of w(t), at w(t+1)."""
     FUSES[place] = Fuse(at, ValueError("mine"))
@@ -233,7 +254,7 @@ def test_a_landscape_whose_weights_are_lost_is_not_read(place: str, at: int, pla
         assert monitor.history[name].steps.tolist() == [0, 2, 3, 4, 5, 6, 7]
 
 
-@pytest.mark.parametrize(("place", "at", "doing"), FAULTS, ids=PLACES)
+@pytest.mark.parametrize(("place", "at", "doing"), FAULTS_OF_EACH_KIND, ids=PLACES)
 def test_on_error_raise_raises_it_as_it_is(place: str, at: int, doing: str) -> None:
     error = ValueError("mine")
     FUSES[place] = Fuse(at, error)
@@ -289,7 +310,10 @@ def test_a_state_that_cannot_be_saved_costs_the_state_alone(tmp_path: Any, monke
     assert (tmp_path / "last.ckpt").exists()
 
 
-@pytest.mark.parametrize("damage", [{"probe": 3}, {"memory": None}, {"last_step": None, "probe": 3}])
+@pytest.mark.parametrize(
+    "damage",
+    without([{"probe": 3}, {"memory": None}, {"last_step": None, "probe": 3}], leave=[{"probe": 3}]),
+)
 def test_a_state_that_cannot_be_read_costs_the_past_alone(damage: Any, tmp_path: Any) -> None:
     path = tmp_path / "last.ckpt"
     fit(Classifier(), CurvatureMonitor(every_n_steps=1), max_steps=6).save_checkpoint(path)

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ import torch
 
 from tests.support.modules import TIMES, Classifier
 from tests.support.paths import ROOT
+from tests.support.studies import without
 from tests.support.trace import assert_same
-from tests.training.lightning.joined_runs import OPTIMIZERS, SHARDED, STEPS, Joined, net, run
+from tests.training.lightning.joined_runs import OPTIMIZERS, PLAIN, SHARDED, STEPS, Joined, net, run
 
 pytestmark = pytest.mark.processes
 # differ between exact products and differences of gradients
@@ -24,13 +26,28 @@ COUNTED = {*TIMES, "curvature/cost_hvps", "curvature/residual"}
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each of two processes saw in all runs."""
-    directory = tmp_path_factory.mktemp("joined")
+    """What each of two processes saw in all runs but the plain ones."""
+    return seen_by_both(tmp_path_factory.mktemp("joined"))
+
+
+@pytest.fixture(scope="module")
+def seen_plain(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return seen_by_both(tmp_path_factory.mktemp("joined"), PLAIN)
+
+
+@pytest.fixture
+def of_sharded(request: pytest.FixtureRequest, name: str) -> list[dict[str, Any]]:
+    """What each saw of SHARDED[name]."""
+    found: list[dict[str, Any]] = request.getfixturevalue("seen_plain" if name == PLAIN else "seen")
+    return found
+
+
+def seen_by_both(directory: Path, *of: str) -> list[dict[str, Any]]:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     at = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "NODE_RANK": "0"}
-    command = [sys.executable, "-m", "tests.training.lightning.joined_runs", str(directory)]
+    command = [sys.executable, "-m", "tests.training.lightning.joined_runs", str(directory), *of]
     processes = [
         subprocess.Popen(
             command,
@@ -73,20 +90,20 @@ def test_replicated_weights_are_read_as_on_the_joined_batch(seen: Any, name: str
         compared(ours["history"], twin["history"], rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", SHARDED)
-def test_sharded_weights_are_read_as_on_one_process(seen: Any, name: str) -> None:
+@pytest.mark.parametrize("name", without(SHARDED, leave=[PLAIN]))
+def test_sharded_weights_are_read_as_on_one_process(of_sharded: Any, name: str) -> None:
     optimizer, options = SHARDED[name]
     twin = run(lambda: Classifier(net(), OPTIMIZERS[optimizer]), **options)
-    for process in seen:
+    for process in of_sharded:
         ours = process[f"fsdp {name} watched"]
         compared(ours["history"], twin["history"], rtol=1e-3)
         (told,) = [t for t in ours["told"] if t.startswith("curvwatch") and "no logger" not in t]
         assert "sharded, so Hessian-vector products are made by central differences" in told
 
 
-@pytest.mark.parametrize("name", SHARDED)
-def test_sharded_weights_are_left_as_they_were(seen: Any, name: str) -> None:
-    for process in seen:
+@pytest.mark.parametrize("name", without(SHARDED, leave=[PLAIN]))
+def test_sharded_weights_are_left_as_they_were(of_sharded: Any, name: str) -> None:
+    for process in of_sharded:
         watched, plain = (process[f"fsdp {name}{w}"] for w in (" watched", ""))
         for part in ("steps", "weights", "gradients", "state"):
             assert_same(watched[part], plain[part], part)

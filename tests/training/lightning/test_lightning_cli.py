@@ -17,6 +17,7 @@ from curvwatch import Compared, CurvatureMonitor, Rule, Sharpness, StepGeometry
 from curvwatch.measures.presets import PRESETS
 from curvwatch.results.alerts import DEFAULT_RULES
 from tests.support.modules import ClassifierMixin, batches
+from tests.support.studies import only
 
 CALLBACKS = "--trainer.callbacks"
 YAML = """
@@ -48,7 +49,17 @@ trainer:
 Fitted = Callable[..., CurvatureMonitor]
 
 
-@pytest.fixture(params=[lightning.pytorch, pytorch_lightning], ids=lambda pl: pl.__name__)
+NAMESPACES = [lightning.pytorch, pytorch_lightning]
+# both have the same command line; that either knows the class and reads YAML is tested of both
+of_one_namespace = pytest.mark.parametrize(
+    "fitted",
+    only(NAMESPACES, take=[lightning.pytorch]),
+    indirect=True,
+    ids=lambda pl: pl.__name__,
+)
+
+
+@pytest.fixture(params=NAMESPACES, ids=lambda pl: pl.__name__)
 def fitted(request: Any, tmp_path: Path, monkeypatch: Any) -> Fitted:
     """The monitor of `main.py fit *args`, after the run."""
     # what Lightning calls is deprecated there
@@ -109,6 +120,7 @@ def test_a_class_name_on_the_command_line(fitted: Fitted, name: str) -> None:
         [f"{CALLBACKS}.measures=[{{class_path: StepGeometry, init_args: {{curvature: secant}}}}]"],
     ],
 )
+@of_one_namespace
 def test_measures_on_the_command_line(fitted: Fitted, args: list[str]) -> None:
     monitor = fitted(f"{CALLBACKS}+=CurvatureMonitor", *args)
     (measure,) = monitor.measures
@@ -117,6 +129,7 @@ def test_measures_on_the_command_line(fitted: Fitted, args: list[str]) -> None:
     assert "step/stability_ratio" in monitor.history
 
 
+@of_one_namespace
 def test_compared_optimizers_on_the_command_line(fitted: Fitted) -> None:
     half = "{class_path: curvwatch.Compared, init_args: {name: half, optimizer: lion, clip: 0.5}}"
     measure = f"{{class_path: StepGeometry, init_args: {{compare: [adam, {half}]}}}}"
@@ -140,6 +153,7 @@ def test_yaml(fitted: Fitted, tmp_path: Path) -> None:
     assert monitor.history["step/stability_ratio"].steps.tolist() == [0, 2, 4]
 
 
+@of_one_namespace
 def test_a_preset(fitted: Fitted, tmp_path: Path) -> None:
     on_the_line = fitted(f"{CALLBACKS}+=curvwatch.CurvatureMonitor.preset", f"{CALLBACKS}.which=watch")
     assert [m.name for m in on_the_line.measures] == ["sharpness", "step_geometry"]
@@ -150,6 +164,7 @@ def test_a_preset(fitted: Fitted, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", [YAML, PLAIN, PRESET], ids=["yaml", "plain", "preset"])
+@of_one_namespace
 def test_the_configuration_that_the_cli_saves_makes_the_same_run(
     fitted: Fitted, text: str, tmp_path: Path
 ) -> None:

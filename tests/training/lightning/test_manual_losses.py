@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from curvwatch import CurvatureMonitor, CurvwatchError, Sharpness, StepGeometry
 from tests.support.modules import TIMES, Classifier, fit, told
+from tests.support.studies import only, without
 from tests.support.trace import Witness, assert_same, state_of
 
 GENERATOR, CRITIC = "-SGD", "-SGD-1"
@@ -327,7 +328,8 @@ def run(kind: Any, *monitors: CurvatureMonitor, **options: Any) -> Any:
     return module, {"end": state_of(trainer, module), "pictures": witness.pictures}
 
 
-@pytest.mark.parametrize("kind", PLAYERS)
+# but for one that tests below have too, and for one of two ways to toggle
+@pytest.mark.parametrize("kind", without(PLAYERS, leave=[CriticFirst, ToggledByHand]))
 def test_each_step_is_read_on_the_loss_that_made_it(kind: Any) -> None:
     monitor = CurvatureMonitor(every_n_steps=1, probe="current", on_error="raise")
     module, _ = run(kind, monitor)
@@ -349,7 +351,10 @@ def test_each_step_is_read_on_the_loss_that_made_it(kind: Any) -> None:
             np.testing.assert_allclose(cosine, -1, rtol=1e-9)
 
 
-@pytest.mark.parametrize("kind", PLAYERS)
+# those that do most beside their steps; readings of the others do no more to them
+@pytest.mark.parametrize(
+    "kind", only(PLAYERS, take=[CatchesAll, Toggled, Penalty, Closures, LooksAtGradients])
+)
 def test_a_run_is_bit_identical_with_and_without_the_monitor(kind: Any) -> None:
     _, plain = run(kind)
     monitor = CurvatureMonitor(every_n_steps=2, on_error="raise")
@@ -358,7 +363,7 @@ def test_a_run_is_bit_identical_with_and_without_the_monitor(kind: Any) -> None:
     assert len(monitor.history[f"curvature/sharpness{CRITIC}"].values) == 3
 
 
-@pytest.mark.parametrize("probe", ["first", "current"])
+@pytest.mark.parametrize("probe", only(["first", "current"], take=["current"]))
 def test_readings_are_those_of_loss_functions_that_say_the_same(probe: Any) -> None:
     histories = []
     for loss_fn in (None, CriticFirst.loss_fns):
@@ -493,14 +498,17 @@ def values_of(module: Any, *, every: int = 1, **options: Any) -> tuple[dict[str,
 
 @pytest.mark.parametrize(
     ("by_hand", "options"),
-    [
-        (ByHand, {}),
-        (InGroups, {"accumulate_grad_batches": 3}),
-        (ClearsFirst, {"accumulate_grad_batches": 3}),
-        (Clips, {"gradient_clip_val": 0.1}),
-        (ByClosure, {}),
-        (Scaled, {}),
-    ],
+    without(
+        [
+            (ByHand, {}),
+            (InGroups, {"accumulate_grad_batches": 3}),
+            (ClearsFirst, {"accumulate_grad_batches": 3}),
+            (Clips, {"gradient_clip_val": 0.1}),
+            (ByClosure, {}),
+            (Scaled, {}),
+        ],
+        leave=[(ByHand, {})],
+    ),
 )
 def test_one_optimizer_is_read_as_automatic_optimization_is(
     by_hand: Any, options: dict[str, Any]
@@ -521,7 +529,10 @@ def test_one_optimizer_is_read_as_automatic_optimization_is(
 
 @pytest.mark.parametrize(
     "kind",
-    [ByHand, InGroups, ClearsFirst, Clips, ClipsByTorch, Scaled, Schedules, ByClosure, ByLBFGS],
+    without(
+        [ByHand, InGroups, ClearsFirst, Clips, ClipsByTorch, Scaled, Schedules, ByClosure, ByLBFGS],
+        leave=[ByHand, ClipsByTorch, Schedules],
+    ),
 )
 def test_so_is_one_with_one_optimizer(kind: Any) -> None:
     _, plain = run(kind)

@@ -139,15 +139,7 @@ def cut_in_two(
     ("at", "probe", "optimizer"),
     only(
         itertools.product([3, 4, 7], ["first", "current"], [sgd, adam]),
-        # each pair of two of the three
-        take=[
-            (3, "first", sgd),
-            (3, "current", adam),
-            (4, "first", adam),
-            (4, "current", sgd),
-            (7, "first", sgd),
-            (7, "current", adam),
-        ],
+        take=[(3, "current", adam), (4, "first", adam), (7, "first", sgd)],
     ),
 )
 def test_cut_at_the_end_of_a_batch(tmp_path: Path, at: int, probe: str, optimizer: Any) -> None:
@@ -165,7 +157,7 @@ class NoisyValidated(Noisy, Validated):
     pass
 
 
-@pytest.mark.parametrize("at", [4, 7])
+@pytest.mark.parametrize("at", only([4, 7], take=[7]))
 def test_cut_at_a_validation(tmp_path: Path, at: int) -> None:
     """In the midst of an epoch, and at its end."""
     options = {"val": batches(8), "make": NoisyValidated, "val_check_interval": at}

@@ -246,6 +246,8 @@ def test_a_rule_checks_its_arguments(options: Any, message: str) -> None:
         Rule(**{**good, **options})
 
 
+# `tests/training/loop/test_loops.py` has the same of all of curvwatch
+@pytest.mark.study
 def test_the_numerics_do_not_import_lightning() -> None:
     import subprocess
     import sys
