@@ -114,7 +114,12 @@ def test_what_a_change_brought_is_put_back(change: Callable[[Holder], object]) -
             assert vars(owner).keys() == state.keys()
 
 
-@pytest.mark.parametrize("make", [lambda: torch.ones(2**19), lambda: torch.ones(2).requires_grad_() * 2])
+LARGE = [lambda: torch.ones(2**19), lambda: torch.ones(2, requires_grad=True) * 2]
+
+
+@pytest.mark.parametrize("make", LARGE)
+    "make", [lambda: torch.ones(2**19), lambda: torch.ones(2).requires_grad_() * 2]
+)
 def test_large_results_on_a_module_are_let_go(make: Callable[[], Tensor]) -> None:
     module = Holder()
     module.empty.append(make())
