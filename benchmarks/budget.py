@@ -38,14 +38,14 @@ def checks(results: dict[str, Any]) -> Iterator[Check]:
     """The budget is kept, and used."""
     for name, shares in results.items():
         label, value = WORKLOADS[name].label, shares["after warm-up"]
-        told = f"told {shares['told']:.1%}, of the whole run {shares['whole run']:.1%}"
+        note = f"reported {shares['reported']:.1%}, of the whole run {shares['whole run']:.1%}"
         bounds = BUDGET * MOST, BUDGET * LEAST
-        yield Check(f"{label}: share after warm-up", value, *bounds, written=percent, note=told)
+        yield Check(f"{label}: share after warm-up", value, *bounds, written=percent, note=note)
 
 
 def markdown(results: dict[str, Any]) -> str:
     """One row a network."""
-    columns = ("after warm-up", "usual steps", "10 x slower", "usual again", "whole run", "told")
+    columns = ("after warm-up", "usual steps", "10 x slower", "usual again", "whole run", "reported")
     rows = [
         [WORKLOADS[name].label, *(f"{shares[c]:.1%}" for c in columns), ", ".join(shares["cadences"])]
         for name, shares in results.items()
@@ -150,6 +150,6 @@ def _shares(name: str, size: int, steps: int, progress: Progress) -> dict[str, A
         "10 x slower": share(*thirds[1]),
         "usual again": share(*thirds[2]),
         "whole run": share(0, steps),
-        "told": float(monitor.history["curvature/cost_share"].values[-1]),
+        "reported": float(monitor.history["curvature/cost_share"].values[-1]),
         "cadences": [cadence(*bounds) for bounds in thirds],
     }

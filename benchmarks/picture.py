@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from benchmarks.peers import PEERS
 from benchmarks.workloads import OPTIMIZER_LABELS, WORKLOADS
 
-# told apart with any colour vision
+# distinguishable with any colour vision
 LOOKS = {
     "curvwatch": ("curvwatch", "#0072B2", "o"),
     "pyhessian": (PEERS["pyhessian"].label, "#D55E00", "s"),

@@ -24,15 +24,20 @@ class ErrorPolicy:
 
     Args:
         on_error: "warn", or "raise" to let them pass.
+
+    Attributes:
+        run_is_over: whether the run has ended: a warning then does not say that training goes on.
     """
 
     def __init__(self, on_error: OnError = "warn") -> None:
         self.on_error = on_error
+        self.run_is_over = False
         self._warned: set[str] = set()
 
     def reset(self) -> None:
         """Another run begins: give each warning anew."""
         self._warned.clear()
+        self.run_is_over = False
 
     @contextmanager
     def guard(self, doing: str) -> Iterator[None]:
@@ -53,4 +58,5 @@ class ErrorPolicy:
         self._warned.update((text, *causes))
         if was_given:
             return
-        warnings.warn(f"curvwatch: {text}. Training goes on", CurvwatchWarning, stacklevel=2)
+        consequence = "" if self.run_is_over else ". Training goes on"
+        warnings.warn(f"curvwatch: {text}{consequence}", CurvwatchWarning, stacklevel=2)

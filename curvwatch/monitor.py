@@ -68,7 +68,7 @@ class CurvatureMonitor(CallbackBase):
             `webhook(url)` sends it away; a list does several things.
         on_error: "warn" reports a failed reading, once for each cause, and training goes on; "raise"
             raises.
-        name: tells several monitors of one Trainer apart, in checkpoints.
+        name: distinguishes several monitors of one Trainer in checkpoints.
 
     Raises:
         ValueError: an argument is out of range; the message says what would work.
@@ -172,13 +172,13 @@ class CurvatureMonitor(CallbackBase):
 
     @property
     def state_key(self) -> str:
-        """Tells the states of several monitors apart in a checkpoint."""
+        """Distinguishes the states of several monitors in a checkpoint."""
         return self._generate_state_key(name=self.name)
 
     # the hooks, in the order of a run
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Look at the run; where it cannot be measured, say why and stand aside."""
+        """Prepare to read the run; where it cannot be measured, warn why and do nothing."""
         session = self._session
         self._leave()
         session.errors.reset()
@@ -190,7 +190,7 @@ class CurvatureMonitor(CallbackBase):
             session.start(run, prepare_batch=run.prepare_batch, device=pl_module.device)
             self._steps = self._new_step_watch(run)
             self._plan = ReadingPlan()
-            self._owed: list[Measure] = []
+            self._postponed: list[Measure] = []
             self._probe_loss = math.nan
             self._before_step = run.call_before_step(self._get_ready)
             self._run = run
@@ -209,10 +209,10 @@ class CurvatureMonitor(CallbackBase):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any
     ) -> None:
-        """Look at the gradient before it is clipped."""
+        """Save the gradient before it is clipped."""
         session = self._session
         if self._run is not None:
-            with session.schedule.clock.reading(), session.errors.guard("looking at the gradient"):
+            with session.schedule.clock.reading(), session.errors.guard("saving the gradient"):
                 self._steps.record_gradient(optimizer)
 
     def on_train_batch_end(
@@ -258,6 +258,7 @@ class CurvatureMonitor(CallbackBase):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Take the hooks off the optimizers; what there is of the run is shown."""
+        self._session.errors.run_is_over = True
         if self._run is not None:
             with suppress(Exception):  # the one that ended the run is what matters
                 self._session.recorder.finish()
@@ -326,7 +327,7 @@ class CurvatureMonitor(CallbackBase):
         )
 
     def _follow_new_optimizers(self, run: LightningRun) -> LightningRun | None:
-        """The optimizers were replaced in mid-run: go on with the new ones, or stand aside."""
+        """The optimizers were replaced in mid-run: go on with the new ones, or stop reading."""
         with self._session.errors.guard("setting up for other optimizers"):
             other = self._new_run(run.trainer, run.module)
             self._steps.remove()
@@ -340,14 +341,14 @@ class CurvatureMonitor(CallbackBase):
         """What the cadences ask for: the same on every process, whatever each is ready for."""
         self._steps.disarm()
         plan = self._session.plan(run.step)
-        self._owed = plan.step or self._owed
+        self._postponed = plan.step or self._postponed
         plan.step = []
         by_hand = not run.module.automatic_optimization
         if by_hand and last.samples and not run.gradients_are_clear:
             # the step goes on over several batches
             plan.step, plan.samples = last.step, last.samples
         elif not by_hand or self._steps.stepped:
-            plan.step, self._owed = self._owed, []
+            plan.step, self._postponed = self._postponed, []
         self._steps.stepped = False
         return plan
 

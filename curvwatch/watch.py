@@ -36,7 +36,7 @@ from curvwatch.training.steps import FinishedStep, StepWatch
 
 W = TypeVar("W", bound="Watch")
 
-# a GradScaler skips some steps while it looks for its scale
+# a GradScaler skips some steps while it searches for its scale
 _SKIPPED_AT_FIRST = 10
 
 
@@ -210,8 +210,8 @@ class Watch:
         """
         if not batches and not self._loss_called:
             raise ValueError(
-                "Watch.step() got no batch: give it those that the step was made of, step(batch), or "
-                "compute the loss with Watch.loss(batch)"
+                "Watch.step() got no batch: give it the batches of the step, step(batch), or compute "
+                "the loss with Watch.loss(batch)"
             )
         self._loss_called = False
         run = self._run
@@ -238,7 +238,7 @@ class Watch:
         return readings.values
 
     def loss(self, batch: Any, index: int = 0) -> Any:
-        """`loss_fn(model, batch)`, with a look at what it begins from.
+        """`loss_fn(model, batch)`, and records the state that it starts from.
 
         To be used where `loss_fn` draws random numbers before it calls the model, or changes its batch
         in place; `step()` needs no batch then.
@@ -345,7 +345,7 @@ class Watch:
     def _read(
         self, run: LoopRun, plan: ReadingPlan, finished: dict[int, FinishedStep], readings: Readings
     ) -> None:
-        # a fused optimizer may have been told by a GradScaler to skip
+        # a GradScaler may have made a fused optimizer skip its step
         made = {i: step for i, step in finished.items() if i not in self._gradients.skipped}
         plan, made = self._session.readable_everywhere(run, plan, made)
 
@@ -361,7 +361,7 @@ class Watch:
         corrected = dict(finished)
         for index, step in finished.items():
             gradient = self._gradients.of_step.get(index)
-            with self._session.errors.guard("the comparison of gradients"):
+            with self._session.errors.guard("comparing gradients"):
                 if gradient:
                     step = corrected[index] = replace(step, used=gradient)
                 if gradient and (plan.landscape or any(m.looks_at_loss for m in plan.step)):

@@ -2,7 +2,7 @@
 
     python docs/quantities.py
 
-What is told here beside a docstring is how a measure is checked, in CHECKED.
+Beside the docstrings, CHECKED says how each measure is checked.
 """
 
 from __future__ import annotations
@@ -65,9 +65,8 @@ that the optimizer took, lr the learning rate; abs() of a vector is its Euclidea
 
 A price is in gradients (one forward and one backward pass over the probe) and in Hessian-vector
 products (about two gradients each). What a solver or random vectors estimate comes with its residual or
-standard error. A value is missing
-(nan) where it cannot be had, with the reason in `monitor.history.notes`; and is doubtful, and raises no
-alert, where it may be wrong.
+standard error. A value that cannot be computed is missing (nan), with the reason in
+`monitor.history.notes`; one that may be wrong is doubtful, and raises no alert.
 
 | measure | what |
 |---|---|

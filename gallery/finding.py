@@ -56,8 +56,8 @@ class Finding:
         run: trains and measures; under ten minutes on two cores.
         draw: the picture of results.
         checks: the statements of the claim, held against results.
-        reading: how to read the picture, and what does not agree or cannot be told, with the numbers of
-            the results; Markdown.
+        reading: how to read the picture, and what does not agree or cannot be decided, with the numbers
+            of the results; Markdown.
         alt: what the picture shows, for those who cannot see it.
     """
 

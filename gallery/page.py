@@ -98,7 +98,7 @@ def index(findings: Sequence[Finding], results: Mapping[str, Results]) -> str:
         rows.append(f"| [{finding.title}]({finding.name}.md) | {outcome} |")
     return "\n".join(
         [
-            "# Findings of the literature, out of the callback",
+            "# Findings of the literature, reproduced with the callback",
             "",
             "Each page has a claim about loss landscapes, the command that tests it on a small",
             "network, the picture, and what agrees. `make gallery` runs all and writes these pages",

@@ -15,7 +15,7 @@ from benchmarks.alerts.score import score
 from benchmarks.alerts.table import HEAD, Runs
 from benchmarks.report import between
 
-# the bars: share told, lead in steps, false alarms in 1000 steps
+# the bars: share with an alert, lead in steps, false alarms in 1000 steps
 TOLD, LEAD, FALSE = 0.95, 10.0, 0.2
 
 
@@ -50,7 +50,7 @@ def write(page: Path, runs: Runs, folder: Path) -> None:
 
 
 _KINDS = (
-    *("runs, and what was done to them", "number", "told before / by then, of those that diverged"),
+    *("runs, and what was done to them", "number", "alert before / by then, of those that diverged"),
     *("median lead of late failures", "false alarms in steps"),
 )
 
@@ -62,7 +62,7 @@ def _bars(runs: Runs) -> list[tuple[str, ...]]:
     by_then = max((other.recall for other in others), default=0.0)
     checks = [
         (
-            f"tells of {TOLD:.0%} of runs that diverge before they fail",
+            f"an alert before {TOLD:.0%} of the failures of runs that diverge",
             s.foresight,
             s.foresight >= TOLD,
         ),
@@ -83,7 +83,7 @@ def _bars(runs: Runs) -> list[tuple[str, ...]]:
             s.false_per_1000 <= FALSE,
         ),
         (
-            "tells more runs before than each baseline that is as seldom wrong",
+            "an alert before more failures than each baseline with as few false alarms",
             f"{s.foresight:.2f} against {ahead:.2f}",
             s.foresight > ahead,
         ),

@@ -44,7 +44,7 @@ def fates(runs: Runs) -> str:
 
 
 HEAD = (
-    *("alert", "told before", "by then", "precision", "false / 1000 steps"),
+    *("alert", "before failure", "by then", "precision", "false / 1000 steps"),
     *("lead in steps (quartiles)", "before the loss doubled"),
 )
 

@@ -48,12 +48,12 @@ class Chart(NamedTuple):
 
 def has_place(metric: str) -> bool:
     """Whether `metric` stands for those of several layers, optimizers, matrices or numbers."""
-    return bool(_parted(metric)[1])
+    return bool(_split_at_place(metric)[1])
 
 
 def placed(metric: str, place: str) -> str:
     """`metric` with `place`, such as the name of a layer, where it has one."""
-    _, mark = _parted(metric)
+    _, mark = _split_at_place(metric)
     return metric.replace(mark, place) if mark else metric
 
 
@@ -76,12 +76,12 @@ def match(metric: str, name: str) -> Match | None:
         >>> match("curvature/layer/<layer>/sharpness", "curvature/layer/net.0/sharpness-Adam")
         Match(place='net.0', suffix='-Adam')
     """
-    head, place = _parted(metric)
+    head, place = _split_at_place(metric)
     if not place:
         suffix = name[len(metric) :]
         is_one = name.startswith(metric) and (not suffix or suffix[0] in "-/")
         return Match("", suffix) if is_one else None
-    found = _compiled(metric).fullmatch(name) if name.startswith(head) else None
+    found = _compiled_regex(metric).fullmatch(name) if name.startswith(head) else None
     return Match(found[1], found[2] or "") if found else None
 
 
@@ -101,7 +101,7 @@ def is_shown(chart: Chart, names: Iterable[str]) -> bool:
 
 def regex(metric: str) -> str:
     """A regular expression of the names of `metric`, for programs that are not Python, too."""
-    head, place = _parted(metric)
+    head, place = _split_at_place(metric)
     if not place:
         return f"^{re.escape(metric)}{_OPTIMIZER}{_GROUP}$"
     tail = metric[len(head) + len(place) :]
@@ -109,8 +109,8 @@ def regex(metric: str) -> str:
 
 
 @cache
-def _parted(metric: str) -> tuple[str, str]:
-    """What is in front of a place, and the place; ("", "") where there is none."""
+def _split_at_place(metric: str) -> tuple[str, str]:
+    """The text before a place such as "<layer>", and the place; ("", "") where there is none."""
     for place in _PLACES:
         if place in metric:
             return metric.partition(place)[0], place
@@ -118,5 +118,5 @@ def _parted(metric: str) -> tuple[str, str]:
 
 
 @cache
-def _compiled(metric: str) -> re.Pattern[str]:
+def _compiled_regex(metric: str) -> re.Pattern[str]:
     return re.compile(regex(metric), re.DOTALL)

@@ -12,11 +12,11 @@ from curvwatch.charts.chart import match, placed
 
 
 class Error(NamedTuple):
-    """What tells how far a value may be off.
+    """A metric from which the error of a value follows.
 
     Attributes:
-        metric: its error, by name.
-        times: how many of it are drawn.
+        metric: the name of the error.
+        times: the factor by which it is drawn.
         relative: whether it is a share of the value, or of `per`.
         per: the metric that it is a share of, where that is another than the value's own.
     """
@@ -37,7 +37,7 @@ def _bound(metric: str) -> tuple[Error, ...]:
 
 
 _RATIO = Error("curvature/batch_sharpness_stderr", 2.0, relative=True, per="curvature/batch_sharpness")
-# of one value several add up: the solver's bound, and how far the whole loss may be from the probe
+# several errors of a value add up: the solver's bound, and how far the whole loss may be from the probe
 ERRORS: dict[str, tuple[Error, ...]] = {
     "curvature/sharpness": (
         Error("curvature/residual", relative=True),
@@ -95,7 +95,7 @@ ERRORS: dict[str, tuple[Error, ...]] = {
 
 
 def errors_of(name: str) -> tuple[Error, ...]:
-    """What tells how far the metric `name` may be off: with its suffix, and of its layer; often ()."""
+    """The errors of the metric `name`, with its suffix and of its layer; () where there are none."""
     for metric, errors in ERRORS.items():
         if found := match(metric, name):
             return tuple(
@@ -111,13 +111,13 @@ def errors_of(name: str) -> tuple[Error, ...]:
 def half_widths(
     values: np.ndarray, errors: Sequence[Error], others: Mapping[str, np.ndarray]
 ) -> np.ndarray:
-    """(n,) how far each of the (n,) `values` may be off; nan where nothing tells.
+    """(n,) how far each of the (n,) `values` may be off; nan where that is unknown.
 
     Args:
         values: of a metric.
         errors: of it, from `errors_of`.
         others: (n,) values of other metrics, by name, at the same readings; those that are not finite
-            tell nothing.
+            are ignored.
     """
     total = np.full(len(values), math.nan)
     missing = total.copy()
@@ -128,6 +128,6 @@ def half_widths(
                 width = width * np.abs(values)
             if error.per:
                 width = width / np.abs(others.get(error.per, missing))
-        told = np.isfinite(width)
-        total[told] = np.where(np.isnan(total[told]), 0.0, total[told]) + width[told]
+        known = np.isfinite(width)
+        total[known] = np.where(np.isnan(total[known]), 0.0, total[known]) + width[known]
     return total

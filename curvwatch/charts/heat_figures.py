@@ -16,8 +16,8 @@ from curvwatch.charts.heat_maps import (
     aligned,
     column_edges,
     density_map,
+    evenly_spaced,
     layer_map,
-    taken,
 )
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _densities(run: RunLike, names: Sequence[str], *, of_layers: bool = False) -
     if not names:
         return None
     columns = min(3 if of_layers else 1, len(names))
-    names = [names[i] for i in taken(len(names), 4 * columns)]
+    names = [names[i] for i in evenly_spaced(len(names), 4 * columns)]
     rows = -(-len(names) // columns)
     figure = new_figure((max(11, 5.5 * columns), 5.5 if len(names) == 1 else 4 * rows))
     grid = figure.subplots(rows, columns, squeeze=False)
@@ -143,8 +143,8 @@ def _draw_layers(axes: Axes, run: RunLike, metric: str) -> None:
     steps, values = aligned(_layers(run, metric))
     heat = layer_map(values, rows=_LAYERS, columns=_COLUMNS)
     _draw(axes, heat, steps, metric.replace("_", " "))
-    told = taken(len(heat.names), _NAMES)
-    axes.set_yticks(told + 0.5, [plain(heat.names[i]) for i in told])
+    labelled = evenly_spaced(len(heat.names), _NAMES)
+    axes.set_yticks(labelled + 0.5, [plain(heat.names[i]) for i in labelled])
     left_out = len(values) - len(heat.names)
     axes.set_title(
         f"{metric.replace('_', ' ').capitalize()} of each layer, the first at the top"

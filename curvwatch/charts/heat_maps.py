@@ -58,21 +58,24 @@ class HeatMap:
     @property
     def shades(self) -> np.ndarray:
         """(rows, c) float64, the colour of each cell from 0 to 1; nan where there is nothing."""
-        low, high = self._placed(np.asarray(self.low)), self._placed(np.asarray(self.high))
+        low, high = (
+            self._to_scale(np.asarray(self.low)),
+            self._to_scale(np.asarray(self.high)),
+        )
         if not high > low:
             return np.where(np.isnan(self.cells), math.nan, 0.5)
-        shades: np.ndarray = ((self._placed(self.cells) - low) / (high - low)).clip(0.0, 1.0)
+        shades: np.ndarray = ((self._to_scale(self.cells) - low) / (high - low)).clip(0.0, 1.0)
         return shades
 
     def value_of(self, shade: float) -> float:
         """What the colour `shade` stands for."""
-        low, high = (float(self._placed(np.asarray(end))) for end in (self.low, self.high))
+        low, high = (float(self._to_scale(np.asarray(end))) for end in (self.low, self.high))
         at = low + shade * (high - low)
         if self.scale == "log":
             return 10**at
         return self.middle * math.sinh(at) if self.scale == "asinh" else at
 
-    def _placed(self, values: np.ndarray) -> Any:
+    def _to_scale(self, values: np.ndarray) -> Any:
         if self.scale == "asinh":
             return np.arcsinh(values / self.middle)
         if self.scale == "log":
@@ -82,8 +85,8 @@ class HeatMap:
 
     def height_of(self, value: float) -> float:
         """Where `value` lies on the second axis, from 0 at the lower end to 1 at the upper one."""
-        low, high = _lifted(self.edges[[0, -1]], self.linear)
-        return float((_lifted(np.asarray(value), self.linear) - low) / (high - low))
+        low, high = _to_axis(self.edges[[0, -1]], self.linear)
+        return float((_to_axis(np.asarray(value), self.linear) - low) / (high - low))
 
     @property
     def ticks(self) -> list[float]:
@@ -157,9 +160,9 @@ def density_map(
         ValueError: there is no reading.
     """
     axes = axes or DensityAxes.of(histograms)
-    picked = taken(len(histograms), columns)
-    ends = _lifted(np.array([axes.low, axes.high]), axes.linear)
-    edges = _lowered(np.linspace(ends[0], ends[1], rows + 1), axes.linear)
+    picked = evenly_spaced(len(histograms), columns)
+    ends = _to_axis(np.array([axes.low, axes.high]), axes.linear)
+    edges = _from_axis(np.linspace(ends[0], ends[1], rows + 1), axes.linear)
     edges[[0, -1]] = axes.low, axes.high
     cells = np.stack([_highest(histograms[i], edges) for i in picked], axis=1)
     cells[(cells < axes.floor) | (cells <= 0.0)] = math.nan
@@ -185,8 +188,8 @@ def layer_map(values: Mapping[str, np.ndarray], *, rows: int, columns: int) -> H
             f"{len(values)} layers with {sorted(counts)} readings: as many of each are needed"
         )
     names = list(values)
-    layers = taken(len(names), rows)
-    picked = taken(counts.pop(), columns)
+    layers = evenly_spaced(len(names), rows)
+    picked = evenly_spaced(counts.pop(), columns)
     names = [names[i] for i in reversed(layers)]
     cells = np.stack([np.asarray(values[name], dtype=np.float64)[picked] for name in names])
     cells[~np.isfinite(cells)] = math.nan
@@ -208,7 +211,7 @@ def aligned(
     return steps, values
 
 
-def taken(count: int, most: int) -> np.ndarray:
+def evenly_spaced(count: int, most: int) -> np.ndarray:
     """(m,) int64, at most `most` of `count` positions, evenly spaced, with the first and the last."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
 
@@ -271,11 +274,11 @@ def _colours(cells: np.ndarray) -> tuple[Scale, float, float, float]:
     return "linear", low, high, 1.0
 
 
-def _lifted(values: np.ndarray, linear: float | None) -> np.ndarray:
+def _to_axis(values: np.ndarray, linear: float | None) -> np.ndarray:
     return values if linear is None else np.arcsinh(values / linear)
 
 
-def _lowered(heights: np.ndarray, linear: float | None) -> np.ndarray:
+def _from_axis(heights: np.ndarray, linear: float | None) -> np.ndarray:
     return heights if linear is None else linear * np.sinh(heights)
 
 

@@ -1,4 +1,4 @@
-"""Charts of the Hessian's eigenvalues and eigenvectors, and of the matrices that stand for it."""
+"""Charts of the eigenvalues and eigenvectors of the Hessian and of matrices that approximate it."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ SPECTRUM = (
     ),
     Chart(
         "error of the leading eigenvector",
-        "Bound of the sine of its angle to the true one: near 1 it says nothing.",
+        "Bound of the sine of its angle to the true one: near 1 the direction is undetermined.",
         ("curvature/eigenvector_error",),
     ),
     Chart(
@@ -108,7 +108,7 @@ SPECTRUM = (
     ),
     Chart(
         "outliers: eigenvalues beyond the bulk",
-        "A classifier has about as many as classes; the band tells of other breaks that fit as well.",
+        "A classifier has about as many as classes; the band covers other breaks that fit as well.",
         ("curvature/outliers",),
     ),
     Chart(
@@ -119,7 +119,7 @@ SPECTRUM = (
     ),
     Chart(
         "share of the eigenvalues below 0, by their number",
-        "The band is wide where many are near 0: then their sizes tell more.",
+        "The band is wide where many are near 0: use the share by size then.",
         ("curvature/negative_mass",),
     ),
     Chart(
@@ -141,7 +141,7 @@ SPECTRUM = (
     ),
     Chart(
         "effective rank of the Hessian",
-        "How many eigenvalues it takes, by their entropy.",
+        "The number of eigenvalues that matter, by their entropy.",
         ("curvature/effective_rank",),
         log=True,
     ),
@@ -152,7 +152,7 @@ SPECTRUM = (
         log=True,
     ),
 )
-# those of SpectralDensity, by which it can look at other matrices
+# metrics of SpectralDensity that other matrices have, too
 _OF_DENSITY = (
     "lambda_min",
     "condition_number",

@@ -152,7 +152,7 @@ BATCHES = (
     ),
     Chart(
         "squared norm of the gradient without its noise",
-        "May come out below 0 where noise covers it.",
+        "May come out below 0 where noise hides it.",
         ("gradient/signal",),
         log=True,
     ),

@@ -1,4 +1,4 @@
-"""The charts that tell a run in short: those of the story figure, and those that come first."""
+"""The charts that summarize a run: those of the story figure, and those that come first."""
 
 from __future__ import annotations
 

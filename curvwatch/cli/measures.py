@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from curvwatch.cli.arguments import need
 from curvwatch.errors import CurvwatchError
 from curvwatch.measures import DEFAULT_MEASURES, MEASURES, Measure
-from curvwatch.measures.docs import described
+from curvwatch.measures.docs import describe
 from curvwatch.measures.presets import PRESETS
 from curvwatch.report.text import printable
 
@@ -81,12 +81,12 @@ def _table(measures: Mapping[str, type[Measure]]) -> Table:
 
     table = Table("measure", "what", "price", box=None, pad_edge=False, row_styles=("", "dim"))
     for measure in measures.values():
-        docs = described(measure)
-        table.add_row(Text(_marked(measure)), Text(docs.what), Text(_first_sentence(docs.price)))
+        docs = describe(measure)
+        table.add_row(Text(_label(measure)), Text(docs.what), Text(_first_sentence(docs.price)))
     return table
 
 
-def _marked(measure: type[Measure]) -> str:
+def _label(measure: type[Measure]) -> str:
     on = " (on)" if measure in DEFAULT_MEASURES else " (expensive)" if measure.expensive else ""
     return measure.name + on
 
@@ -95,8 +95,8 @@ def _print_whole(measure: type[Measure], console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    docs = described(measure)
-    console.print(Text(_marked(measure), style="bold"))
+    docs = describe(measure)
+    console.print(Text(_label(measure), style="bold"))
     console.print(Text(docs.what))
     table = Table("metric", "value", box=None, pad_edge=False)
     for name, meaning in docs.metrics:

@@ -82,11 +82,11 @@ def read(path: str | os.PathLike[str], what: str) -> Content:
     except FileNotFoundError as error:
         raise CurvwatchError(f"there is no file {path}") from error
     except NO_ARCHIVE as error:
-        raise CurvwatchError(f"{path} is no {what!r} that curvwatch saved, or is cut") from error
+        raise CurvwatchError(f"{path} is no {what!r} that curvwatch saved, or is truncated") from error
     if version != _VERSION:
-        raise CurvwatchError(f"{path} is of version {version!r}; this curvwatch reads {_VERSION}")
+        raise CurvwatchError(f"{path} has version {version!r}; this curvwatch reads version {_VERSION}")
     if found != what:
-        raise CurvwatchError(f"{path} is of another kind, {found!r}; {what!r} is needed")
+        raise CurvwatchError(f"{path} is of another kind, {found!r}: {what!r} is needed")
     return arrays, values
 
 

@@ -52,20 +52,20 @@ class Recalibrated:
             self._estimating = False
         if self._skipped and not self._sums:
             raise CurvwatchError(
-                "each batch has a single example, of which no statistics of batch norm can be "
+                "each batch has a single example, of which no batch-norm statistics can be "
                 "estimated: give larger batches, or recalibrate=False"
             )
 
     def __call__(self, batch: Any) -> Any:
         """The loss of `batch`."""
         if self._estimating:
-            return self._watched(batch)
+            return self._update_statistics(batch)
         for i, sums in self._sums.items():
             norm, examples = self._norms[i], self._examples[i]
             norm.running_mean, norm.running_var = (s / examples for s in sums)
         return self.loss_fn(batch)
 
-    def _watched(self, batch: Any) -> Any:
+    def _update_statistics(self, batch: Any) -> Any:
         self._module.train()
         # a module may keep some of them in eval mode, with the statistics that they have
         watched = {i: norm for i, norm in enumerate(self._norms) if norm.training}

@@ -105,7 +105,7 @@ def checkpoint_tensors(checkpoint: Checkpoint, module: nn.Module) -> dict[str, T
         if t.shape != known[name].shape:
             raise CurvwatchError(
                 f"{name} has the shape {tuple(t.shape)} in the checkpoint and "
-                f"{tuple(known[name].shape)} in the module: it is of another network"
+                f"{tuple(known[name].shape)} in the module: it belongs to another network"
             )
     return {n: t.detach() for n, t in found.items()}
 
@@ -130,7 +130,7 @@ def weights_of(checkpoint: Checkpoint, surface: Surface, *, prefix: str = "") ->
     Args:
         checkpoint: the path of a Lightning checkpoint or of a saved state_dict, a state_dict, a module,
             or a flat vector. Files are loaded with `weights_only=True`.
-        surface: whose parameters are looked for.
+        surface: whose parameters are needed.
         prefix: what the names in the checkpoint have before those of the surface, such as "net.".
 
     Raises:
@@ -162,7 +162,7 @@ def vector_of(checkpoint: Checkpoint, surface: Surface, *, prefix: str = "", eva
         if _shape(state[group.name]) != group.shape
     ]
     if other:
-        raise CurvwatchError(f"{label} is of another network: {_first(other, '; ')}")
+        raise CurvwatchError(f"{label} belongs to another network: {_first(other, '; ')}")
     _check_fixed(label, state, known, {group.name for group in groups}, evaluated)
     parts = [state[group.name].detach().reshape(-1) for group in groups]
     return torch.cat([p.to(device=surface.device, dtype=surface.dtype) for p in parts])
@@ -191,8 +191,8 @@ def load(path: Path) -> Any:
     """
     if path.is_dir():
         raise CurvwatchError(
-            f"{path} is a folder: a sharded checkpoint has to be made one file first (for Lightning: "
-            "python -m lightning.pytorch.utilities.consolidate_checkpoint)"
+            f"{path} is a folder: a sharded checkpoint has to be merged into one file first (for "
+            "Lightning: python -m lightning.pytorch.utilities.consolidate_checkpoint)"
         )
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -201,7 +201,7 @@ def load(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "not a checkpoint"
         raise CurvwatchError(
-            f"{path} cannot be loaded with weights_only=True ({reason}): where you trust it, load it "
+            f"{path} cannot be loaded with weights_only=True ({reason}): if you trust it, load it "
             "yourself and give its state_dict"
         ) from error
     except Exception as error:  # what is no pickle fails in ways of any kind
@@ -264,7 +264,7 @@ def _check_fixed(
     if weights:
         raise CurvwatchError(
             f"{label} has other values of weights that the surface does not move, as they require no "
-            f"gradient or are none of the objective's: {_first(weights)}"
+            f"gradient or are not in the objective: {_first(weights)}"
         )
     if other and evaluated:
         warnings.warn(

@@ -30,7 +30,7 @@ from curvwatch.objective.samples import RecordedBatch
 from curvwatch.operators import hessian
 from curvwatch.operators.base import SymmetricOperator
 from curvwatch.training.lightning.training_step import batch_transfer_of
-from curvwatch.training.probe import generators_of, moved
+from curvwatch.training.probe import generators_of, move_batch
 from curvwatch.training.run import StepInput
 
 # what a surface is made from; one itself stays as it is
@@ -242,7 +242,7 @@ def _loss_of(
         return _LossOf(module, loss_fn)
     if not is_lightning(module):
         raise ValueError(
-            f"{type(module).__name__} is no LightningModule, so its loss is not known: give "
+            f"{type(module).__name__} is no LightningModule, so its loss is unknown: give "
             "loss_fn=lambda module, batch: ..."
         )
     return ModuleLoss(module)
@@ -264,7 +264,7 @@ def _samples(
     if max_batches is not None and (not isinstance(max_batches, int) or max_batches < 1):
         raise ValueError(f"max_batches={max_batches!r}: a positive whole number, or None, is needed")
     device = Layout.of([p for p in module.parameters() if p.requires_grad]).device
-    feed = batch_transfer_of(module, device) or partial(moved, device=device)
+    feed = batch_transfer_of(module, device) or partial(move_batch, device=device)
     own = generators_of(batches)
     states = [g.get_state() for g in own]
     with isolated(module) as isolated_module:

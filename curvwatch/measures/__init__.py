@@ -54,7 +54,7 @@ MEASURES: dict[str, type[Measure]] = {
 }
 
 
-# what a monitor measures unless it is told otherwise
+# what a monitor measures by default
 DEFAULT_MEASURES = (Sharpness, StepGeometry)
 
 
@@ -91,7 +91,7 @@ def make_measures(
 
 
 def compared_by(measures: Iterable[Measure]) -> list[Compared]:
-    """The optimizers whose would-be steps `measures` read."""
+    """The optimizers whose shadow steps `measures` read."""
     return [c for m in measures if isinstance(m, StepGeometry) for c in m.compare]
 
 

@@ -83,21 +83,23 @@ probe; where the probe has several |
 
     def metrics_of(self, module: nn.Module, params: Sequence[Tensor]) -> tuple[str, ...]:
         """The whole, and each layer that is known before a forward pass."""
-        return self.metrics + tuple(map(_metric, _known(module)))
+        return self.metrics + tuple(map(_metric, _relu_like_names(module)))
 
     def read(self, at: Landscape) -> Reading:
         """Read the shares; nan with a note where no ReLU-like layer was called."""
         objective = at.objective
         module = objective.module
         several = objective.batches > 1
-        names = _known(module)
+        names = _relu_like_names(module)
         values = dict.fromkeys(self.metrics + (self.sampling_metrics if several else ()), math.nan)
-        per_batch, found = _counts(objective, names)  # (batches, layers, 2) float64
+        per_batch, found = _count_nonzero(objective, names)  # (batches, layers, 2) float64
         # the metrics of a run stay what they are from the first reading on
         names += at.memory.setdefault("found", found)
         totals = objective.processes.mean(per_batch.sum(dim=0)) * objective.processes.with_own_batches
         nonzero, entries = totals.sum(dim=0).tolist()
-        for name, (part, size) in zip([*_known(module), *found], totals.tolist(), strict=True):
+        for name, (part, size) in zip(
+            [*_relu_like_names(module), *found], totals.tolist(), strict=True
+        ):
             if name in names:
                 values[_metric(name)] = part / size if size else math.nan
         values.update({_metric(name): math.nan for name in names if _metric(name) not in values})
@@ -125,7 +127,7 @@ def _metric(layer: str) -> str:
     return f"curvature/layer/{layer}/nonzero_share"
 
 
-def _known(module: nn.Module) -> list[str]:
+def _relu_like_names(module: nn.Module) -> list[str]:
     """The names of the modules that are ReLU-like, or keep such a function to call it."""
     return [
         name or _WHOLE
@@ -134,22 +136,22 @@ def _known(module: nn.Module) -> list[str]:
     ]
 
 
-def _counts(objective: OpenObjective, names: Sequence[str]) -> tuple[Tensor, list[str]]:
+def _count_nonzero(objective: OpenObjective, names: Sequence[str]) -> tuple[Tensor, list[str]]:
     """Non-zero entries and all, of each batch and layer: `names`, and others that are found."""
     counter = _Counter({id(m): n or _WHOLE for n, m in objective.module.named_modules()})
     found: list[str] = []
 
-    def counted() -> Tensor:
+    def count_batches() -> Tensor:
         batches: list[Mapping[str, Tensor]] = []
-        with counter.watching():
-            batches.extend(counter.taken() for _ in objective.evaluation.losses(None))
+        with counter.count_inside():
+            batches.extend(counter.take_counts() for _ in objective.evaluation.losses(None))
         found.extend(dict.fromkeys(name for b in batches for name in b if name not in names))
         none = torch.zeros(2, dtype=torch.float64, device=objective.layout.device)
         rows = [[b.get(name, none).to(none.device) for name in (*names, *found)] for b in batches]
         return torch.stack([torch.stack([none, *row])[1:] for row in rows])
 
     objective.counts.forwards += 1
-    return objective.processes.run_together(counted), found
+    return objective.processes.run_together(count_batches), found
 
 
 class _Counter(TorchFunctionMode):
@@ -162,7 +164,7 @@ class _Counter(TorchFunctionMode):
         self._counts: dict[str, Tensor] = {}
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
+    def count_inside(self) -> Iterator[None]:
         """Count from here on; torch's global hooks, for those of an isolated module are put back."""
 
         def enter(module: nn.Module, _: Any) -> None:
@@ -182,7 +184,7 @@ class _Counter(TorchFunctionMode):
             for handle in handles:
                 handle.remove()
 
-    def taken(self) -> dict[str, Tensor]:
+    def take_counts(self) -> dict[str, Tensor]:
         """What was counted since the last call."""
         counts, self._counts = self._counts, {}
         return counts

@@ -29,7 +29,7 @@ class Reading:
     """What one measure read at one step.
 
     Attributes:
-        values: metric name to value; nan where a value cannot be had.
+        values: metric name to value; nan where a value is not available.
         notes: why a value is missing or not to be trusted, in words.
         doubtful: names of the values that may be wrong: they are logged, and raise no alert.
         doubts: why, in words; part of no other note.

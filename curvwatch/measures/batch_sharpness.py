@@ -78,7 +78,7 @@ E[g_B g_B'] |
             self.metrics = type(self).metrics[: -len(_OF_INTERACTION)]
 
     def read(self, at: Landscape) -> Reading:
-        """Read both; nan with a note where a value cannot be had.
+        """Read both; nan with a note where a value is not available.
 
         Raises:
             CurvwatchError: there are no products with the Hessian of one batch.
@@ -87,7 +87,9 @@ E[g_B g_B'] |
         values = dict.fromkeys(self.metrics, math.nan)
         with_whole = self.interaction and objective.processes.with_own_batches == 1
         sizes, quotients = _by_batch(objective, with_whole=with_whole)
-        if objective.processes.any(not bool(torch.isfinite(torch.cat([sizes, quotients], 1)).all())):
+        if objective.processes.true_on_any(
+            not bool(torch.isfinite(torch.cat([sizes, quotients], 1)).all())
+        ):
             return Reading(values, ("the gradient of a batch, or a product with it, is not finite",))
         notes = []
         # (batches,): shares of E[|g_B|^2]; every process has the same share of the probe
@@ -106,7 +108,7 @@ E[g_B g_B'] |
         if fastest > 0 and min(at.learning_rates) == fastest:
             values["curvature/batch_stability_ratio"] = sharpness * fastest / 2
         elif min(at.learning_rates) < fastest:
-            notes.append("groups have learning rates of their own, so there is no one 2 / lr")
+            notes.append("groups have different learning rates, so there is no single 2 / lr")
         if with_whole:
             each = quotients @ weights
             whole = float((shares * each).sum())
@@ -169,7 +171,7 @@ def _by_batch(objective: OpenObjective, *, with_whole: bool) -> tuple[Tensor, Te
         size, v = direction(joined, sample)
         return size, v, quotient(v, batch)
 
-    def computed() -> Tensor:
+    def compute() -> Tensor:
         rows = []
         for i in range(len(parts)):
             size, v, own = along_own(i)
@@ -180,7 +182,7 @@ def _by_batch(objective: OpenObjective, *, with_whole: bool) -> tuple[Tensor, Te
     passes = len(parts) if with_whole else 1
     counts.gradients += passes
     counts.products += passes
-    result = objective.processes.run_together(computed)
+    result = objective.processes.run_together(compute)
     return result[:, :1], result[:, 1:]
 
 

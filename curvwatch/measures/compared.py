@@ -115,7 +115,7 @@ _BUILT_IN: dict[str, Factory] = {
 
 @dataclass(frozen=True)
 class Compared:
-    """An optimizer whose would-be steps are compared with those of the run.
+    """An optimizer whose shadow steps are compared with those of the run.
 
     Args:
         name: in `step/<name>/directional_sharpness`.

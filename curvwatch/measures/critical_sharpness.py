@@ -14,7 +14,7 @@ from curvwatch.measures.base import Landscape, LandscapeMeasure, Reading
 _ROUNDED = 4.0
 _FLAT = (
     "curvature/critical_sharpness = {:.4g} is not to be trusted: over its bracket the loss changes by "
-    "{:.2g} alone, which is rounding"
+    "only {:.2g}, which is rounding"
 )
 
 
@@ -36,9 +36,9 @@ error is the same |
     eta is doubled or halved from the last eta_c (at first from lr) until the loss rises on one side and
     not on the other, then the bracket is halved until it is `tolerance` wide. A loss that is not finite
     counts as a rise. Where the loss rises and falls several times, eta_c is one crossing, perhaps not
-    the smallest. There is none where the step goes uphill on the probe (a gradient that another measure
-    of the reading has made tells at once), or no bracket within `max_forwards`: both are told. With
-    several learning rates eta is the largest of them, and the others go along.
+    the smallest. There is none where the step goes uphill on the probe (seen at once where another
+    measure of the reading has computed the gradient), or no bracket within `max_forwards`: a note says
+    which. With several learning rates eta is the largest of them, and the others go along.
 
     The step is that of its own batch, f the probe's: `probe="current"` makes them the same. With the
     first batches as probe a step is uphill more often.
@@ -79,7 +79,7 @@ error is the same |
         values = dict.fromkeys(self.metrics, math.nan)
         values["curvature/critical_forwards"] = 0.0
         if at.update is None:
-            return Reading(values, ("no step was seen, so no learning rate is too large for it",))
+            return Reading(values, ("no step was recorded, so there is no critical learning rate",))
         objective, d = at.objective, at.update()
         length = math.sqrt(objective.layout.dot(d, d))
         if not 0.0 < length < math.inf:
@@ -90,7 +90,7 @@ error is the same |
         if start is None:
             start = objective.loss()
         rate = max(at.learning_rates)
-        scale = rate if rate > 0 else 1.0  # of eta in memory; the rate is not told by each optimizer
+        scale = rate if rate > 0 else 1.0  # of eta in memory; not every optimizer has a rate to read
 
         search = _Search(lambda s: objective.loss(s * d), start)
         note = None
@@ -100,7 +100,7 @@ error is the same |
             (slope := objective.layout.dot(objective.known_gradient, d)) >= 0
         ):
             note = (
-                f"the step goes uphill on the probe (g . d = {slope:.3g}): no length of it is critical"
+                f"the step goes uphill on the probe (g . d = {slope:.3g}), so it has no critical length"
             )
         else:
             spent = objective.counts.forwards - before
@@ -123,7 +123,7 @@ error is the same |
         if rate > 0:
             values["curvature/critical_sharpness"] = 2 / (critical * rate)
         else:
-            notes = (f"{at.law.optimizer} tells no learning rate",)
+            notes = (f"{at.law.optimizer} has no learning rate to read",)
         rise = search.rise
         eps = max(torch.finfo(dtype).eps for dtype in objective.layout.dtypes)
         if math.isfinite(rise) and abs(rise) <= _ROUNDED * eps * abs(start):
@@ -170,7 +170,7 @@ class _Search:
                 if factor < 1:
                     return (
                         f"the step raises the loss on the probe down to {s:.2g} of its length: it goes "
-                        "uphill, or its curvature is more than can be told"
+                        "uphill, or its curvature is too large to measure"
                     )
                 return f"no rise of the loss was found along the step, up to {s:.2g} times its length"
             s *= factor
@@ -178,7 +178,7 @@ class _Search:
         return None
 
     def halve(self) -> None:
-        """Look at the middle of the bracket."""
+        """Evaluate the middle of the bracket."""
         self._rises((self.low + self.high) / 2)
 
     def _rises(self, s: float) -> bool:

@@ -10,7 +10,7 @@ from curvwatch.measures.base import Measure
 
 
 @dataclass(frozen=True)
-class Described:
+class MeasureDescription:
     """A measure in words.
 
     Attributes:
@@ -28,7 +28,7 @@ class Described:
     source: str
 
 
-def described(measure: type[Measure]) -> Described:
+def describe(measure: type[Measure]) -> MeasureDescription:
     """What the docstring of `measure` says; empty where it says nothing, or docstrings are stripped."""
     paragraphs = [" ".join(p.split()) for p in (inspect.getdoc(measure) or "").split("\n\n")]
     rows = [
@@ -36,16 +36,16 @@ def described(measure: type[Measure]) -> Described:
         for line in (inspect.getdoc(measure) or "").splitlines()
         if line.startswith("| `")
     ]
-    return Described(
+    return MeasureDescription(
         name=measure.name,
         what=paragraphs[0],
         metrics=tuple((_plain(name), _plain(meaning)) for name, _, meaning in rows),
-        price=_told(paragraphs, "Price: "),
-        source=_told(paragraphs, "Source: ", "Sources: "),
+        price=_paragraph_after(paragraphs, "Price: "),
+        source=_paragraph_after(paragraphs, "Source: ", "Sources: "),
     )
 
 
-def _told(paragraphs: list[str], *beginnings: str) -> str:
+def _paragraph_after(paragraphs: list[str], *beginnings: str) -> str:
     for paragraph in paragraphs:
         for begins in beginnings:
             if paragraph.startswith(begins):

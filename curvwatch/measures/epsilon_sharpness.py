@@ -9,7 +9,7 @@ from torch import Tensor
 
 from curvwatch.checks import check_int
 from curvwatch.measures.base import Landscape, LandscapeMeasure, Reading
-from curvwatch.measures.matrices import not_finite
+from curvwatch.measures.matrices import not_finite, vector_norm
 
 # a rise that is smaller, relative to the loss, is rounding
 _ROUNDED = 4.0
@@ -75,7 +75,7 @@ search is at its end |
         self.rho = rho
 
     def read(self, at: Landscape) -> Reading:
-        """Read both; nan with a note where a value cannot be had."""
+        """Read both; nan with a note where a value is not available."""
         values = dict.fromkeys(self.metrics, math.nan)
         objective, layout = at.objective, at.objective.layout
         if objective.known_loss is None or objective.known_gradient is None:
@@ -83,7 +83,7 @@ search is at its end |
         start, g = objective.known_loss, objective.known_gradient
         assert start is not None
         assert g is not None
-        length = math.sqrt(layout.dot(g, g))
+        length = vector_norm(layout, g)
         if not (math.isfinite(start) and math.isfinite(length)):
             return Reading(values, (not_finite(start),))
         notes = []
@@ -92,18 +92,16 @@ search is at its end |
         else:
             values["curvature/sam_sharpness"] = objective.loss(g * (self.rho / length)) - start
         if start <= -1.0:
-            notes.append(
-                f"the loss is {start:.6g}: epsilon sharpness is meant for one that is positive"
-            )
+            notes.append(f"the loss is {start:.6g}: epsilon sharpness is meant for positive losses")
             return Reading(values, tuple(notes))
         if length == 0.0:
             g = torch.empty_like(g, device="cpu").bernoulli_(generator=at.generator)
             g = g.mul_(2.0).sub_(1.0).to(layout.device)
-        rise, gain, overflowed = self._searched(at, start, g)
+        rise, gain, overflowed = self._search(at, start, g)
         values["curvature/epsilon_sharpness"] = 100 * rise / (1 + start)
         values["curvature/epsilon_sharpness_gain"] = gain / rise if rise > 0 else 0.0
         if overflowed:
-            notes.append("in the box the loss is not finite in places: these are left out")
+            notes.append("the loss is not finite at some points of the box, which are left out")
         eps = max(torch.finfo(dtype).eps for dtype in layout.dtypes)
         rises = {self.metrics[0]: rise, self.metrics[2]: values["curvature/sam_sharpness"]}
         rounded = {k: r for k, r in rises.items() if abs(r) <= _ROUNDED * eps * abs(start)}
@@ -112,12 +110,12 @@ search is at its end |
             tuple(notes),
             doubtful=tuple(rounded),
             doubts=tuple(
-                f"{k} is not to be trusted: of {start:.6g} the loss rises by {r:.2g} alone, a rounding"
+                f"{k} is not to be trusted: the loss {start:.6g} rises by only {r:.2g}, as by rounding"
                 for k, r in rounded.items()
             ),
         )
 
-    def _searched(self, at: Landscape, start: float, g: Tensor) -> tuple[float, float, bool]:
+    def _search(self, at: Landscape, start: float, g: Tensor) -> tuple[float, float, bool]:
         """The largest rise that was found, what the last step up added, and whether f overflowed."""
         objective = at.objective
         box = objective.weights.abs_().add_(1.0).mul_(self.epsilon)
@@ -125,7 +123,7 @@ search is at its end |
         reach = 2.0  # of a step, in half widths of the box: from anywhere to the corner
         for _ in range(self.steps):
             tried = torch.maximum(torch.minimum(z + reach * box * g.sign(), box), -box)
-            if not objective.processes.any(not torch.equal(tried, z)):
+            if not objective.processes.true_on_any(not torch.equal(tried, z)):
                 break  # a corner that the gradient points to
             value, g_there = objective.gradient(tried)
             if math.isfinite(value) and value > best:

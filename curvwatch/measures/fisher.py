@@ -48,14 +48,14 @@ where they span the same space |
     with drawn targets, whose eigenvalue is the true one's or larger in the mean. "empirical": those of
     the batch, which is no Fisher matrix (Kunstner et al. 2019).
 
-    A term is what a class is told of (a token, a pixel), else an example. c is what the loss multiplies
+    A term is what has its own class (a token, a pixel), else an example. c is what the loss multiplies
     -log p with: the reduction, weights of classes and examples, factors. So F is of the size of H, and
     the true one is the Gauss-Newton matrix for cross_entropy, nll_loss, kl_div, the binary losses and
     mse_loss (p normal with variance 1/2). It is another matrix for l1_loss (p Laplace) and for
     gaussian_nll_loss with a variance that is trained. huber_loss and smooth_l1_loss have the empirical
     one alone. Outputs are found as in `GaussNewton`; where that fails, or the loss has other terms, the
     reading fails and says so, and `outputs_fn` with `loss_of_outputs`, which calls one of these losses,
-    tells.
+    define them.
 
     Price: two gradients, `probes` products with H and F, of "mc" twice with F, and for the eigenvectors
     of both some 10 in the first reading and 5 later, more for k > 1; a product with F costs what one
@@ -114,7 +114,7 @@ where they span the same space |
         self.max_products = max_products
 
     def read(self, at: Landscape) -> Reading:
-        """Read F; nan with a note where a value cannot be had.
+        """Read F; nan with a note where a value is not available.
 
         Raises:
             CurvwatchError: the loss is no likelihood of outputs that are clear, or `k` is more than

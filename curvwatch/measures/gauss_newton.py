@@ -62,7 +62,8 @@ and its standard error: 0 where the Hessian is Gauss-Newton |
     the logits. Weights of classes, reductions, factors and further terms of the outputs count as they
     do in the loss. G depends on what counts as output: a variance, not its logarithm. Where the outputs
     are not clear, or a term of the loss does not go through them, the reading fails and says why;
-    `outputs_fn` and `loss_of_outputs` then tell. Of l1_loss G is zero, as its second derivative is.
+    `outputs_fn` and `loss_of_outputs` then define them. Of l1_loss G is zero, as is its second
+    derivative.
 
     Price: two gradients, `probes` products with each of H and G, 4 to 10 with G for its eigenvalue and
     as many with both for that of H - G, and `density_probes` x `density_steps`, 32 by default, with G
@@ -148,7 +149,11 @@ and its standard error: 0 where the Hessian is Gauss-Newton |
         values["gauss_newton/trace"], values["gauss_newton/trace_stderr"] = mean_and_error(seen[:, 0])
         distance, error = root_of_quotient(seen[:, 1], seen[:, 2])
         values["gauss_newton/distance"], values["gauss_newton/distance_stderr"] = distance, error
-        notes = [] if seen[:, 2].any() else ["the Hessian is zero: nothing is near or far from it"]
+        notes = (
+            []
+            if seen[:, 2].any()
+            else ["the Hessian is zero, so no distance relative to it is defined"]
+        )
         if self.given is not None:
             notes += other_loss(at, graphs, point.loss)
         doubts = {}
@@ -191,8 +196,8 @@ def other_loss(at: Landscape, graphs: OutputGraphs, loss: float) -> list[str]:
     if abs(of_outputs - loss) <= _SAME_LOSS * abs(loss):
         return []
     return [
-        f"the loss of the outputs is {of_outputs:.6g}, that of training {loss:.6g}: what lies between "
-        "is part of the Hessian, and not of the matrix of the outputs"
+        f"the loss of the outputs is {of_outputs:.6g}, that of training {loss:.6g}: the difference "
+        "is part of the Hessian, but not of the matrix of the outputs"
     ]
 
 

@@ -22,14 +22,14 @@ class GradientNoise(LandscapeMeasure):
     | `gradient/noise_scale` | tr(S) / abs(G)^2, in examples: of batches of this size noise and signal \
 are alike |
     | `gradient/noise_trace` | tr(S) |
-    | `gradient/signal` | abs(G)^2; may come out below 0 where noise covers it |
+    | `gradient/signal` | abs(G)^2; may come out below 0 where noise hides it |
     | `gradient/noise_scale_stderr`, `gradient/noise_trace_stderr`, `gradient/signal_stderr` | their \
 standard errors, by a jackknife over the batches; from 3 batches on |
 
     tr(S) and abs(G)^2 are estimated without bias, their quotient with one of order 1/k for k batches;
     where abs(G)^2 is not above 0 there is no quotient. The loss has to be a mean over independent
     examples: not a sum, and under BatchNorm only about so. At least two batches are needed
-    (`probe_batches`); many small ones tell more than a few large ones.
+    (`probe_batches`); many small ones are more informative than a few large ones.
 
     Price: two gradients, one where another measure of the reading has made one. Not for weights that
     are spread over processes.
@@ -57,8 +57,8 @@ standard errors, by a jackknife over the batches; from 3 batches on |
         objective = at.objective
         if objective.layout.sharded:
             raise CurvwatchError(
-                "the gradient noise needs to know which examples a gradient is of; where weights are "
-                "spread over processes it does not"
+                "the gradient noise needs to know which examples a gradient comes from, which is "
+                "unknown where weights are spread over processes"
             )
         values = dict.fromkeys(self.metrics, math.nan)
         count = objective.batches
@@ -70,25 +70,25 @@ standard errors, by a jackknife over the batches; from 3 batches on |
             mean = objective.gradient()[1]
         off, along = _deviations(objective, mean)
         squared = objective.layout.dot(mean, mean)
-        if objective.processes.any(not math.isfinite(squared + float(off.sum() + along.sum()))):
+        if objective.processes.true_on_any(not math.isfinite(squared + float(off.sum() + along.sum()))):
             return Reading(values, ("the gradient of a batch is not finite",))
         trace, signal, left = _estimates(objective, squared, off, along)
         values["gradient/noise_trace"], values["gradient/signal"] = trace, signal
         notes = []
         if count == 2:
-            notes.append("the gradient noise has standard errors from 3 batches on")
+            notes.append("standard errors of the gradient noise need 3 batches or more")
         else:
-            errors = (_jackknifed(objective, left[:, i]) for i in (0, 1))
+            errors = (_jackknife_stderr(objective, left[:, i]) for i in (0, 1))
             values["gradient/noise_trace_stderr"], values["gradient/signal_stderr"] = errors
         if signal <= 0:
             notes.append(
-                f"noise covers the gradient: its square is estimated at {signal:.3g}, so there is no "
-                "noise scale; more probe_batches may tell one"
+                f"noise hides the gradient: its squared norm is estimated at {signal:.3g}, so there is "
+                "no noise scale; more probe_batches may give one"
             )
             return Reading(values, tuple(notes))
         scale = values["gradient/noise_scale"] = trace / signal
         if count > 2:
-            linear = _jackknifed(objective, left[:, 0] - scale * left[:, 1])
+            linear = _jackknife_stderr(objective, left[:, 0] - scale * left[:, 1])
             values["gradient/noise_scale_stderr"] = linear / signal
         return Reading(values, tuple(notes))
 
@@ -97,7 +97,7 @@ def _deviations(objective: OpenObjective, mean: Tensor) -> tuple[Tensor, Tensor]
     """Of each batch of this process |g - mean|^2 and (g - mean) . mean, shapes (batches,), float64."""
     dot = objective.layout.dot
 
-    def computed() -> Tensor:
+    def compute() -> Tensor:
         rows = []
         for joined, sample in zip(objective.evaluation.gradients(None), objective.samples, strict=True):
             off = joined[:-1] / sample.weight - mean
@@ -105,7 +105,7 @@ def _deviations(objective: OpenObjective, mean: Tensor) -> tuple[Tensor, Tensor]
         return torch.tensor(rows, dtype=torch.float64, device=objective.layout.device)
 
     objective.counts.gradients += 1
-    off, along = objective.processes.run_together(computed).unbind(1)
+    off, along = objective.processes.run_together(compute).unbind(1)
     return off, along
 
 
@@ -135,7 +135,7 @@ def _estimates(
     return float(trace), float(signal), torch.stack([left_trace, left_signal], dim=1)
 
 
-def _jackknifed(objective: OpenObjective, left: Tensor) -> float:
+def _jackknife_stderr(objective: OpenObjective, left: Tensor) -> float:
     """Standard error from the values `left` (batches,) without each batch (Tukey 1958)."""
     count, processes = objective.batches, objective.processes.with_own_batches
     mean = objective.processes.mean(left.mean())

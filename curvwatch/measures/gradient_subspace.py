@@ -19,6 +19,7 @@ from curvwatch.measures.matrices import (
     check_solver,
     finite_or_note,
     leading_pairs,
+    vector_norm,
 )
 from curvwatch.objective.flat_layout import Layout
 from curvwatch.operators import hessian
@@ -102,7 +103,7 @@ space: its residual / the gap to the next eigenvalue (Davis & Kahan 1970), 1 at 
         self.max_products = max_products
 
     def read(self, at: Landscape) -> Reading:
-        """Read the space; nan with a note where a value cannot be had yet.
+        """Read the space; nan with a note where a value is not available yet.
 
         Raises:
             CurvwatchError: `k` is more than there are weights, or the classes cannot be counted.
@@ -133,14 +134,14 @@ space: its residual / the gap to the next eigenvalue (Davis & Kahan 1970), 1 at 
         values["curvature/subspace_error"] = _error(pairs, k, H.size)
         values["curvature/subspace_gradient_share"] = _share(layout, V, g)
         if at.update is None:
-            notes.append("the step from here is not known")
+            notes.append("the step from these weights is unknown")
         else:
             d = at.update()
             values["curvature/subspace_update_share"] = _share(layout, V, d)
             if not bool(d.any()):
                 notes.append("the step did not move the weights")
         self._compare(layout, V, at.memory, values, notes)
-        return self._judged(values, tuple(notes), pairs)
+        return self._make_reading(values, tuple(notes), pairs)
 
     def _dimension(self, at: Landscape) -> int:
         size = at.objective.layout.total
@@ -165,7 +166,7 @@ space: its residual / the gap to the next eigenvalue (Davis & Kahan 1970), 1 at 
         else:
             values["curvature/subspace_overlap_first"] = _overlap(layout, space, first)
         if len(earlier) < self.lag:
-            notes.append("there is no space to compare with yet")
+            notes.append("there is no earlier space to compare with yet")
         else:
             last = earlier[0]
             values["curvature/subspace_overlap_last"] = _overlap(layout, space, last)
@@ -173,7 +174,9 @@ space: its residual / the gap to the next eigenvalue (Davis & Kahan 1970), 1 at 
             values["curvature/leading_rotation"] = math.degrees(math.acos(min(1.0, cosine)))
         memory["spaces"] = torch.cat([earlier.to(space.device), space[None]])[-self.lag :].clone()
 
-    def _judged(self, values: dict[str, float], notes: tuple[str, ...], pairs: Eigenpairs) -> Reading:
+    def _make_reading(
+        self, values: dict[str, float], notes: tuple[str, ...], pairs: Eigenpairs
+    ) -> Reading:
         if pairs.converged:
             return Reading(values, notes)
         doubt = (
@@ -193,8 +196,8 @@ def _classes(module: nn.Module) -> int:
         )
     if outputs[-1] > _MOST_CLASSES:
         raise CurvwatchError(
-            f"GradientSubspace(k='classes') would be the {outputs[-1]} outputs of the last nn.Linear, "
-            "as many vectors of the size of the weights: give a number, k=10"
+            f"GradientSubspace(k='classes') would keep {outputs[-1]} vectors of the size of the "
+            "weights, one for each output of the last nn.Linear: give a number, k=10"
         )
     return outputs[-1]
 
@@ -202,6 +205,9 @@ def _classes(module: nn.Module) -> int:
 def _share(layout: Layout, V: Tensor, v: Tensor) -> float:
     """Share of the square of `v` in the span of the orthonormal rows of `V`; nan where `v` is zero."""
     whole = layout.dot(v, v)
+    if math.isinf(whole):  # of a finite float64 vector, perhaps
+        v = v / vector_norm(layout, v)
+        whole = layout.dot(v, v)
     return float(layout.inner(V, v).square().sum()) / whole if whole else math.nan
 
 

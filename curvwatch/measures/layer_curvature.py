@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from curvwatch.charts.histogram import Histogram
 from curvwatch.checks import check_int
 from curvwatch.measures.base import Landscape, LandscapeMeasure, Reading
-from curvwatch.measures.layer_density import densities, heterogeneity, jackknifed
+from curvwatch.measures.layer_density import densities, heterogeneity, jackknife_stderr
 from curvwatch.measures.matrices import (
     PRODUCTS_NOT_FINITE,
     Tracking,
@@ -62,7 +62,7 @@ shape, 1: apart |
 
     The distance is the square root of the Jensen-Shannon divergence in base 2. It is one of shapes:
     the eigenvalues of each layer are divided by the largest of their sizes, so that a layer with the
-    same spectrum times ten is alike; how layers differ in scale is told by their sharpness. Densities
+    same spectrum times ten is alike; how layers differ in scale is shown by their sharpness. Densities
     have mass 1 each, on 256 bins that all layers share, and each eigenvalue is spread by a Gaussian
     whose standard deviation is 1 % of the range of all. Layers that the loss does not depend on are
     left out. With few random vectors the distance comes out too large: noise sets layers apart, and
@@ -234,7 +234,7 @@ shape, 1: apart |
         if not all(rule.finite for rule in of_each.values()):
             return {}
         values["curvature/layer_heterogeneity"] = heterogeneity(of_each, floor=rounding)
-        values["curvature/layer_heterogeneity_stderr"] = jackknifed(of_each, floor=rounding)
+        values["curvature/layer_heterogeneity_stderr"] = jackknife_stderr(of_each, floor=rounding)
         return densities(of_each)
 
 

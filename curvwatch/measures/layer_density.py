@@ -55,7 +55,7 @@ def heterogeneity(rules: Mapping[str, Quadrature], *, floor: float = 0.0) -> flo
     return float(np.mean([jensen_shannon(p, q) for p, q in combinations(masses, 2)]))
 
 
-def jackknifed(rules: Mapping[str, Quadrature], *, floor: float = 0.0) -> float:
+def jackknife_stderr(rules: Mapping[str, Quadrature], *, floor: float = 0.0) -> float:
     """Standard error of `heterogeneity`, by leaving out one random vector of each layer at a time."""
     count = min(len(rule.nodes) for rule in rules.values())
     if count < 2:

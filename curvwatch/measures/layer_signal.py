@@ -26,14 +26,14 @@ Direction = Literal["random", "gradient"]
 _WHOLE = ("curvature/layer_signal", "curvature/layer_signal_stderr")
 # a derivative that is off by more from a difference of two forward passes is none
 _SAME = 0.1
-_OTHER = (
+_WRONG_DERIVATIVE = (
     "the derivative of the outputs along the weights is {:.4g}, and a difference of two forward passes "
     "gives {:.4g}: an operation has a wrong derivative (a custom one, a straight-through estimator, an "
-    "embedding that renormalises its rows), or the outputs jump"
+    "embedding that renormalises its rows), or the outputs are discontinuous"
 )
 # differences at the whole and at half the distance that are further apart are none
 _LINEAR = 0.05
-_BENT = (
+_NONLINEAR = (
     "differences of forward passes are off by {:.0%} from those at half the distance: the step is too "
     "long for the network's curvature or its kinks, or too short for rounding; "
     "LayerSignal(distance=...) sets it, here {:.2g}"
@@ -124,7 +124,7 @@ layers move together, each layer in proportion to its abs(w_l) |
         return self._metrics(list(called_layers(module, parameter_names(module, params))))
 
     def read(self, at: Landscape) -> Reading:
-        """Read the signals; nan with a note where one cannot be had."""
+        """Read the signals; nan with a note where one is not available."""
         objective = at.objective
         layers = called_layers(objective.module, objective.names)
         values = dict.fromkeys(self._metrics(layers), math.nan)
@@ -148,9 +148,9 @@ layers move together, each layer in proportion to its abs(w_l) |
         else:
             signals = by_differences(objective, layers, directions, distance)
         notes = self._fill(values, layers, directions, signals)
-        doubts = _bent(values, layers, signals, distance)
+        doubts = _nonlinearity_doubts(values, layers, signals, distance)
         if exact and not signals.half:
-            doubts = _other(values, objective, layers, directions, signals, distance)
+            doubts = _derivative_doubts(values, objective, layers, directions, signals, distance)
         return Reading(
             values, notes, doubtful=tuple(doubts), doubts=tuple(dict.fromkeys(doubts.values()))
         )
@@ -193,7 +193,7 @@ layers move together, each layer in proportion to its abs(w_l) |
             if size > 0.0 and bool(torch.isfinite(quotients).all()):
                 self._put(values, f"curvature/layer/{name}/signal", quotients)
             else:
-                missing.setdefault(_why(float(size), own), []).append(name)
+                missing.setdefault(_reason_missing(float(size), own), []).append(name)
         if any(directions.norms):
             self._put(values, _WHOLE[0], changes[-1].sqrt())
         return tuple(f"no signal of {', '.join(names)}: {why}" for why, names in missing.items())
@@ -204,28 +204,28 @@ layers move together, each layer in proportion to its abs(w_l) |
             values[f"{metric}_stderr"] = float(quotients.std()) / math.sqrt(len(quotients))
 
 
-def _why(size: float, own: Tensor) -> str:
+def _reason_missing(size: float, own: Tensor) -> str:
     """Why a layer whose outputs have the square `size`, and their changes `own`, has no signal."""
     if not (math.isfinite(size) and bool(torch.isfinite(own).all())):
         return "outputs or changes are not finite"
     if size == 0.0:
         return "outputs are zero" if bool(own.any()) else "not called in the forward pass"
-    return "outputs do not change where the weights move"
+    return "outputs do not change when the weights do"
 
 
-def _bent(
+def _nonlinearity_doubts(
     values: dict[str, float], layers: Iterable[str], signals: Signals, distance: float
 ) -> dict[str, str]:
     """The values for which differences at half the distance say something else, and why."""
     metrics = [*(f"curvature/layer/{name}/signal" for name in layers), _WHOLE[0]]
     return {
-        metric: f"{metric} is not to be trusted: {_BENT.format(apart, distance)}"
+        metric: f"{metric} is not to be trusted: {_NONLINEAR.format(apart, distance)}"
         for metric, apart in zip(metrics, signals.bent.tolist(), strict=True)
         if apart > _LINEAR and math.isfinite(values[metric])
     }
 
 
-def _other(
+def _derivative_doubts(
     values: dict[str, float],
     objective: OpenObjective,
     layers: Layers,
@@ -240,4 +240,6 @@ def _other(
     seen = math.sqrt(outputs_change(objective, layers, next(directions.of_all), distance))
     if abs(seen - exact) <= _SAME * max(seen, exact):
         return {}
-    return dict.fromkeys(values, f"signals are not to be trusted: {_OTHER.format(exact, seen)}")
+    return dict.fromkeys(
+        values, f"signals are not to be trusted: {_WRONG_DERIVATIVE.format(exact, seen)}"
+    )

@@ -90,7 +90,7 @@ class Signals:
     half: bool = False
 
     @classmethod
-    def unpacked(cls, table: Tensor, **others: Any) -> Signals:
+    def from_table(cls, table: Tensor, **others: Any) -> Signals:
         """From a row for each layer and one for all: size, changes of the layer, of the outputs."""
         count = (table.shape[1] - 1) // 2
         sizes, of_layers, of_outputs = table.cpu().split([1, count, count], dim=1)
@@ -123,9 +123,9 @@ def by_derivatives(objective: OpenObjective, layers: Layers, directions: WeightD
         evaluation.restore_weights(sample, leaves)
         table = torch.zeros(len(layers) + 1, 1 + 2 * count, dtype=torch.float64, device=layout.device)
         table[-1, 0] = sum(map(_square, outputs))
-        downstream = _Pushed(outputs, leaves)
+        downstream = _JacobianProduct(outputs, leaves)
         for row, (name, layer) in zip(table, layers.items(), strict=False):
-            own = _Pushed(seen.pop(name, ()), [leaves[i] for i in layer.indices])
+            own = _JacobianProduct(seen.pop(name, ()), [leaves[i] for i in layer.indices])
             row[0] = sizes.pop(name, 0.0)
             for i, vector in enumerate(directions.of_each):
                 parts = layout.split(vector)
@@ -139,14 +139,14 @@ def by_derivatives(objective: OpenObjective, layers: Layers, directions: WeightD
 
     objective.counts.gradients += 2
     objective.counts.forwards += count * (len(layers) + 1)
-    loss_fn = _watched(objective, watch)
+    loss_fn = _record_forwards(objective, watch)
     table = objective.processes.mean(
         objective.processes.run_together(
             lambda: summed(evaluation.map_losses(of_graph, objective.chunks, loss_fn=loss_fn))
         )
     )
     bent = torch.zeros(len(layers) + 1, dtype=torch.float64)
-    return Signals.unpacked(table, bent=bent, half=objective.processes.any(any(halves)))
+    return Signals.from_table(table, bent=bent, half=objective.processes.true_on_any(any(halves)))
 
 
 def by_differences(
@@ -161,7 +161,7 @@ def by_differences(
     for name, norm, places in [*steps, (None, 1.0, None)]:
         row: list[Tensor] = []
         for i, vector in enumerate(directions.of_all if places is None else directions.of_each):
-            v = vector if places is None else _only(vector, places) * norm
+            v = vector if places is None else _restrict(vector, places) * norm
             squares = moving.squares(v, distance, name, halved=i == 0)  # (2, 2)
             row.append(squares[0] / norm**2)
             if i == 0:
@@ -169,7 +169,7 @@ def by_differences(
         rows.append(torch.stack(row, dim=1).reshape(-1))  # (2 n,)
     changes = torch.stack(rows)
     sizes = moving.sizes()
-    return Signals.unpacked(torch.cat([sizes[:, None], changes], dim=1), bent=torch.stack(bent).cpu())
+    return Signals.from_table(torch.cat([sizes[:, None], changes], dim=1), bent=torch.stack(bent).cpu())
 
 
 def outputs_change(objective: OpenObjective, layers: Layers, v: Tensor, distance: float) -> float:
@@ -198,7 +198,7 @@ class _Moving:
         objective.counts.forwards += 2 * len(distances)
         self._wanted = layer
 
-        def computed() -> Tensor:
+        def compute() -> Tensor:
             total = torch.zeros(2, 2, dtype=torch.float64, device=objective.layout.device)
             for sample in objective.chunks:
                 last = None
@@ -211,14 +211,14 @@ class _Moving:
                     last = change
             return total
 
-        return objective.processes.mean(objective.processes.run_together(computed))
+        return objective.processes.mean(objective.processes.run_together(compute))
 
     def sizes(self) -> Tensor:
         """|y|^2 of each layer, and of the outputs: shape (layers + 1,)."""
         objective = self._objective
         objective.counts.forwards += 1
 
-        def computed() -> Tensor:
+        def compute() -> Tensor:
             total = torch.zeros(
                 len(self._layers) + 1, dtype=torch.float64, device=objective.layout.device
             )
@@ -231,7 +231,7 @@ class _Moving:
                 self._sizes = None
             return total
 
-        return objective.processes.mean(objective.processes.run_together(computed))
+        return objective.processes.mean(objective.processes.run_together(compute))
 
     def _at(
         self, sample: RecordedBatch, displacement: Tensor | None
@@ -245,7 +245,7 @@ class _Moving:
             return outputs
 
         evaluation = self._objective.evaluation
-        loss_fn = _watched(self._objective, self._watch)
+        loss_fn = _record_forwards(self._objective, self._watch)
         (outputs,) = list(
             evaluation.map_losses(of_loss, [sample], loss_fn=loss_fn, displacement=displacement)
         )
@@ -259,7 +259,7 @@ class _Moving:
             self._seen.append(y.detach().clone())  # what follows may write to it
 
 
-class _Pushed:
+class _JacobianProduct:
     """J v for the Jacobian J of `results` by `leaves`."""
 
     def __init__(self, results: Sequence[Tensor], leaves: Sequence[Tensor]) -> None:
@@ -294,14 +294,14 @@ def _place(y: Tensor) -> Tensor:
         return cast(Tensor, _Place.apply(y))  # type: ignore[no-untyped-call]
 
 
-def _watched(objective: OpenObjective, watch: ForwardRecorder) -> Callable[[Any], Any]:
+def _record_forwards(objective: OpenObjective, watch: ForwardRecorder) -> Callable[[Any], Any]:
     loss_fn = objective.loss_fn
 
-    def watched(batch: Any) -> Any:
+    def recorded_loss(batch: Any) -> Any:
         with watch.watching():
             return loss_fn(batch)
 
-    return watched
+    return recorded_loss
 
 
 def _square(t: Tensor) -> Tensor:
@@ -313,13 +313,13 @@ def _difference(a: Sequence[Tensor], b: Sequence[Tensor], step: float) -> list[T
     """(a - b) / step, in float64."""
     if [t.shape for t in a] != [t.shape for t in b]:
         raise CurvwatchError(
-            "a layer or the network returns other shapes where its weights move a little, so there is "
-            "no change to measure"
+            "a layer or the network returns outputs of other shapes when its weights change slightly, "
+            "so there is no change to measure"
         )
     return [(x.double() - y.double()) / step for x, y in zip(a, b, strict=True)]
 
 
-def _only(v: Tensor, places: Sequence[slice]) -> Tensor:
+def _restrict(v: Tensor, places: Sequence[slice]) -> Tensor:
     """`v` with zeros everywhere else."""
     kept = torch.zeros_like(v)
     for p in places:

@@ -28,6 +28,8 @@ from curvwatch.stability import StabilityLaw
 Matrix = Literal["hessian", "preconditioned", "gauss_newton", "fisher"]
 
 _BASIS = 16
+# a power of 2, so exact: every float64 number times it has a square that is finite
+_SHRINK = 2.0**-600
 # of products, relative: rounding in bfloat16 stays under it, a wrong second derivative was seen at 30 %
 ASYMMETRIC = 0.05
 # a difference of gradients, or a value of them, with a larger relative error is not used
@@ -60,15 +62,25 @@ def given_outputs(
     if not (callable(outputs_fn) and callable(loss_of_outputs)):
         raise ValueError(
             f"outputs_fn={outputs_fn!r}, loss_of_outputs={loss_of_outputs!r}: both are needed, "
-            "functions of a batch and of (outputs, batch), or none"
+            "functions of a batch and of (outputs, batch), or neither"
         )
     return GivenOutputs(outputs_fn, loss_of_outputs)
 
 
 def finite_or_note(point: Linearization) -> str | None:
     """A note that loss or gradient at `point` are not finite; None where they are."""
-    square = point.layout.dot(point.gradient, point.gradient)  # the same on all processes
-    return None if math.isfinite(point.loss) and math.isfinite(square) else not_finite(point.loss)
+    size = vector_norm(point.layout, point.gradient)  # the same on all processes
+    return None if math.isfinite(point.loss) and math.isfinite(size) else not_finite(point.loss)
+
+
+def vector_norm(layout: Layout, v: Tensor) -> float:
+    """Norm of the flat vector `v`, even where its square overflows; not finite if an entry is not."""
+    square = layout.dot(v, v)
+    if math.isfinite(square):
+        return math.sqrt(square)
+    # only float64 overflows; a fixed factor, no maximum, is the same on all processes
+    small = v * _SHRINK
+    return math.sqrt(layout.dot(small, small)) / _SHRINK
 
 
 def not_finite(loss: float) -> str:
@@ -88,8 +100,8 @@ class Tracking:
         normalized: whether the last vectors are normalized; False where they are a unit vector.
         products: the fewest that a solve takes from the last vectors.
         cold_products: the fewest without them, over those that k pairs need.
-        cold_rtol: residual without them: before close eigenvalues part, a smaller one may look
-            converged.
+        cold_rtol: residual without them: before close eigenvalues separate, a smaller one may
+            seem converged.
     """
 
     random_part: float = 0.1
@@ -248,7 +260,7 @@ def preconditioned(
 
     Rows and columns of H that are `null`, see `Amplification`, are taken as zero.
     """
-    shift = expanded(layout, law.shift) if any(law.shift) else None
+    shift = expand_per_parameter(layout, law.shift) if any(law.shift) else None
     return Scaled(H, inverse_root(law, layout), shift=shift, sign=law.sign, null=null)
 
 
@@ -264,7 +276,7 @@ def inverse_root(law: StabilityLaw, layout: Layout) -> Tensor:
     )
 
 
-def expanded(layout: Layout, of_each: Any) -> Tensor:
+def expand_per_parameter(layout: Layout, of_each: Any) -> Tensor:
     """One number a parameter as a flat vector of shape (size,)."""
     return torch.cat(
         [
@@ -279,7 +291,7 @@ def check_matrix(of: object) -> None:
     check_choice("of", of, get_args(Matrix))
 
 
-def missing(of: Matrix, at: Landscape) -> str | None:
+def reason_missing(of: Matrix, at: Landscape) -> str | None:
     """Why there is no such matrix at this step; None where there is."""
     if of == "preconditioned" and at.law.edge is None:
         return at.law.reason or f"{at.law.optimizer} has no law of stability"

@@ -42,10 +42,10 @@ class Preset:
         """In words."""
         expensive = ""
         if self.expensive:
-            expensive = f", of the expensive measures some {self.expensive}{self.expensive_of}"
+            expensive = f", one of the expensive measures about {self.expensive}{self.expensive_of}"
         return (
-            f"{self.budget:.0%} of the time of a run. A reading of the landscape takes as long as some "
-            f"{self.landscape} training steps{expensive}, of a step some {self.step}."
+            f"{self.budget:.0%} of the time of a run. A reading of the landscape takes as long as "
+            f"about {self.landscape} training steps{expensive}, one of a step about {self.step}."
         )
 
     def make(self) -> list[Measure]:

@@ -32,7 +32,7 @@ class Amplification:
     """What P^-1/2 makes of the rounding of Hessian-vector products.
 
     Attributes:
-        null: indices of the weights that the loss does not depend on, as far as products tell; None: of
+        null: indices of the weights that the loss does not depend on, as far as products show; None: of
             none.
         hidden: the largest row of the preconditioned Hessian that could be hidden under the rounding of
             these weights, where products are differences of gradients; else 0.
@@ -50,9 +50,9 @@ class Amplification:
         if self.noise <= _NOISY * abs(value) and self.hidden <= abs(value):
             return None
         return (
-            f"{metric} drowns in rounding: {value:.3g} +- {max(self.noise, self.hidden):.2g}, for the "
-            "optimizer's small second moments amplify the rounding of Hessian-vector products in "
-            f"{self.weights}; precision='64-true' would tell, and where a bias stands before a "
+            f"{metric} is dominated by rounding: {value:.3g} +- {max(self.noise, self.hidden):.2g}, as "
+            "the optimizer's small second moments amplify the rounding of Hessian-vector products in "
+            f"{self.weights}; precision='64-true' would resolve it, and where a bias precedes a "
             "normalisation bias=False removes the cause"
         )
 
@@ -62,7 +62,7 @@ def amplification(at: Landscape, point: Linearization, key: str) -> Amplificatio
 
     The loss does not depend on a bias before BatchNorm, nor on the bias of the keys in attention. Their
     gradients and products are rounding alone, so the optimizer's P is tiny there and P^-1/2 amplifies
-    it. Products with v and with v / 3 tell them, which have the same digits but for rounding: where P
+    it. Products with v and with v / 3 reveal them, which have the same digits but for rounding: where P
     is so small that rounding might matter, and the two differ by as much as they are large, there is
     nothing else. Rows that are tiny but real agree. It takes two products while it finds what it found
     last time, else six.
@@ -81,7 +81,7 @@ def amplification(at: Landscape, point: Linearization, key: str) -> Amplificatio
     # entry of H is some 10 eps x its largest eigenvalue, and matters from 1 % on
     least = _SMALL * torch.finfo(layout.dtype).eps * preconditioned_length / length
     suspects = scale.square() * least > 1.0
-    if not at.objective.processes.any(bool(suspects.any())):
+    if not at.objective.processes.true_on_any(bool(suspects.any())):
         return none
     generator = torch.Generator().manual_seed(at.generator.initial_seed())
     known = torch.zeros_like(suspects)
@@ -98,13 +98,13 @@ def amplification(at: Landscape, point: Linearization, key: str) -> Amplificatio
         other = 3.0 * point.product(v / 3.0) if point.coarser is None else point.coarser(v)
         size += torch.maximum(one.abs(), other.abs()).square_()
         off += (one - other).square_()
-        if at.objective.processes.any(not bool(torch.isfinite(size).all())):
+        if at.objective.processes.true_on_any(not bool(torch.isfinite(size).all())):
             return none
         usual = _usual_rounding(size, off, suspects)
         agree = min(max(_AGREE, _OVER_USUAL * usual), _DIFFER)
         null = suspects & (off > torch.where(known, agree / 10, agree).square() * size)
         # a product may be small by chance: what was not found last time is looked at again
-        is_known = not at.objective.processes.any(not torch.equal(null, known))
+        is_known = not at.objective.processes.true_on_any(not torch.equal(null, known))
         if is_known or draws == _MOST_DRAWS:
             break
     null &= known | (off > _DIFFER**2 * size)
@@ -113,10 +113,10 @@ def amplification(at: Landscape, point: Linearization, key: str) -> Amplificatio
     rows = scale * off.sqrt() / math.sqrt(2 * draws)
     under = torch.where(null, scale * size.sqrt() / math.sqrt(draws), 0.0)
     return Amplification(
-        null=at.memory[key] if at.objective.processes.any(bool(null.any())) else None,
+        null=at.memory[key] if at.objective.processes.true_on_any(bool(null.any())) else None,
         hidden=_largest(layout, under) if point.coarser is not None else 0.0,
         noise=_largest(layout, torch.where(rest, rows, 0.0), power=2),
-        weights=_counted(suspects & (off > 0), at),
+        weights=_describe_weights(suspects & (off > 0), at),
     )
 
 
@@ -137,7 +137,7 @@ def _usual_rounding(size: Tensor, off: Tensor, suspects: Tensor) -> float:
     return math.sqrt(float((off[rows] / size[rows]).median())) if bool(rows.any()) else 0.0
 
 
-def _counted(rows: Tensor, at: Landscape) -> str:
+def _describe_weights(rows: Tensor, at: Landscape) -> str:
     """How many weights `rows` are, and of which parameters."""
     ends = torch.tensor(at.objective.layout.sizes).cumsum(0)
     indices = rows.nonzero()[:, 0].cpu()

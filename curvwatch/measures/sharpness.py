@@ -20,7 +20,7 @@ from curvwatch.measures.matrices import (
     check_solver,
     convergence_doubt,
     difference_doubt,
-    expanded,
+    expand_per_parameter,
     finite_or_note,
     leading_pairs,
     preconditioned,
@@ -77,7 +77,7 @@ probe; where the probe has several |
         every_n_steps: cadence of this measure alone; None: the monitor's.
 
     A weight that the loss does not depend on, such as a bias before BatchNorm, has a gradient and
-    products of rounding alone, which P^-1 amplifies. Two products that differ by rounding alone tell
+    products of rounding alone, which P^-1 amplifies. Two products that differ by rounding alone reveal
     such weights, and they take no part in the effective sharpness. Where P is nowhere so small that
     rounding could matter, nothing is looked for. Where rounding may be a part of the value it is
     doubtful.
@@ -107,7 +107,7 @@ probe; where the probe has several |
         self.max_products = max_products
 
     def read(self, at: Landscape) -> Reading:
-        """Read the largest eigenvalues; nan with a note where one cannot be had."""
+        """Read the largest eigenvalues; nan with a note where one is not available."""
         several = at.objective.batches > 1
         metrics = self.metrics + (self.sampling_metrics if several else ())
         values = dict.fromkeys(metrics, math.nan)
@@ -138,7 +138,7 @@ probe; where the probe has several |
             values["curvature/sharpness_x_lr"] = fastest * sharpness
             solves.inherit_doubt("curvature/sharpness_x_lr", "curvature/sharpness")
         else:
-            scale = expanded(at.objective.layout, at.learning_rates).sqrt()
+            scale = expand_per_parameter(at.objective.layout, at.learning_rates).sqrt()
             scaled = solves.largest(lambda H: Scaled(H, scale), "scaled", "curvature/sharpness_x_lr")
             values["curvature/sharpness_x_lr"] = float(scaled.values[0])
 
@@ -216,8 +216,8 @@ class _Solves:
         )
         if not doubt and pairs.rounded and off > max(rtol, COARSEST):
             doubt = (
-                f"{metric} drowns in rounding: {value:.3g} +- {residual:.2g}, beside a much larger "
-                "other end of the spectrum; precision='64-true' would resolve it"
+                f"{metric} is dominated by rounding: {value:.3g} +- {residual:.2g}, as the other end "
+                "of the spectrum is much larger; precision='64-true' would resolve it"
             )
         doubt = doubt or convergence_doubt(metric, pairs, "Sharpness")
         if doubt:

@@ -19,7 +19,7 @@ from curvwatch.measures.matrices import (
     given_outputs,
     leading_pairs,
     matrix_of,
-    missing,
+    reason_missing,
     solver_doubt,
 )
 from curvwatch.measures.rounding import Amplification, amplification
@@ -73,13 +73,13 @@ within it |
 
     Errors join the standard error over the random vectors and, where the function of the eigenvalues
     has a kink, how far a quadrature of fewer steps is from it. That of `negative_mass` is a bound of
-    the second kind: where many eigenvalues are near 0, as they are in networks, their signs cannot be
-    told, and the error is large; `negative_curvature` is then the better number.
+    the second kind: where many eigenvalues are near 0, as they are in networks, their signs are
+    uncertain, and the error is large; `negative_curvature` is then the better number.
 
-    Outliers are told by a scree test of the `leading` eigenvalues: over their ranks the logarithms of a
-    bulk lie near a line, and outliers rise from it. Two lines are fitted, the break between them is the
-    edge; the error is that of other breaks that fit nearly as well, or of a look at three quarters of
-    the eigenvalues. Where one line does as well there are none. A classifier of C classes has some C
+    Outliers are found by a scree test of the `leading` eigenvalues: over their ranks the logarithms of
+    a bulk lie near a line, and outliers rise from it. Two lines are fitted, the break between them is
+    the edge; the error is that of other breaks that fit nearly as well, or of a test of three quarters
+    of the eigenvalues. Where one line does as well there are none. A classifier of C classes has some C
     outliers, so `leading` has to be some 3 C.
 
     Other matrices have the same metrics under `curvature/<of>/`, such as
@@ -159,7 +159,7 @@ within it |
             CurvwatchError: the outputs of "gauss_newton" or "fisher" are not clear.
         """
         nothing = dict.fromkeys(self.metrics, math.nan)
-        if (why := missing(self.of, at)) is not None:
+        if (why := reason_missing(self.of, at)) is not None:
             return Reading(nothing, (why,))
         point = at.objective.linearize()
         if (note := finite_or_note(point)) is not None:
@@ -189,9 +189,9 @@ within it |
             doubt = solver_doubt(self._named(names[0]), pairs, type(self).__name__)
             for name in names if doubt else ():
                 doubtful.setdefault(self._named(name), doubt or "")
-        drowned = amplified.doubt(self._named("density"), float(top.values[0]))
-        if drowned:
-            doubtful = dict.fromkeys(self.metrics, drowned)
+        rounding_doubt = amplified.doubt(self._named("density"), float(top.values[0]))
+        if rounding_doubt:
+            doubtful = dict.fromkeys(self.metrics, rounding_doubt)
         density = rule.density(rule.edges(self.bins))
         return Reading(
             {**nothing, **{self._named(name): value for name, value in values.items()}},
@@ -249,7 +249,7 @@ def _bulk(values: dict[str, float], top: Eigenpairs, rounding: float) -> list[st
     edge, off = float(top.values[outliers.count]), float(noise[outliers.count])
     values["bulk_edge"], values["bulk_edge_residual"] = edge, off
     if edge <= off:
-        return ["the bulk ends at 0, so nothing can be divided by its edge"]
+        return ["the bulk ends at 0, so condition_number_bulk is undefined"]
     largest = float(top.values[0])
     _ratio(values, "condition_number_bulk", largest, float(top.residuals[0]), edge, off)
     return []

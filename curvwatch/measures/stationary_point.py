@@ -15,6 +15,7 @@ from curvwatch.measures.matrices import (
     finite_or_note,
     leading_pairs,
     solver_doubt,
+    vector_norm,
 )
 from curvwatch.operators import Scaled, hessian
 from curvwatch.solvers import stochastic_lanczos
@@ -48,7 +49,7 @@ difference to a quadrature of fewer steps |
     - saddle: the smallest eigenvalue is under -`negative` x abs(H).
     - minimum: none of these; flat directions may be left.
 
-    A note tells the word whenever it is another one. Weights at a minimum of the probe's loss are as a
+    A note names the kind whenever it changes. Weights at a minimum of the probe's loss are as a
     rule not at one of the whole loss. The thresholds hold however loss or weights are scaled, but
     a constant that is added to the loss counts for a plateau.
 
@@ -58,8 +59,8 @@ difference to a quadrature of fewer steps |
     Args:
         steep: of `gradient_over_curvature`, over which the gradient matters.
         flat: share of the loss under which a change of it is none.
-        negative: share of abs(H) under which a negative eigenvalue is none: near 0 their signs cannot
-            be told.
+        negative: share of abs(H) under which a negative eigenvalue is none: near 0 their signs
+            are uncertain.
         probes: random vectors for the index, at least 2.
         steps: of Lanczos from each.
         rtol: residual at which the solvers stop, relative to the range of the spectrum.
@@ -112,7 +113,7 @@ difference to a quadrature of fewer steps |
         point, layout = at.objective.linearize(), at.objective.layout
         if (note := finite_or_note(point)) is not None:
             return Reading(values, (note,))
-        slope = math.sqrt(layout.dot(point.gradient, point.gradient))
+        slope = vector_norm(layout, point.gradient)
         values["curvature/gradient_norm"] = slope
         H = hessian(point)
         top = leading_pairs(at, H, "highest", rtol=self.rtol, max_products=self.max_products)

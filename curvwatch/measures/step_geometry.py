@@ -20,7 +20,7 @@ Curvature = Literal["exact", "secant"]
 _REPEATABLE = 0.05
 _ROUGH = (
     "step/directional_sharpness is not to be trusted: differences of gradients give {:.3g} +- {:.2g}, "
-    "for the gradient has kinks or is rounded"
+    "as the gradient has kinks or is rounded"
 )
 # the gradient of training stands in for that of a re-run while what follows from it differs by less,
 # and this is looked at in every so many readings
@@ -35,12 +35,12 @@ _OTHER_LOSS = (
     "training_step is not repeatable: run again on the same batch, with the same random numbers, its "
     "gradient is off by {:.0%} from the one that made the step, so the values of the step are of "
     "another loss, and raise no alert. Perhaps a hook changes the gradient, or the batch or the module "
-    "while it is made, or parameters outside the module take part; under manual optimization "
-    "loss_fn=lambda module, batch: ... tells the loss that is meant"
+    "while it is computed, or parameters outside the module take part; under manual optimization "
+    "loss_fn=lambda module, batch: ... defines the loss"
 )
 _SCALED = (
     "the gradient of the step is {:.3g} times that of its loss when on_before_optimizer_step is "
-    "reached (clipped or scaled by hand before it): curvature/effective_edge does not know of the "
+    "reached (clipped or scaled by hand before it): curvature/effective_edge ignores this "
     "factor"
 )
 
@@ -68,7 +68,7 @@ uphill, or along negative curvature |
             In the first reading and every 20th they are computed again, for 2 gradients; while they
             are others (other kernels, manual optimization, a step that is not repeatable) in all.
         every_n_steps: cadence of this measure alone; None: the monitor's.
-        compare: other optimizers, whose would-be steps are compared at the same point: each is fed with
+        compare: other optimizers, whose shadow steps are compared at the same point: each is fed with
             the gradients that the run's optimizer gets, clipped if those are, and moves no weight.
             Names ("sgd", "momentum", "normalized_sgd", "sign", "adam", "lion", "clipped_sgd",
             "clipped_adam"), `Compared(...)` for another share of clipped coordinates, and
@@ -130,7 +130,7 @@ uphill, or along negative curvature |
         error, rough = 0.0, False
         point: Linearization | None = None
         if self.curvature == "exact":
-            point = step.objective.linearize(known=_known(step))
+            point = step.objective.linearize(known=_loss_and_gradient_of_training(step))
             # along the unit vector: d itself may be so short that products underflow
             unit = d / length
             curvature = dot(unit, point.product(unit))
@@ -141,7 +141,7 @@ uphill, or along negative curvature |
             after = step.objective.loss(d)
         else:
             after, g_after = step.objective.gradient(d)
-            before, g = _at_start(step, after, g_after)
+            before, g = _loss_and_gradient_at_start(step, after, g_after)
             curvature = _secant(layout, g, g_after, d)
         slope = dot(g, d)
         values["step/gradient_correlation"] = slope / length
@@ -173,7 +173,7 @@ uphill, or along negative curvature |
     def _compare(
         self, step: Step, point: Linearization | None, g: Tensor, values: dict[str, float]
     ) -> tuple[str, ...]:
-        """Fill in the values of the would-be steps; notes say why one has none."""
+        """Fill in the values of the shadow steps; notes say why one has none."""
         if not self.compare:
             return ()
         dot = step.objective.layout.dot
@@ -186,26 +186,26 @@ uphill, or along negative curvature |
                 continue
             if point is None:
                 try:
-                    point = step.objective.linearize(known=_known(step))
+                    point = step.objective.linearize(known=_loss_and_gradient_of_training(step))
                 except Exception as error:  # the secant of the step itself needs no second derivative
-                    return (f"no would-be step has a directional sharpness: {error}",)
+                    return (f"no shadow step has a directional sharpness: {error}",)
             unit = d / length
             correlation = dot(g, unit)
             of_each = (dot(unit, point.product(unit)), correlation, _ratio(correlation, size))
             values.update({f"step/{name}/{m}": v for m, v in zip(METRICS, of_each, strict=True)})
-        return (f"there is no would-be step of {', '.join(missing)}",) if missing else ()
+        return (f"there is no shadow step of {', '.join(missing)}",) if missing else ()
 
 
-def _known(step: Step) -> tuple[float, Tensor] | None:
+def _loss_and_gradient_of_training(step: Step) -> tuple[float, Tensor] | None:
     """Loss and gradient at w(t) as training had them."""
     if step.gradient is None or not math.isfinite(step.loss):
         return None
     return step.loss, step.gradient
 
 
-def _at_start(step: Step, after: float, g_after: Tensor) -> tuple[float, Tensor]:
+def _loss_and_gradient_at_start(step: Step, after: float, g_after: Tensor) -> tuple[float, Tensor]:
     """f(w) and g(w): training's own while they are known to serve."""
-    known, memory = _known(step), step.memory
+    known, memory = _loss_and_gradient_of_training(step), step.memory
     if known is not None and memory.get("since_check", _CHECK_EVERY) < _CHECK_EVERY:
         memory["since_check"] += 1
         return known

@@ -38,7 +38,7 @@ gap (Davis & Kahan 1970), 1 at most |
 together 1, but for layers that are left out |
 
     Where the two largest are close, v is any vector of their plane: ratio and shares then say little,
-    and `eigenvector_error` near 1 tells. Eigenvalues that are equal come as often as they are there.
+    and `eigenvector_error` near 1 indicates it. Equal eigenvalues come with their multiplicity.
 
     Price: one gradient, some 2 k products and 8 to 20 to see that none was missed, several times that
     in the first reading; in memory

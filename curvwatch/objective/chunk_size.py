@@ -16,7 +16,7 @@ from curvwatch.objective.samples import RecordedBatch
 
 # a reading may take 1.3 times the memory of a training step; the rest is for vectors
 _SHARE = 0.2
-# kernels on the CPU have memory of their own, which no tensor tells of: measured with convolutions
+# kernels on the CPU have memory of their own, which no tensor reports: measured with convolutions
 _SCRATCH_OF_CPU = 2.0
 # a reading has some 20 vectors of the weights' size: beside them so many more do not matter, while
 # parts cost a gradient in each product
@@ -26,7 +26,7 @@ _LARGER = 1.25
 # rounding stays under these, in single and in half precision; batch statistics do not
 _SAME = 1e-4
 _SAME_HALF = 2e-2
-_HELPS = "a probe of smaller batches needs less: probe=[...]"
+_HELPS = "probe=[...] with smaller batches needs less"
 
 
 @dataclass
@@ -66,7 +66,7 @@ class ChunkSize:
     def refuse(self, reason: str) -> None:
         """Leave batches whole from now on."""
         self.refused = (
-            f"a batch cannot be read in parts ({reason}), so a reading takes the memory of "
+            f"a batch cannot be split into chunks ({reason}), so a reading takes the memory of "
             f"several training steps; {_HELPS}"
         )
 
@@ -132,13 +132,13 @@ def chunk_mismatch(
     off = parts - whole
     if not abs(float(off[-1])) <= rtol * scale[1]:
         return (
-            f"the mean loss of the parts is {float(parts[-1]):.6g}, that of the whole "
-            f"{float(whole[-1]):.6g}: the loss is no mean over examples, or one depends on the others"
+            f"the mean loss of the chunks is {float(parts[-1]):.6g}, that of the whole batch "
+            f"{float(whole[-1]):.6g}: the loss is no mean over examples, or they depend on one another"
         )
     distance = float(off[:-1].norm())
     if not distance <= rtol * scale[0]:
         share = distance / max(float(whole[:-1].norm()), 1e-30)
-        return f"the mean gradient of the parts is off by {share:.1%}: examples depend on one another"
+        return f"the mean gradient of the chunks is off by {share:.1%}: examples depend on one another"
     return None
 
 
@@ -154,7 +154,7 @@ def cannot_be_cut(error: Exception) -> str:
     """A reason to refuse, from an `error` on a part of a batch."""
     if isinstance(error, CurvwatchError):
         return str(error)
-    return f"on a part of it: {type(error).__name__}: {error}"
+    return f"on a chunk: {type(error).__name__}: {error}"
 
 
 def _elements(sample: RecordedBatch) -> int:

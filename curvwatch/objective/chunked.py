@@ -46,23 +46,23 @@ class ChunkedDerivatives:
 
     Args:
         opened: whose derivatives are made by automatic differentiation.
-        chunking: how large chunks are.
+        chunk_size: how large chunks are.
     """
 
-    def __init__(self, opened: WholeBatches, chunking: ChunkSize) -> None:
+    def __init__(self, opened: WholeBatches, chunk_size: ChunkSize) -> None:
         self._opened = opened
         self._processes = opened.processes
         self._evaluation = opened.evaluation
-        self._chunking = chunking
+        self._chunk_size = chunk_size
         self._point: Linearization | None = None
         self._whole: Linearization | None = None
         self._checked = False
-        self._counts = self._counted()
+        self._chunk_counts = self._count_chunks()
 
     @property
     def needed(self) -> bool:
         """Whether a batch goes into more than one part."""
-        return self._counts is not None
+        return self._chunk_counts is not None
 
     @property
     def chunks(self) -> Sequence[RecordedBatch]:
@@ -84,32 +84,32 @@ class ChunkedDerivatives:
         )
         return self._point
 
-    def _counted(self) -> list[int] | None:
+    def _count_chunks(self) -> list[int] | None:
         """Into how many parts each batch goes; None: all stay whole. The same on all processes."""
-        opened, chunking = self._opened, self._chunking
-        if chunking.refused is not None:
+        opened, chunk_size = self._opened, self._chunk_size
+        if chunk_size.refused is not None:
             return None
-        if self._processes.any(chunking.needs_measurement(opened.samples)):
+        if self._processes.true_on_any(chunk_size.needs_measurement(opened.samples)):
             step, v = self._measured_step()
             failed = False
             try:
                 self._measure(step, v)
             except Exception:  # the whole batch may do
                 failed = True
-            if self._processes.any(failed):
-                chunking.size = max(s.size for s in opened.samples)
-        assert chunking.size is not None
-        counts = self._agreed(count_of(opened.samples, chunking.size))
+            if self._processes.true_on_any(failed):
+                chunk_size.size = max(s.size for s in opened.samples)
+        assert chunk_size.size is not None
+        counts = self._equal_counts(count_of(opened.samples, chunk_size.size))
         if max(counts) == 1:
             return None
         reason = coupling(opened.module, train=opened.train)
         if reason is not None:
-            chunking.refuse(reason)
+            chunk_size.refuse(reason)
             return None
         return counts
 
-    def _agreed(self, counts: list[int]) -> list[int]:
-        """Processes run training_step equally often, for it may talk to the others."""
+    def _equal_counts(self, counts: list[int]) -> list[int]:
+        """One number of chunks for all processes: training_step, run on each, may communicate."""
         opened = self._opened
         if opened.processes.size == 1:
             return counts
@@ -128,10 +128,10 @@ class ChunkedDerivatives:
         """The bytes that a step of training takes for its batch, and some vector."""
         evaluation = self._evaluation
         with Footprint() as step:
-            joined = self._processes.run_together(lambda: summed(evaluation.gradients(None)))
+            gradient_and_loss = self._processes.run_together(lambda: summed(evaluation.gradients(None)))
         # what training does not have: copies of the weights and of the batch
         copies = [*evaluation.weights, *tensors_in(self._largest.batch)]
-        return step.peak - sum(t.numel() * t.element_size() for t in copies), joined[:-1]
+        return step.peak - sum(t.numel() * t.element_size() for t in copies), gradient_and_loss[:-1]
 
     def _measure(self, step: int, v: Tensor) -> None:
         """Find the size of parts."""
@@ -143,7 +143,7 @@ class ChunkedDerivatives:
                 list(evaluation.map_graphs(lambda graph: graph.product(v), [part]))
             return int(footprint.peak)
 
-        self._chunking.choose(
+        self._chunk_size.choose(
             opened.samples,
             step=step,
             graph=graph,
@@ -152,11 +152,11 @@ class ChunkedDerivatives:
         )
 
     def _parts(self) -> list[list[RecordedBatch]]:
-        self._chunking.draws |= self._evaluation.drew
-        assert self._counts is not None
+        self._chunk_size.draws |= self._evaluation.drew
+        assert self._chunk_counts is not None
         return [
-            sample.parts(count, draws=self._chunking.draws)
-            for sample, count in zip(self._opened.samples, self._counts, strict=True)
+            sample.parts(count, draws=self._chunk_size.draws)
+            for sample, count in zip(self._opened.samples, self._chunk_counts, strict=True)
         ]
 
     def _of_graphs(self, compute: Callable[[Graph], Tensor]) -> Iterator[Tensor]:
@@ -169,7 +169,7 @@ class ChunkedDerivatives:
             return self._whole.product(v)
         if not self._checked:
             return self._first_product(v)
-        self._count()
+        self._count_product()
         return self._processes.mean(
             self._processes.run_together(
                 lambda: summed(self._of_graphs(lambda graph: graph.product(v)))
@@ -183,8 +183,8 @@ class ChunkedDerivatives:
         reason = None
         try:
             hv, parts, scale, half = self._summed(v)
-            if not self._chunking.draws and self._processes.any(self._evaluation.drew):
-                self._chunking.draws = True
+            if not self._chunk_size.draws and self._processes.true_on_any(self._evaluation.drew):
+                self._chunk_size.draws = True
                 hv, parts, scale, half = self._summed(v)
         except Exception as error:
             reason = cannot_be_cut(error)
@@ -199,21 +199,21 @@ class ChunkedDerivatives:
         whole = self._whole = self._opened.by_graph()
         point.loss, point.gradient = whole.loss, whole.gradient
         hv = whole.product(v)
-        self._chunking.refuse(reason)
+        self._chunk_size.refuse(reason)
         return hv
 
     def _summed(self, v: Tensor) -> tuple[Tensor, Tensor, tuple[float, float], bool]:
         """Product, gradient joined with loss, the sum of their sizes, and whether in half precision."""
-        self._count()
+        self._count_product()
         layout = self._opened.layout
         half = None
 
         def all_of(graph: Graph) -> Tensor:
             nonlocal half
             half = computes_in_half(graph.gradient) if half is None else half
-            joined = graph.gradient_and_loss()
-            sizes = [math.sqrt(layout.dot(joined[:-1], joined[:-1])), abs(float(joined[-1]))]
-            return torch.cat([graph.product(v), joined, joined.new_tensor(sizes)])
+            both = graph.gradient_and_loss()
+            sizes = [math.sqrt(layout.dot(both[:-1], both[:-1])), abs(float(both[-1]))]
+            return torch.cat([graph.product(v), both, both.new_tensor(sizes)])
 
         total = self._processes.mean(
             self._processes.run_together(lambda: summed(self._of_graphs(all_of)))
@@ -222,22 +222,22 @@ class ChunkedDerivatives:
         return hv, parts, (float(sizes[0]), float(sizes[1])), bool(half)
 
     def _quotients(self, v: Tensor) -> list[float]:
-        self._count()
+        self._count_product()
         dot = self._opened.layout.dot
         return [
             sum(self._evaluation.map_graphs(lambda graph: dot(v, graph.product(v)), parts))
             for parts in self._parts()
         ]
 
-    def _count(self) -> None:
+    def _count_product(self) -> None:
         self._opened.counts.products += 1
         self._opened.counts.gradients += 1
 
 
 def _is_too_few(processes: Processes, exponent: int, wanted: int, possible: int) -> bool:
     """Whether 2^exponent parts are too few for a process, and possible for all."""
-    too_few = processes.any(exponent < wanted)
-    return too_few and not processes.any(exponent >= possible)
+    too_few = processes.true_on_any(exponent < wanted)
+    return too_few and not processes.true_on_any(exponent >= possible)
 
 
 def _joined(point: Linearization) -> Tensor:

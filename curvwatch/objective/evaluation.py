@@ -124,7 +124,7 @@ class Graph(Protocol):
 def without_graphs() -> CurvwatchError:
     """The error of what needs graphs, where weights are moved in place."""
     return CurvwatchError(
-        "derivatives of outputs and of single batches need whole weights on each process, and these "
+        "derivatives of outputs and of single batches need all weights on each process, and these "
         "are spread over processes (FSDP2, tensor parallelism)"
     )
 

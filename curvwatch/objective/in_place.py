@@ -27,7 +27,7 @@ T = TypeVar("T")
 class InPlaceEvaluation:
     """Real weights are moved, and gradients taken by `.backward()`: the only way that FSDP2 sees.
 
-    Made by `shifted`, which puts weights and gradients back.
+    Made by `evaluate_in_place`, which puts weights and gradients back.
     """
 
     is_averaged = True
@@ -108,7 +108,9 @@ class InPlaceEvaluation:
 
 
 @contextmanager
-def shifted(inputs: EvaluationInputs, isolated_module: IsolatedModule) -> Iterator[InPlaceEvaluation]:
+def evaluate_in_place(
+    inputs: EvaluationInputs, isolated_module: IsolatedModule
+) -> Iterator[InPlaceEvaluation]:
     """Let the real weights be shifted; they and their gradients are put back bit for bit."""
     kept = [(w, local(w.detach()).clone(), w.grad) for w in isolated_module.weights]
     try:

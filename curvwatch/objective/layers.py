@@ -68,7 +68,7 @@ def called_layers(module: nn.Module, names: Sequence[str]) -> dict[str, CalledLa
 
     Args:
         module: that holds the parameters.
-        names: of the parameters, as `parameter_names` tells them.
+        names: of the parameters, as `parameter_names` gives them.
     """
     modules = dict(module.named_modules())
 
@@ -113,7 +113,7 @@ def places_of(layout: Layout, indices: Sequence[int]) -> list[slice]:
 def padding_rows(module: nn.Module, names: Sequence[str], layout: Layout) -> list[slice]:
     """Where the rows of embeddings lie that stand for padding, and have no gradient by definition.
 
-    Of weights that are spread over processes they are not told.
+    Of weights that are spread over processes they are unknown.
     """
     if layout.sharded:
         return []

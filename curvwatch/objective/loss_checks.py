@@ -41,7 +41,7 @@ def scalar_loss(output: Any) -> Tensor:
 def refuse_once_differentiable(loss: Tensor) -> None:
     """Raise if the graph of `loss` has a function without a second derivative.
 
-    Autograd returns zeros for it, without a word.
+    Autograd returns zeros for it, without a warning.
 
     Raises:
         CurvwatchError: there is one; the message names it.
@@ -51,22 +51,22 @@ def refuse_once_differentiable(loss: Tensor) -> None:
         if function is not None and _is_once_differentiable(function.backward):
             raise CurvwatchError(
                 f"the loss passes through {function.__name__}, whose backward is marked "
-                "once_differentiable: it has no second derivative, and autograd takes it for zero; "
+                "once_differentiable: it has no second derivative, and autograd returns zero; "
                 "hvp='difference' takes differences of gradients instead"
             )
 
 
 @contextmanager
 def named_where_missing() -> Iterator[None]:
-    """Say in words what torch says in its own when it cannot differentiate."""
+    """Turn torch's errors about missing derivatives into a `CurvwatchError` that says what helps."""
     try:
         yield
     except (RuntimeError, NotImplementedError) as error:
         if "modified by an inplace operation" in str(error):
             raise CurvwatchError(
-                "training_step changes a weight, or another tensor that its loss was computed with, in "
-                "place after the fact, as sharpness-aware minimization does, so the loss has no "
-                "derivative when it returns: loss_fn=lambda module, batch: ... can give one that has"
+                "training_step changes a weight, or another tensor that its loss was computed from, in "
+                "place after the loss, as sharpness-aware minimization does, so the loss it returns "
+                "has no derivative: give a loss that has one, loss_fn=lambda module, batch: ..."
             ) from error
         if "not implemented" not in str(error):
             raise

@@ -113,7 +113,7 @@ def _key(t: Tensor) -> int:
 def peak_of_process(device: torch.device) -> int:
     """The most bytes that the process has had: of the CUDA allocator, else as resident memory.
 
-    0 where the system does not tell.
+    0 where the system does not report it.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)

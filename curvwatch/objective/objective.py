@@ -16,7 +16,7 @@ from curvwatch.objective.chunked import ChunkedDerivatives
 from curvwatch.objective.evaluation import Counts, Evaluation, EvaluationInputs, Graph
 from curvwatch.objective.flat_layout import Layout, summed
 from curvwatch.objective.functional import FunctionalEvaluation
-from curvwatch.objective.in_place import shifted
+from curvwatch.objective.in_place import evaluate_in_place
 from curvwatch.objective.isolation.containers import batch_size
 from curvwatch.objective.isolation.isolate import isolated
 from curvwatch.objective.isolation.object_graph import KeptGraph
@@ -132,7 +132,7 @@ class Objective:
                 isolated_module.random,
             )
             if self.layout.sharded:
-                with shifted(inputs, isolated_module) as evaluation:
+                with evaluate_in_place(inputs, isolated_module) as evaluation:
                     yield OpenObjective(self, inputs, evaluation)
             else:
                 yield OpenObjective(self, inputs, FunctionalEvaluation(inputs, isolated_module))

@@ -1,4 +1,4 @@
-"""The processes of a run, what they tell each other, and weights that are spread over them."""
+"""The processes of a run, how they communicate, and weights that are spread over them."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ class Processes:
         ).tolist()
         return means
 
-    def all(self, flags: Sequence[bool]) -> list[bool]:
+    def true_on_all(self, flags: Sequence[bool]) -> list[bool]:
         """For each of `flags` whether it holds on every process."""
         return [share == 1.0 for share in self.mean_of([float(flag) for flag in flags])]
 
-    def any(self, flag: bool) -> bool:
+    def true_on_any(self, flag: bool) -> bool:
         """Whether `flag` holds on some process."""
         return self.mean_of([float(flag)])[0] > 0
 
@@ -84,16 +84,16 @@ class Processes:
             result = compute()
         except Exception as error:
             failure = error
-        failed = self.any(failure is not None)
+        failed = self.true_on_any(failure is not None)
         if failure is not None:
             raise failure
         if failed or result is None:
-            raise CurvwatchError("the reading failed on another process, see its log")
+            raise CurvwatchError("the reading failed on another process, whose warning says why")
         return result
 
 
 def is_sharded(t: Any) -> bool:
-    """Whether `t` is a DTensor; by its looks, for its place moved between versions of torch."""
+    """Whether `t` is a DTensor; by its attributes, for its module differs between versions of torch."""
     return isinstance(t, Tensor) and hasattr(t, "to_local") and hasattr(t, "placements")
 
 

@@ -24,7 +24,7 @@ class DrawsOfWhole(TorchDispatchMode):
 
     Dropout and noise are then the same in parts as in one. An operation draws for the whole where the
     first dimension is that of the part, or a multiple (heads of attention, tokens); what cannot be
-    told apart so differs, and is noticed where parts are compared with the whole.
+    distinguished so differs, and is noticed where parts are compared with the whole.
 
     Args:
         rows: which examples the part has.

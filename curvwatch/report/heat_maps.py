@@ -8,7 +8,14 @@ from typing import NamedTuple
 import numpy as np
 
 from curvwatch.charts import Chart, density_title, layer_densities, whole_densities
-from curvwatch.charts.heat_maps import DensityAxes, HeatMap, aligned, density_map, layer_map, taken
+from curvwatch.charts.heat_maps import (
+    DensityAxes,
+    HeatMap,
+    aligned,
+    density_map,
+    evenly_spaced,
+    layer_map,
+)
 from curvwatch.report.logs import LoggedCurve, LoggedDensity, LoggedRun
 from curvwatch.report.run_charts import lines_of, section_of
 
@@ -113,7 +120,7 @@ def _layer_densities(runs: Sequence[LoggedRun], rows: int) -> list[_Maker]:
     makers = []
     for i, run in enumerate(runs):
         names = layer_densities(run.densities)
-        shown = [names[j] for j in taken(len(names), _LAYERS)] if names else []
+        shown = [names[j] for j in evenly_spaced(len(names), _LAYERS)] if names else []
         note = f" {len(shown)} of {len(names)} layers are shown." if len(shown) < len(names) else ""
         if shown:
             axes = DensityAxes.of([h for name in shown for h in run.densities[name].histograms])

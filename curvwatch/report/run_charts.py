@@ -62,7 +62,7 @@ def lines_of(run: LoggedRun, chart: Chart) -> list[Line]:
 
 
 def errors_around(run: LoggedRun, name: str) -> np.ndarray | None:
-    """(n,) how far each value of `name` may be off; nan where that is not known; None: it never is."""
+    """(n,) how far each value of `name` may be off; nan where unknown; None: it has no error."""
     curve = run.curves[name]
     errors = errors_of(name)
     others = {}
@@ -79,7 +79,7 @@ def charts_of(runs: Sequence[LoggedRun], metrics: Sequence[str] = ()) -> list[Ch
 
     Runs without metrics of curvwatch show some of their own.
     """
-    ours = [_headed(chart) for chart in _in_order() if _has(runs, chart)]
+    ours = [_with_headline(chart) for chart in _in_order() if _has(runs, chart)]
     logged = sorted({name for run in runs for name in run.curves})
     requested = list(metrics) or ([] if ours else logged[: len(FIRST)])
     named = [Chart(name, "As logged.", (name,)) for name in requested if name in logged]
@@ -114,7 +114,7 @@ def _has(runs: Sequence[LoggedRun], chart: Chart) -> bool:
     return any(lines_of(run, needed) for run in runs)
 
 
-def _headed(chart: Chart) -> Chart:
+def _with_headline(chart: Chart) -> Chart:
     return chart._replace(title=chart.headline or chart.title)
 
 

@@ -56,7 +56,7 @@ class Summary:
         gradient_correlation: median over the run.
         alerts: how many; None where the kind of log has no place for them.
         cost_share: the share of the training time that readings took.
-        cost_seconds: of all readings, where the share is not known.
+        cost_seconds: of all readings, where the share is unknown.
         others: of the metrics that were asked for, in order.
     """
 

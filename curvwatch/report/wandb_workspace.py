@@ -52,11 +52,11 @@ def wandb_workspace(
         ) from error
 
     if metrics is None:
-        had = [m + suffix for c in DEFAULT_MEASURES for m in (*c.metrics, *c.sampling_metrics)]
+        logged = [m + suffix for c in DEFAULT_MEASURES for m in (*c.metrics, *c.sampling_metrics)]
     else:
-        had = [m for m in metrics if m.endswith(suffix)]
+        logged = [m for m in metrics if m.endswith(suffix)]
     # a reading's cost is that of all optimizers
-    had += [m for m in COST_METRICS if m not in had]
+    logged += [m for m in COST_METRICS if m not in logged]
     sections = [
         ws.Section(
             name=section,
@@ -65,16 +65,16 @@ def wandb_workspace(
                     title=chart.title,
                     x=_X,
                     # a reading's cost is that of all optimizers
-                    y=[n for m in chart.metrics for n in names_of(m, had)],
+                    y=[n for m in chart.metrics for n in names_of(m, logged)],
                     log_y=chart.log or None,
                 )
                 for chart in charts
-                if is_shown(chart, had)
+                if is_shown(chart, logged)
             ],
             is_open=True,
             panel_settings=ws.SectionPanelSettings(x_axis=_X),
         )
         for section, charts in SECTIONS.items()
-        if any(is_shown(chart, had) for chart in charts)
+        if any(is_shown(chart, logged) for chart in charts)
     ]
     return ws.Workspace(entity=entity, project=project, name=name, sections=sections)

@@ -1,4 +1,4 @@
-"""Distributions over a run, such as the spectral density: bounded, for they are large."""
+"""Distributions over a run, such as the spectral density, in bounded memory."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 
 from curvwatch.charts.histogram import Histogram
 
-# readings of one distribution that are kept, and numbers of all together, 8 bytes each: where there
-# are many, of many layers, each keeps fewer readings, but not fewer than would make a picture
+# at most MOST readings of a distribution are kept, and NUMBERS numbers (8 bytes each) of all of them;
+# with many layers each keeps fewer readings, but at least FEWEST, enough for a heat map
 MOST, FEWEST, NUMBERS = 200, 20, 1 << 20
 
 
@@ -60,9 +60,9 @@ class _Kept:
 class Densities(Mapping[str, DensitySeries]):
     """The distributions of a run, by name.
 
-    Of each at most `MOST` readings are kept: when there are more, every second one is dropped, and of
-    those that come only every second one is kept from then on, so that they stay evenly spaced. The
-    newest is always there.
+    Of each at most `MOST` readings are kept: when there are more, every second one is dropped, and
+    from then on only every second reading is kept, so that they stay evenly spaced. The newest is
+    always kept.
 
     Example:
         >>> densities = Densities()
@@ -114,7 +114,8 @@ class Densities(Mapping[str, DensitySeries]):
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """`{name: {"steps", "edges": [[...]...], "weights": [[...]...], "stride", "seen"}}`.
 
-        Of even bins the first and the last edge stand for all, where they give them bit for bit.
+        Of evenly spaced edges only the first and the last are stored, if all follow from them bit for
+        bit.
         """
         return {
             name: {
@@ -129,12 +130,12 @@ class Densities(Mapping[str, DensitySeries]):
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Mapping[str, Any]]) -> Densities:
-        """What `to_dict` gave.
+        """From the result of `to_dict`.
 
         Raises:
-            ValueError: it is none of it.
-            KeyError: something is missing.
-            TypeError: something is of another kind.
+            ValueError: values do not fit each other.
+            KeyError: an entry is missing.
+            TypeError: an entry has a wrong type.
         """
         densities = cls()
         for name, of in content.items():
@@ -143,7 +144,7 @@ class Densities(Mapping[str, DensitySeries]):
                 for edges, weights in zip(of["edges"], of["weights"], strict=True)
             ]
             if not len(of["steps"]) == len(histograms) > 0:
-                raise ValueError(f"{name!r} has not as many steps as histograms")
+                raise ValueError(f"{name!r} has unequal numbers of steps and histograms")
             steps = [int(step) for step in of["steps"]]
             densities._kept[name] = _Kept(int(of["stride"]), int(of["seen"]), steps, histograms)
         return densities
@@ -176,11 +177,11 @@ class Densities(Mapping[str, DensitySeries]):
 
 
 def _ends(edges: np.ndarray) -> np.ndarray:
-    """`edges`, or the first and the last, where these tell all."""
+    """`edges`, or the first and the last, where these reproduce all."""
     return edges[[0, -1]] if np.array_equal(_whole(edges[[0, -1]], len(edges) - 1), edges) else edges
 
 
 def _whole(edges: Sequence[float] | np.ndarray, bins: int) -> np.ndarray:
-    """The bins + 1 edges that `edges` tell."""
+    """All bins + 1 edges, from `_ends` of them."""
     given = np.asarray(edges, dtype=np.float64)
     return np.linspace(given[0], given[1], bins + 1) if len(given) == 2 else given

@@ -28,11 +28,11 @@ class Series(NamedTuple):
     """One metric over a run."""
 
     steps: np.ndarray  # (n,) int64, the optimizer step of each value
-    values: np.ndarray  # (n,) float64, nan where a value could not be had
+    values: np.ndarray  # (n,) float64, nan where a value is missing
 
 
 class Note(NamedTuple):
-    """Why values are missing or not to be trusted."""
+    """Why values are missing or doubtful."""
 
     step: int
     text: str
@@ -42,11 +42,11 @@ class History:
     """The values of every metric, by name.
 
     Attributes:
-        notes: why values are missing or not to be trusted, in order.
+        notes: why values are missing or doubtful, in order.
         alerts: of the run, in order.
         densities: distributions by name, `history.densities["curvature/density"].steps` and
             `.histograms`; of long runs every second one, or fewer.
-        doubtful: by metric the steps whose values are not to be trusted.
+        doubtful: by metric the steps whose values are doubtful.
 
     Example:
         >>> history = History()
@@ -77,7 +77,7 @@ class History:
         self.notes.append(Note(step, text))
 
     def doubt(self, step: int, names: Iterable[str]) -> None:
-        """Remember that the values of `names` at `step` are not to be trusted."""
+        """Mark the values of `names` at `step` as doubtful."""
         for name in names:
             self.doubtful.setdefault(name, []).append(step)
 
@@ -202,10 +202,13 @@ class History:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
             version = content["curvwatch_history"]
         except (ValueError, KeyError, TypeError) as error:
-            raise CurvwatchError(f"{path} is no history that curvwatch saved, or is cut") from error
+            raise CurvwatchError(
+                f"{path} is not a history that curvwatch saved, or is truncated"
+            ) from error
         if version not in _READ:
             raise CurvwatchError(
-                f"{path} is of version {version!r}; this curvwatch reads {', '.join(map(str, _READ))}"
+                f"{path} has version {version!r}; this curvwatch reads versions "
+                f"{', '.join(map(str, _READ))}"
             )
         history = cls()
         try:
@@ -213,7 +216,7 @@ class History:
                 history._steps[name] = [int(step) for step in series["steps"]]
                 history._values[name] = [_from_json(value) for value in series["values"]]
                 if len(history._steps[name]) != len(history._values[name]):
-                    raise ValueError(f"{name!r} has not as many steps as values")
+                    raise ValueError(f"{name!r} has unequal numbers of steps and values")
             history.notes = [Note(*note) for note in content["notes"]]
             history.alerts = [
                 Alert(**{**alert, "value": _from_json(alert["value"])}) for alert in content["alerts"]
@@ -244,7 +247,7 @@ class History:
 
 
 def _doubtful(saved: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Of a file or a checkpoint; those of version 0.1 have none."""
+    """Doubtful steps in a file or a checkpoint; those of version 0.1 have none."""
     found: Mapping[str, Any] = saved.get("doubtful", {})
     return found
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from curvwatch.operators.base import FunctionOperator, SymmetricOperator, with_product
 from curvwatch.solvers.lanczos import Eigenpairs, lanczos
 
-# products of a look at what is left: a smaller eigenvalue may pass for its largest before
+# products of a solve for what is left: a smaller eigenvalue may pass for its largest before
 _FEWEST = 8
-# residual of such a look, relative to its value
+# residual of such a solve, relative to its value
 _RTOL = 0.05
 
 
@@ -39,12 +39,12 @@ def deflated_lanczos(
     Args:
         operator: what to solve.
         k: number of eigenpairs, at most `operator.size`.
-        rest: whether to return the largest pair of what is left, too, as it came out of the last look:
+        rest: whether to return the largest pair of what is left, too, as it came out of the last solve:
             its residual may be large. There is none where `k` are all, or a product is not finite.
         start: as that of `lanczos`.
         rtol: residual of each pair relative to the size of its value.
         min_products: as that of `lanczos`.
-        max_products: the most products of all solves together, but for some ten of the last look.
+        max_products: the most products of all solves together, but for some ten of the last one.
         basis: as that of `lanczos`.
         generator: of the random vectors, on the CPU.
     """
@@ -63,7 +63,7 @@ def deflated_lanczos(
     while k < operator.size and np.isfinite(pairs.values).all():
         left = max_products - pairs.products
         found = lanczos(
-            _rest(operator, pairs),
+            _deflate(operator, pairs),
             rtol=_RTOL,
             min_products=_FEWEST,
             max_products=max(left, _FEWEST),
@@ -75,22 +75,22 @@ def deflated_lanczos(
         missed = float(found.values[0] - pairs.values[-1]) > float(pairs.residuals[-1])
         if not missed or not np.isfinite(found.values).all():
             pairs = replace(pairs, products=products)
-            return _with_rest(pairs, found) if rest and not missed else pairs
+            return _append_pair(pairs, found) if rest and not missed else pairs
         exact = lanczos(
-            _rest(operator, pairs),
+            _deflate(operator, pairs),
             start=found.vectors[0],
             rtol=rtol,
             max_products=max(left - found.products, 1),
             basis=basis,
             generator=generator,
         )
-        pairs = _joined(pairs, exact, products + exact.products)
+        pairs = _insert_pair(pairs, exact, products + exact.products)
         if pairs.products >= max_products:  # nobody has looked whether another one was missed
             return replace(pairs, converged=False)
     return pairs
 
 
-def _rest(operator: SymmetricOperator, pairs: Eigenpairs) -> FunctionOperator:
+def _deflate(operator: SymmetricOperator, pairs: Eigenpairs) -> FunctionOperator:
     """`operator` with the eigenvalues of `pairs` moved below all of them."""
     low = pairs.values[-1] - max(pairs.values[0] - pairs.values[-1], abs(pairs.values[-1]))
     down = torch.from_numpy(pairs.values - low).to(operator.device)
@@ -102,7 +102,7 @@ def _rest(operator: SymmetricOperator, pairs: Eigenpairs) -> FunctionOperator:
     return with_product(operator, product)
 
 
-def _with_rest(pairs: Eigenpairs, found: Eigenpairs) -> Eigenpairs:
+def _append_pair(pairs: Eigenpairs, found: Eigenpairs) -> Eigenpairs:
     """`pairs`, and the first of `found` behind them."""
     return replace(
         pairs,
@@ -113,7 +113,7 @@ def _with_rest(pairs: Eigenpairs, found: Eigenpairs) -> Eigenpairs:
     )
 
 
-def _joined(pairs: Eigenpairs, found: Eigenpairs, products: int) -> Eigenpairs:
+def _insert_pair(pairs: Eigenpairs, found: Eigenpairs, products: int) -> Eigenpairs:
     """`pairs` with the first of `found` in its place, and without the last."""
     values = np.append(pairs.values, found.values[0])
     order = np.argsort(-values, kind="stable")[: len(pairs.values)]

@@ -67,7 +67,7 @@ def lanczos(
         also: number of further Ritz pairs to return, converged or not.
         largest: the largest end of the spectrum, else the smallest.
         start: (length,) first vector; None: a random one. An eigenvector that is orthogonal to it
-            cannot be found, so add a random part to an old solution.
+            is never found, so add a random part to an old solution.
         rtol: residual of each pair relative to the size of its value. With a gap to the next
             eigenvalue the value's own error is about the square of it; but before close eigenvalues
             part, one may pass for another, so a tolerance over 1e-3 is for good starts.
@@ -99,12 +99,12 @@ def lanczos(
     begun = np.eye(1, room)[0]  # the start in terms of the basis
     asymmetry = norm = 0.0
     while True:
-        w, column, beta = _orthogonalised(operator, V[: j + 1], sign * operator.matvec(V[j]))
+        w, column, beta = _orthogonalise(operator, V[: j + 1], sign * operator.matvec(V[j]))
         products += 1
         T[: j + 1, j] = T[j, : j + 1] = column
         asymmetry = max(asymmetry, np.abs(column[first : max(first, j - 1)]).max(initial=0.0))
         if not (np.isfinite(column).all() and np.isfinite(beta)):
-            return _failed(operator, k + also, products)
+            return _nan_eigenpairs(operator, k + also, products)
         j += 1
         theta, S = np.linalg.eigh(T[:j, :j])
         theta, S = theta[::-1], S[:, ::-1]
@@ -119,7 +119,7 @@ def lanczos(
             break
         if beta <= 4 * eps * norm:  # an invariant subspace
             w = _random(operator, generator)
-            w, _, beta = _orthogonalised(operator, V[:j], w)
+            w, _, beta = _orthogonalise(operator, V[:j], w)
         if j == room:
             j = min(room - 2, max(k + also + 1, room // 2))
             first = j
@@ -142,7 +142,7 @@ def lanczos(
     )
 
 
-def _orthogonalised(
+def _orthogonalise(
     operator: SymmetricOperator, rows: Tensor, w: Tensor
 ) -> tuple[Tensor, np.ndarray, float]:
     """`w`, in place, less its part in the span of `rows`; the part's coefficients; the norm left."""
@@ -178,8 +178,8 @@ def _random(operator: SymmetricOperator, generator: torch.Generator | None) -> T
     return v.to(operator.device)
 
 
-def _failed(operator: SymmetricOperator, m: int, products: int) -> Eigenpairs:
-    """What is told of `m` eigenpairs where a product is not finite."""
+def _nan_eigenpairs(operator: SymmetricOperator, m: int, products: int) -> Eigenpairs:
+    """The nan values of `m` eigenpairs where a product is not finite."""
     nan = np.full(m, np.nan)
     vectors = torch.full((m, operator.length), torch.nan, dtype=operator.dtype)
     return Eigenpairs(

@@ -26,7 +26,7 @@ class Outliers:
     Attributes:
         count: of outliers; 0 where one line fits all as well.
         error: how far the count may be off: that of other breaks which fit nearly as well (likelihood
-            ratio, 95 %), or of a look at three quarters of the eigenvalues.
+            ratio, 95 %), or of a test of three quarters of the eigenvalues.
     """
 
     count: int
@@ -47,7 +47,7 @@ def count_outliers(values: np.ndarray, noise: np.ndarray | float = 0.0) -> Outli
         noise: (k,) or one number: values up to it are zero.
 
     Returns:
-        None where there are too few values, or none above zero, to tell a bulk from them.
+        None where there are too few values, or none above zero, to distinguish a bulk from them.
 
     Sources: Cattell 1966, "The scree test for the number of factors"; Zoski & Jurs 1996, "An objective
     counterpart to the visual scree test for factor analysis: the standard error scree".

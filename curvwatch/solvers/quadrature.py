@@ -63,7 +63,7 @@ class Quadrature:
 
     The rule of a unit vector u has ``sum(weights * f(nodes)) = u' f(A) u`` for polynomials f of a
     degree below twice the number of nodes, and its mean over u is ``tr f(A) / size``. So trace and
-    Frobenius norm have no error but that of few random vectors, which is what a standard error tells.
+    Frobenius norm have no error but that of few random vectors, which a standard error measures.
     Functions with a kink have one of few nodes, too: compare with a quadrature of more steps.
 
     Attributes:
@@ -210,7 +210,7 @@ class Quadrature:
         sigma = self.sigma() if sigma is None else sigma
         edges = self.edges(sigma=sigma) if edges is None else np.asarray(edges, dtype=np.float64)
         each = np.array(
-            [_binned(x, w, edges, sigma) for x, w in zip(self.nodes, self.weights, strict=True)]
+            [_bin_weights(x, w, edges, sigma) for x, w in zip(self.nodes, self.weights, strict=True)]
         )
         count = len(each)
         nan = np.full(each.shape[1], np.nan)
@@ -253,7 +253,7 @@ def stochastic_lanczos(
     asymmetry, products = 0.0, 0
     for i in range(probes):
         V[0] = unit(operator, random_signs(operator, generator))
-        T, beta, stray = _projected(operator, V)
+        T, beta, stray = _project(operator, V)
         products += len(T)
         asymmetry = max(asymmetry, stray)
         if not np.isfinite(T).all():
@@ -283,7 +283,7 @@ def _gauss(T: np.ndarray, beta: float, steps: int) -> np.ndarray:
     return np.concatenate([rule, missing], axis=1)
 
 
-def _projected(operator: SymmetricOperator, V: Tensor) -> tuple[np.ndarray, float, float]:
+def _project(operator: SymmetricOperator, V: Tensor) -> tuple[np.ndarray, float, float]:
     """Lanczos from V[0], filling `V`: the projected matrix, the norm left, the relative asymmetry."""
     steps = len(V)
     eps = torch.finfo(operator.dtype).eps
@@ -320,7 +320,7 @@ def _magnitude_log(x: np.ndarray) -> np.ndarray:
     return np.array(size * np.log(np.where(size > 0, size, 1.0)))
 
 
-def _binned(nodes: np.ndarray, weights: np.ndarray, edges: np.ndarray, sigma: float) -> np.ndarray:
+def _bin_weights(nodes: np.ndarray, weights: np.ndarray, edges: np.ndarray, sigma: float) -> np.ndarray:
     """Weight of each bin, shape (bins,), each node spread by a Gaussian."""
     if sigma == 0.0:
         return np.histogram(nodes, edges, weights=weights)[0]

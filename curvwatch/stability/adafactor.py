@@ -17,7 +17,7 @@ GONE = (
     "inactive and its scale from the weights after the step"
 )
 CLIPPED = (
-    "Adafactor clipped its last update; the factor is taken as held still, as with gradient "
+    "Adafactor clipped its last update; the factor is treated as constant, as with gradient "
     "clipping by norm"
 )
 LARGE = (
@@ -76,7 +76,7 @@ def adafactor_update(
     relative = min(lr, t**-0.5)
     root = _root(param, eps1, state)
     after = wide(param)
-    keep = abs(1.0 - lr * decay) or 1.0  # a decay that leaves nothing cannot be undone
+    keep = abs(1.0 - lr * decay) or 1.0  # a decay that leaves nothing has no inverse
     clip, scale, notes = 1.0, None, []
     if param.grad is None:
         notes.append(GONE)

@@ -1,4 +1,4 @@
-"""Adam, AMSGrad, AdamW, Adamax."""
+"""Adam, AMSGrad, AdamW, Adamax, NAdam, RAdam."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from curvwatch.stability.law import Law, Update
 from curvwatch.stability.optimizer_state import ascends, number, steps_taken, wide
 
 
-def averaging_response(beta: float) -> float:
-    """Q(-1) of an exponential moving average: (1 - b) / (1 + b)."""
-    return (1.0 - beta) / (1.0 + beta)
+def adam_update(param: Tensor, group: Mapping[str, Any], state: Mapping[str, Any]) -> Update | None:
+    """Adam; its flag ``decoupled_weight_decay`` came with torch 2.7."""
+    return _adam(group, state, decoupled=bool(group.get("decoupled_weight_decay", False)))
 
 
-def split_decay(group: Mapping[str, Any], decoupled: bool) -> tuple[float, float]:
-    """The weight decay of a group as (coupled, decoupled)."""
-    decay = number(group["weight_decay"])
-    return (0.0, decay) if decoupled else (decay, 0.0)
+def adamw_update(param: Tensor, group: Mapping[str, Any], state: Mapping[str, Any]) -> Update | None:
+    """AdamW; a class of its own before torch 2.7."""
+    return _adam(group, state, decoupled=True)
 
 
 def _adam(group: Mapping[str, Any], state: Mapping[str, Any], *, decoupled: bool) -> Update | None:
@@ -41,14 +40,30 @@ def _adam(group: Mapping[str, Any], state: Mapping[str, Any], *, decoupled: bool
     )
 
 
-def adam_update(param: Tensor, group: Mapping[str, Any], state: Mapping[str, Any]) -> Update | None:
-    """Adam; its flag ``decoupled_weight_decay`` came with torch 2.7."""
-    return _adam(group, state, decoupled=bool(group.get("decoupled_weight_decay", False)))
+_HOLDS = "v changes slowly against the oscillation (beta2 near 1)"
 
 
-def adamw_update(param: Tensor, group: Mapping[str, Any], state: Mapping[str, Any]) -> Update | None:
-    """AdamW; a class of its own before torch 2.7."""
-    return _adam(group, state, decoupled=True)
+ADAM = Law(
+    update=adam_update,
+    formula=(
+        "edge = 2(1 + b1)/((1 - b1) lr) on P^-1 (H + weight_decay); "
+        "P = (1 - b1^t) (sqrt(v/(1 - b2^t)) + eps), amsgrad: the running maximum of v"
+    ),
+    reference="Cohen et al. 2022, arXiv:2207.14484",
+    holds=_HOLDS,
+)
+
+
+ADAMW = Law(
+    update=adamw_update,
+    formula=(
+        "edge = (1 + b1)(2 - lr weight_decay)/((1 - b1) lr); "
+        "P = (1 - b1^t) (sqrt(v/(1 - b2^t)) + eps), amsgrad: the running maximum of v"
+    ),
+    reference="Cohen et al. 2022, arXiv:2207.14484; decay: z = -1 in the recurrence of "
+    "Loshchilov & Hutter 2019, arXiv:1711.05101",
+    holds=_HOLDS,
+)
 
 
 def adamax_update(param: Tensor, group: Mapping[str, Any], state: Mapping[str, Any]) -> Update | None:
@@ -65,29 +80,6 @@ def adamax_update(param: Tensor, group: Mapping[str, Any], state: Mapping[str, A
         maximize=ascends(group),
     )
 
-
-_HOLDS = "v changes slowly against the oscillation (beta2 near 1)"
-
-ADAM = Law(
-    update=adam_update,
-    formula=(
-        "edge = 2(1 + b1)/((1 - b1) lr) on P^-1 (H + weight_decay); "
-        "P = (1 - b1^t) (sqrt(v/(1 - b2^t)) + eps), amsgrad: the running maximum of v"
-    ),
-    reference="Cohen et al. 2022, arXiv:2207.14484",
-    holds=_HOLDS,
-)
-
-ADAMW = Law(
-    update=adamw_update,
-    formula=(
-        "edge = (1 + b1)(2 - lr weight_decay)/((1 - b1) lr); "
-        "P = (1 - b1^t) (sqrt(v/(1 - b2^t)) + eps), amsgrad: the running maximum of v"
-    ),
-    reference="Cohen et al. 2022, arXiv:2207.14484; decay: z = -1 in the recurrence of "
-    "Loshchilov & Hutter 2019, arXiv:1711.05101",
-    holds=_HOLDS,
-)
 
 ADAMAX = Law(
     update=adamax_update,
@@ -135,17 +127,6 @@ NADAM = Law(
 )
 
 
-def rectification(beta2: float, t: float) -> float | None:
-    """r_t of Liu et al. 2020, or None while the variance of v is unbounded (rho_t <= 5)."""
-    rho_inf = 2.0 / (1.0 - beta2) - 1.0
-    rho = rho_inf - 2.0 * t * beta2**t / (1.0 - beta2**t)
-    if rho <= 5.0:
-        return None
-    above = (rho - 4.0) * (rho - 2.0) * rho_inf
-    below = (rho_inf - 4.0) * (rho_inf - 2.0) * rho
-    return float((above / below) ** 0.5)
-
-
 def radam_update(param: Tensor, group: Mapping[str, Any], state: Mapping[str, Any]) -> Update | None:
     """RAdam; torch adds eps before the bias correction, not after it as in Adam."""
     t = steps_taken(state)
@@ -180,3 +161,25 @@ RADAM = Law(
     "runs it",
     holds="v and r_t change slowly against the oscillation; not during the first steps",
 )
+
+
+def rectification(beta2: float, t: float) -> float | None:
+    """r_t of Liu et al. 2020, or None while the variance of v is unbounded (rho_t <= 5)."""
+    rho_inf = 2.0 / (1.0 - beta2) - 1.0
+    rho = rho_inf - 2.0 * t * beta2**t / (1.0 - beta2**t)
+    if rho <= 5.0:
+        return None
+    above = (rho - 4.0) * (rho - 2.0) * rho_inf
+    below = (rho_inf - 4.0) * (rho_inf - 2.0) * rho
+    return float((above / below) ** 0.5)
+
+
+def averaging_response(beta: float) -> float:
+    """Q(-1) of an exponential moving average: (1 - b) / (1 + b)."""
+    return (1.0 - beta) / (1.0 + beta)
+
+
+def split_decay(group: Mapping[str, Any], decoupled: bool) -> tuple[float, float]:
+    """The weight decay of a group as (coupled, decoupled)."""
+    decay = number(group["weight_decay"])
+    return (0.0, decay) if decoupled else (decay, 0.0)

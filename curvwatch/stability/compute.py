@@ -26,7 +26,7 @@ from curvwatch.stability.table import find_law
 from curvwatch.stability.unsupported import BY_VALUE, STILL, reason_without_law, unwrap
 
 
-class Moved(NamedTuple):
+class MovedParameter(NamedTuple):
     """A parameter that moves: its place among the measured ones, and its update."""
 
     place: int
@@ -34,7 +34,7 @@ class Moved(NamedTuple):
 
 
 def join(
-    empty: StabilityLaw, params: Sequence[Tensor], moved: Sequence[Moved], scale: float
+    empty: StabilityLaw, params: Sequence[Tensor], moved: Sequence[MovedParameter], scale: float
 ) -> StabilityLaw:
     """Join the updates into one law.
 
@@ -58,7 +58,7 @@ def join(
     shifts = [update.coupled_decay / scale for _, update in moved]
     reference = edges[0]
     sign = -1.0 if moved[0].update.maximize else 1.0
-    note = _note([update.note for _, update in moved])
+    note = _join_notes([update.note for _, update in moved])
 
     alike = len(set(edges)) == 1 and len(set(shifts)) == 1 and len(moved) == len(params)
     if alike and all(update.preconditioner is None for _, update in moved):
@@ -70,10 +70,10 @@ def join(
             )
         return replace(empty, edge=reference - shifts[0], sign=sign, note=note)
 
-    preconditioner: list[Tensor | None] = [_constant(param, math.inf) for param in params]
+    preconditioner: list[Tensor | None] = [_fill_like(param, math.inf) for param in params]
     shift = [0.0] * len(params)
     for (place, update), edge, extra in zip(moved, edges, shifts, strict=True):
-        preconditioner[place] = _weighted(params[place], place, update, edge / reference)
+        preconditioner[place] = _scale_preconditioner(params[place], place, update, edge / reference)
         shift[place] = extra
     return replace(
         empty,
@@ -91,7 +91,9 @@ def _edge(update: Update, scale: float) -> float:
     if not 0.0 < update.lr < math.inf:
         raise NoLaw(f"learning rate is {update.lr}")
     if not 0.0 < update.response < math.inf:
-        raise NoLaw(f"the momentum passes on {update.response} of a gradient that alternates")
+        raise NoLaw(
+            f"the momentum's response to an alternating gradient is {update.response}: no edge exists"
+        )
     reach = 2.0 - update.lr * update.decoupled_decay
     if not reach > 0.0:
         raise NoLaw(
@@ -101,11 +103,11 @@ def _edge(update: Update, scale: float) -> float:
     return reach / (scale * update.lr * update.response)
 
 
-def _weighted(param: Tensor, place: int, update: Update, ratio: float) -> Tensor | None:
+def _scale_preconditioner(param: Tensor, place: int, update: Update, ratio: float) -> Tensor | None:
     """P of one parameter with the ratio of edges folded in; None for the identity."""
     entry = update.preconditioner
     if entry is None:
-        return None if ratio == 1.0 else _constant(param, ratio)
+        return None if ratio == 1.0 else _fill_like(param, ratio)
     if entry.shape != param.shape:
         raise ValueError(
             f"the law gives parameter {place} of shape {tuple(param.shape)} a preconditioner of "
@@ -119,12 +121,12 @@ def _weighted(param: Tensor, place: int, update: Update, ratio: float) -> Tensor
     return entry if ratio == 1.0 else entry * ratio
 
 
-def _constant(param: Tensor, value: float) -> Tensor:
+def _fill_like(param: Tensor, value: float) -> Tensor:
     dtype = torch.promote_types(param.dtype, torch.float32)
     return torch.full_like(param.detach(), value, dtype=dtype)
 
 
-def _note(notes: Sequence[str | None]) -> str | None:
+def _join_notes(notes: Sequence[str | None]) -> str | None:
     """All that was said, each thing once, so that a caller can warn once per cause."""
     return "; ".join(dict.fromkeys(note for note in notes if note is not None)) or None
 
@@ -171,7 +173,7 @@ def stability_law(
             "for clipping by value"
         )
     bare, law = _resolve(optimizer)
-    chosen = _trainable(bare) if params is None else tuple(params)
+    chosen = _trainable_params(bare) if params is None else tuple(params)
     empty = StabilityLaw(
         optimizer=type(bare).__name__,
         edge=None,
@@ -185,7 +187,7 @@ def stability_law(
             raise NoLaw(reason_without_law(bare))
         if gradient_scale is None:
             raise NoLaw(BY_VALUE)
-        return join(empty, chosen, _moved(bare, law, chosen), float(gradient_scale))
+        return join(empty, chosen, _find_moved(bare, law, chosen), float(gradient_scale))
     except NoLaw as answer:
         return replace(empty, reason=str(answer))
 
@@ -202,13 +204,13 @@ def _resolve(optimizer: object) -> tuple[Any, Law | None]:
     return bare, law
 
 
-def _trainable(optimizer: Any) -> tuple[Tensor, ...]:
+def _trainable_params(optimizer: Any) -> tuple[Tensor, ...]:
     return tuple(
         param for group in optimizer.param_groups for param in group["params"] if param.requires_grad
     )
 
 
-def _moved(optimizer: Any, law: Law, params: tuple[Tensor, ...]) -> list[Moved]:
+def _find_moved(optimizer: Any, law: Law, params: tuple[Tensor, ...]) -> list[MovedParameter]:
     """The parameters that the last step moved, with their updates, in the order of the groups.
 
     Raises:
@@ -228,7 +230,7 @@ def _moved(optimizer: Any, law: Law, params: tuple[Tensor, ...]) -> list[Moved]:
             elif update.lr == 0.0:
                 still = True
             else:
-                moved.append(Moved(place[id(param)], update))
+                moved.append(MovedParameter(place[id(param)], update))
     if moved:
         return moved
     if still:

@@ -22,7 +22,7 @@ class Update:
 
     Attributes:
         lr: learning rate in force; 0 says that the weight does not move.
-        response: Q(-1), what the momentum passes on of a gradient that alternates; 1 without
+        response: Q(-1), the momentum's response to an alternating gradient; 1 without
             momentum, 1 / (1 + m) for heavy ball, (1 - b1) / (1 + b1) for an average.
         preconditioner: diagonal of P, the parameter's shape; None for the identity.
         coupled_decay: c, weight decay that goes through the gradient.

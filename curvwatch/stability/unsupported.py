@@ -16,6 +16,7 @@ TRANSPARENT: dict[str, str] = {
     "EMAOptimizer": "NeMo: averages copies of the weights",
 }
 
+# in wrappers of Lightning and Fabric it is the first, a public property
 _INNER = ("optimizer", "_optimizer", "base_optimizer")
 
 
@@ -56,7 +57,7 @@ _TORCH: dict[str, str] = {
     "LBFGS": "solves for a step with a Hessian estimate of its own and may search along a line",
     "Muon": "orthogonalises its momentum: its step does not grow with the gradient",
     "Rprop": "moves by the sign of the gradient with step sizes of its own",
-    "SparseAdam": "moves only the rows that have a gradient, so its P is of other steps each row",
+    "SparseAdam": "moves only the rows that have a gradient, so each row of its P is of other steps",
 }
 
 # others, by a part of a name in the class's ancestry

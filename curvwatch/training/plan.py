@@ -30,7 +30,7 @@ class ReadingPlan:
         samples: the batches of the step.
         global_step: Lightning's, at w(t).
         losses: of the batches of the step, as training had them; None where one is unknown.
-        ready: whether all of this could be had.
+        ready: whether all of this could be saved.
     """
 
     landscape: list[Measure] = field(default_factory=list)

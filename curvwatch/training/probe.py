@@ -69,7 +69,8 @@ class Probe:
             CurvwatchError: the user's iterable is empty.
         """
         self._kept = [
-            replace(s, batch=s.batch._replace(data=moved(s.batch.data, device))) for s in self._kept
+            replace(s, batch=s.batch._replace(data=move_batch(s.batch.data, device)))
+            for s in self._kept
         ]
         if isinstance(self._source, str) or self._kept:
             return
@@ -164,7 +165,7 @@ class Probe:
         if sum(t.numel() * t.element_size() for t in tensors_in(batches)) > _LARGEST_SAVED:
             return None
         return {
-            "batches": [moved(b, "cpu") for b in batches],
+            "batches": [move_batch(b, "cpu") for b in batches],
             "batch_idx": [s.batch.batch_idx for s in self._kept],
             "random": [s.random.to_plain() if s.random else None for s in self._kept],
         }
@@ -201,6 +202,6 @@ def _is_plain(batch: Any) -> bool:
     return type(batch) is Tensor or isinstance(batch, (int, float, str, bool, type(None)))
 
 
-def moved(batch: Any, device: Any) -> Any:
+def move_batch(batch: Any, device: Any) -> Any:
     """`batch` with its tensors on `device`."""
     return map_containers(batch, lambda v: v.to(device) if isinstance(v, Tensor) else v)

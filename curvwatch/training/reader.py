@@ -84,8 +84,8 @@ class Readings:
         self.broken += [(name + suffix, reading.values[name]) for name in reading.broken]
         self.histograms.update({name + suffix: h for name, h in reading.histograms.items()})
 
-    def cost(self, seconds: float, share: float) -> None:
-        """Tell the price of a reading of the landscape, in one part or several."""
+    def add_cost(self, seconds: float, share: float) -> None:
+        """Add the price of a reading of the landscape, made in one part or several."""
         self.seconds += seconds
         costs = (float(self.products), self.seconds, share)
         self.values.update(zip(COST_METRICS, costs, strict=True))
@@ -228,8 +228,10 @@ def _opened(
             opened = stack.enter_context(make().open(weights))
         except Exception as error:
             failure = error
-        if not run.processes.all([failure is None])[0]:
-            raise failure or CurvwatchError("the reading failed on another process, see its log")
+        if not run.processes.true_on_all([failure is None])[0]:
+            raise failure or CurvwatchError(
+                "the reading failed on another process, whose warning says why"
+            )
         yield opened
 
 

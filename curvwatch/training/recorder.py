@@ -57,7 +57,7 @@ class Recorder:
         self._engine = AlertEngine(rules, watch_finite=watch_finite)
         self._loggers = Loggers([], errors)
         self._logged: list[str] = []  # metrics of the user that rules watch
-        self._never: set[str] = set()  # those of them that never came
+        self._never_logged: set[str] = set()  # those of them without a value so far
         self.history = History()
         self.history.alerts = self._engine.alerts
 
@@ -72,9 +72,9 @@ class Recorder:
         return self._engine.wanted()
 
     def start(self, run: TrainingRun, metrics: Sequence[str]) -> None:
-        """Announce the `metrics` of `run`; tell of rules that none of them feeds."""
+        """Announce the `metrics` of `run`; warn of rules on metrics that are not measured."""
         setup: dict[str, float | str | bool] = {}
-        with self._errors.guard("looking at the hyperparameters"):
+        with self._errors.guard("reading the hyperparameters"):
             setup = hyperparameters(run.optimizers, run.suffixes)
         self._loggers = Loggers(run.loggers, self._errors, setup)
         self._loggers.start(metrics)
@@ -87,7 +87,7 @@ class Recorder:
                     f"the rule {rule.name!r} watches {part.metric!r}, which is not measured in this run"
                 )
         self._logged = sorted({p.metric for _, p in strange if not p.metric.startswith(_OURS)})
-        self._never = set(self._logged)
+        self._never_logged = set(self._logged)
 
     def record(self, run: TrainingRun, step: int, readings: Readings) -> list[Alert]:
         """Send readings of optimizer step `step` to all places; the alerts that they set off."""
@@ -124,16 +124,16 @@ class Recorder:
             last = max(int(self.history[name].steps[-1]) for name in self.history)
             self._loggers.finish(self.history, self.alerts, last)
         self._loggers = Loggers([], self._errors)
-        for metric in sorted(self._never):
+        for metric in sorted(self._never_logged):
             self._errors.warn_once(f"a rule watches {metric!r}, which was never logged in this run")
-        self._never = set()
+        self._never_logged = set()
 
     def _values_of_user(self, run: TrainingRun) -> dict[str, float]:
         if not self._logged:
             return {}
-        with self._errors.guard("looking at the metrics of rules"):
+        with self._errors.guard("reading the metrics of rules"):
             values = run.logged(self._logged)
-            self._never -= {name for name, value in values.items() if not math.isnan(value)}
+            self._never_logged -= {name for name, value in values.items() if not math.isnan(value)}
             return values
         return {}
 

@@ -18,14 +18,14 @@ _NOT_REPEATABLE = "training_step is not repeatable: "
 _OTHER_LOSS = _NOT_REPEATABLE + (
     "run again on the same batch, with the same random numbers, its "
     "loss is {:.6g}, and it was {:.6g} in training, so the values describe another loss and raise no "
-    "alert. Perhaps it draws from a generator that the module does not hold, reads the clock, keeps "
-    "a count outside the module, or asks whether a weight is an nn.Parameter"
+    "alert. Perhaps it uses a random generator or a counter that is stored outside the module, reads "
+    "the clock, or checks whether a weight is an nn.Parameter"
 )
 _OTHER_GRADIENT = _NOT_REPEATABLE + (
-    "run again on the batch of the probe, its loss has a gradient that is off by {:.0%} from the one "
-    "that made the step, so the values on the probe may describe another function and raise no alert. "
-    "Perhaps a part of the graph is made before training_step, weights are reached past the module, or "
-    "a hook changes the gradient (on_after_backward)"
+    "run again on the batch of the probe, its gradient differs by {:.0%} from the one that made the "
+    "step, so the values on the probe may describe another function and raise no alert. Perhaps a part "
+    "of the graph is made before training_step, a weight is used that is not the module's attribute, "
+    "or a hook changes the gradient (on_after_backward)"
 )
 
 

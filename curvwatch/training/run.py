@@ -69,7 +69,7 @@ class TrainingRun(ABC):
         )
         self._hvp: Products = hvp
         self._chunk_size = chunk_size
-        self._chunkings: dict[tuple[int, bool | None], ChunkSize] = {}
+        self._chunk_sizes: dict[tuple[int, bool | None], ChunkSize] = {}
         self.rates = LearningRates(self.optimizers, self.schedulers)
         self._metrics: dict[tuple[str, int], tuple[str, ...]] = {}
         self._refuse()
@@ -155,7 +155,7 @@ class TrainingRun(ABC):
             params=params,
             train=train,
             hvp=self._hvp,
-            chunking=self._chunkings.setdefault((index, train), ChunkSize(self._chunk_size)),
+            chunking=self._chunk_sizes.setdefault((index, train), ChunkSize(self._chunk_size)),
             processes=self.processes,
             kept=self.graph,
         )
@@ -163,7 +163,7 @@ class TrainingRun(ABC):
     @property
     def unchunked_reasons(self) -> list[str]:
         """Why batches that are too large for a reading are not taken in parts."""
-        return [c.refused for c in self._chunkings.values() if c.refused is not None]
+        return [c.refused for c in self._chunk_sizes.values() if c.refused is not None]
 
     def metric_names(self, measures: Sequence[Measure], *, batches: int) -> list[str]:
         """All metrics that `measures` will log in this run, with `batches` in each process's probe."""
@@ -217,9 +217,9 @@ class TrainingRun(ABC):
         for optimizer in self.optimizers:
             if not hasattr(optimizer, "register_step_pre_hook"):
                 raise CurvwatchError(
-                    f"{type(optimizer).__name__} is no torch.optim.Optimizer, so its steps cannot be "
-                    "watched: return the optimizer that it wraps from configure_optimizers, or make it "
-                    "a subclass"
+                    f"{type(optimizer).__name__} is not a torch.optim.Optimizer, so its steps cannot "
+                    "be observed: return the optimizer that it wraps from configure_optimizers, or "
+                    "make it a subclass"
                 )
 
 

@@ -39,8 +39,8 @@ _SHARDED = (
 )
 _PROBE_LOST = (
     "the checkpoint holds no probe, because its batches are over 64 MiB or not plain dicts, lists and "
-    "tensors: the landscape is read on new batches, and its curves may jump. probe=[...] takes batches "
-    "of your own"
+    "tensors: the landscape is read on new batches, and its curves may jump. Give your own batches by "
+    "probe=[...] to avoid it"
 )
 
 
@@ -168,7 +168,7 @@ class Session:
         """
         made = [ready and index in finished for index in range(len(run.optimizers))]
         here = [ready and bool(plan.landscape), ready and bool(plan.step), *made]
-        everywhere = run.processes.all(here)
+        everywhere = run.processes.true_on_all(here)
         if here != everywhere:
             self.errors.warn_once(
                 "there is no reading at this step, because another process was not ready for it"
@@ -215,7 +215,7 @@ class Session:
                         trained=trained,
                         is_step=is_step,
                     )
-            readings.cost(*seconds)
+            readings.add_cost(*seconds)
         if plan.step and finished:
             with self.schedule.timed(plan.step):
                 if not plan.landscape:
@@ -227,7 +227,7 @@ class Session:
         self, run: TrainingRun, readings: Readings, training_loss: Callable[[], Tensor | None]
     ) -> list[Alert]:
         """Check the training loss, and send `readings` to all places; the alerts that they set off."""
-        with self.errors.guard("looking at the training loss"):
+        with self.errors.guard("checking the training loss"):
             loss = training_loss()
             if loss is not None:
                 readings.check_finite("training loss", loss)
@@ -241,6 +241,7 @@ class Session:
 
     def finish(self) -> None:
         """The run is over: say what the probe lacked, and show the run as a whole."""
+        self.errors.run_is_over = True
         shortage = self.probe.shortage
         if shortage and any(m.stage == "landscape" for m in self.measures):
             self.errors.warn_once(shortage)
@@ -261,7 +262,9 @@ class Session:
         return {}  # a run that is resumed from this begins its readings anew
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict()`."""
+        """Go on from `state_dict()`; an empty one is of a run without readings, and changes nothing."""
+        if not state:
+            return
         state = dict(state)
         self.last_step = state["last_step"]
         self.recorder.load_state_dict(state)

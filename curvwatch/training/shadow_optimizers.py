@@ -40,8 +40,8 @@ class ShadowOptimizer:
             optimizer: Any = compared.make(self._take(weights))
         if not isinstance(optimizer, Optimizer) or isinstance(optimizer, LBFGS):
             raise CurvwatchError(
-                f"{type(optimizer).__name__} is no torch.optim.Optimizer that makes a step from one "
-                "gradient"
+                f"{type(optimizer).__name__} is not a torch.optim.Optimizer that makes a step from "
+                "one gradient"
             )
         self._optimizer = optimizer
 
@@ -155,7 +155,7 @@ def _on_host(value: Any) -> Any:
 
 _SHARDED = (
     "the weights are sharded, so the shadow steps of compared optimizers are not made: "
-    "step/<name>/... is missing; DDP can be compared"
+    "step/<name>/... is missing; use DDP"
 )
 _LBFGS = (
     "LBFGS evaluates several gradients in one step, so compared optimizers have none to "
@@ -199,8 +199,8 @@ class ShadowOptimizers:
         with self._clock.reading():
             weights = trained(self._optimizers[index])
             for name in self._compared:
-                with self._caught(name, index):
-                    shadow = self._of(name, index, weights)
+                with self._guard(name, index):
+                    shadow = self._find_or_make(name, index, weights)
                     if shadow is not None:
                         shadow.save_weights(weights)
 
@@ -215,7 +215,7 @@ class ShadowOptimizers:
                 return
             gradients = gradient_used(optimizer)
             for name in self._compared:
-                with self._caught(name, index):
+                with self._guard(name, index):
                     shadow = self._made.get((name, index))
                     if shadow is not None and gradients:
                         shadow.feed(gradients)
@@ -229,7 +229,7 @@ class ShadowOptimizers:
         """
         made: dict[str, dict[int, Tensor]] = {}
         for name, compared in self._compared.items():
-            with self._caught(name, index):
+            with self._guard(name, index):
                 shadow = self._made.get((name, index))
                 if shadow is not None:
                     made[name] = shadow.steps(before)
@@ -251,7 +251,7 @@ class ShadowOptimizers:
         """Go on from `state_dict()`."""
         self._resumed, self._made = dict(state), {}
 
-    def _of(self, name: str, index: int, weights: Sequence[Tensor]) -> ShadowOptimizer | None:
+    def _find_or_make(self, name: str, index: int, weights: Sequence[Tensor]) -> ShadowOptimizer | None:
         key = (name, index)
         if key in self._made:
             return self._made[key]
@@ -272,24 +272,26 @@ class ShadowOptimizers:
         self._made[key] = new
         return new
 
-    def _caught(self, name: str, index: int) -> _Caught:
-        return _Caught(self, name, index)
+    def _guard(self, name: str, index: int) -> _ShadowGuard:
+        return _ShadowGuard(self, name, index)
 
 
-class _Caught:
+class _ShadowGuard:
     """Ends the following of one optimizer where it fails."""
 
     def __init__(self, shadows: ShadowOptimizers, name: str, index: int) -> None:
         self._shadows, self._key = shadows, (name, index)
-        self._caught = shadows._errors.guard(f"following the compared optimizer {name}")
+        self._error_guard = shadows._errors.guard(
+            f"computing the steps of the compared optimizer {name}"
+        )
 
     def __enter__(self) -> None:
-        self._caught.__enter__()
+        self._error_guard.__enter__()
 
     def __exit__(self, *error: Any) -> bool | None:
         if error[0] is not None:
             self._shadows._made[self._key] = None
-        return self._caught.__exit__(*error)
+        return self._error_guard.__exit__(*error)
 
 
 def _scale(steps: dict[int, Tensor], optimizer: Optimizer) -> None:

@@ -267,8 +267,8 @@ def _without_single_gradient(law: StabilityLaw) -> StabilityLaw:
     return replace(
         law,
         edge=None,
-        reason="the preconditioner of a first step is made of one gradient alone, and the law holds "
-        "where it changes slowly",
+        reason="the preconditioner of a first step is computed from one gradient alone, and the law "
+        "holds only where it changes slowly",
     )
 
 

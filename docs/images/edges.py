@@ -32,7 +32,7 @@ from curvwatch.cli.demo.train import progress_bar, quiet
 
 STEPS, EVERY = 1200, 20
 REACHED = 0.95
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "0.35"  # told apart with any colour vision
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "0.35"  # distinguishable with any colour vision
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def floats(values: list[float | None]) -> np.ndarray:
 
 
 def main() -> None:
-    """Train unless told otherwise, write the numbers and the picture, print the table."""
+    """Train unless asked not to, write the numbers and the picture, print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -86,8 +86,8 @@ def draw_lines(axes: Axes, module: L.LightningModule, runs: list[list[Path]]) ->
         ("that of the other", ORANGE, other, None),
     ):
         line = interpolate(surface, a, end, snapshots=snapshots, outputs=logits)
-        told = "monotone" if line.monotone else f"rises by {line.bump:.2g}"
-        axes.plot(line.alphas, line.losses, color=color, label=f"from {label}: {told}")
+        verdict = "monotone" if line.monotone else f"rises by {line.bump:.2g}"
+        axes.plot(line.alphas, line.losses, color=color, label=f"from {label}: {verdict}")
         gauss = line.gauss
         print(
             f"from {label}: bump {line.bump:.4f}, distance {line.distance:.3g}, "

@@ -233,7 +233,7 @@ def reading(results: Results) -> str:
         f"same batches are at {faster:.2f} of it, with a batch sharpness that is no higher. Both fit "
         f"the data (losses of {losses[0]:.2g} and {losses[1]:.2g} in the end), and where the loss is "
         "next to nothing sharpness no longer rises: that may be what holds it below the edge, and two "
-        "learning rates hardly tell that from an edge. "
+        "learning rates hardly distinguish that from an edge. "
         f"With batches of {' and '.join(below)} batch sharpness lies below the sharpness of the whole "
         "loss, which is not as the paper has it; perhaps because few batches still have a gradient "
         "along the sharpest direction once the fit is this good. Batch sharpness of all examples is "

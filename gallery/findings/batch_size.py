@@ -231,7 +231,7 @@ def reading(results: Results) -> str:
         f"beyond what readings scatter in {clear} of {SEEDS} seeds; Keskar's sharpness, which sums "
         f"over all weights of the box, is {min(box):.2f} to {max(box):.2f} times as large. Of what "
         f"was held out, large batches get more right in {ahead} of the {len(right)} pairs, against "
-        f"the claim, but by {apart:.0f} of {HELD_OUT} digits at most: digits are too easy to tell, "
+        f"the claim, but by {apart:.0f} of {HELD_OUT} digits at most: digits are too easy to classify, "
         "and the paper's gaps of some per cent are those of CIFAR and TIMIT."
     )
 

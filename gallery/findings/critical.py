@@ -1,4 +1,4 @@
-"""Critical sharpness, by forward passes alone, tells of the edge once the steps have come to it."""
+"""Critical sharpness, by forward passes alone, shows the edge once the steps have reached it."""
 
 from __future__ import annotations
 
@@ -171,23 +171,23 @@ def reading(results: Results) -> str:
     """What the two are good for."""
     shares = {name: float(np.mean(at_edge(one) > 0.5)) for name, one in results.items()}
     return (
-        "The edge shows in critical sharpness, and for GD at the right place. The way to it does "
+        "The edge shows in critical sharpness, and for GD at the right place. The approach to it does "
         "not: on these runs, full-batch and without noise, steps avoid the sharp directions, and "
         "critical sharpness stays near zero until the oscillation along them sets in, after "
         "sharpness has passed its edge. And it comes and goes with the oscillation: at the edge "
         f"the critical ratio is over one half in {shares['GD']:.0%} of the readings with GD, and "
         f"in {shares['Adam']:.0%} with Adam, whose step is an average over past gradients, much of "
-        "which is not along the direction that oscillates. So a high reading tells that a run is "
-        "at its edge, a low one tells nothing, and none that it comes near; the stability ratio "
-        "tells all that, at the price of products with the Hessian. Batches, whose noise has a "
-        "part along the sharp directions at all times, may well show sharpening earlier, as in "
-        "the paper's language models; that is not tested here."
+        "which is not along the direction that oscillates. So a high reading shows that a run is "
+        "at its edge, a low one shows nothing, and no reading shows that the edge is near; the "
+        "stability ratio shows all three, at the price of products with the Hessian. Batches, "
+        "whose noise has a part along the sharp directions at all times, may well show "
+        "sharpening earlier, as in the paper's language models; that is not tested here."
     )
 
 
 FINDING = Finding(
     name="critical",
-    title="Critical sharpness tells of the edge late and for little",
+    title="Critical sharpness shows the edge late and costs little",
     claim="The learning rate at which the step itself would raise the loss is found by a handful of "
     "forward passes. 2 over it is a sharpness that shows progressive sharpening and the edge of "
     "stability as the largest eigenvalue of the Hessian does. It is curvature along the step, though, "

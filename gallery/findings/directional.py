@@ -142,7 +142,7 @@ def reading(results: Results) -> str:
         "A random direction is flat, too, so look at the slope beside it. The last statement "
         "weighs one against the other: along a direction with slope s and curvature c the best "
         "step lowers the loss by s² / 2c, to second order. [docs/compared.md](../compared.md) "
-        "tells what is compared, and what it costs."
+        "says what is compared, and what it costs."
     )
 
 

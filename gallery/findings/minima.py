@@ -91,8 +91,8 @@ def draw(results: Results) -> Figure:
     figure, (lines, ways) = panels(2)
     for name, colour, label in (("sgd", BLUE, "SGD with momentum"), ("adam", ORANGE, "Adam")):
         line = results[f"line {name}"]
-        told = "monotone" if line["monotone"] else f"rises by {line['bump']:.2g}"
-        lines.semilogy(line["alphas"], line["losses"], color=colour, label=f"{label}: {told}")
+        verdict = "monotone" if line["monotone"] else f"rises by {line['bump']:.2g}"
+        lines.semilogy(line["alphas"], line["losses"], color=colour, label=f"{label}: {verdict}")
     lines.set(title="From initialisation to the end", xlabel="alpha", ylabel="loss")
     lines.legend(fontsize="small")
     for label, colour in zip(PATHS, COLOURS, strict=False):
@@ -144,12 +144,12 @@ def checks(results: Results) -> list[Check]:
 
 def reading(results: Results) -> str:
     """What barriers are bounds of."""
-    told = [f"{label}: {note}" for label in PATHS for note in results[label]["notes"]]
+    notes = [f"{label}: {note}" for label in PATHS for note in results[label]["notes"]]
     return (
         "The paths join the two minima of SGD. Git Re-Basin and Entezari et al. find no barrier left "
         "for wide networks; this one is narrow, and a small one is left. Barriers are upper bounds of "
         "the pass between two minima: a path that was trained longer may be lower."
-        + (f" What the searches say of themselves: {'; '.join(told)}." if told else "")
+        + (f" Notes of the searches: {'; '.join(notes)}." if notes else "")
     )
 
 

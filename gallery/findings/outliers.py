@@ -136,7 +136,7 @@ def checks(results: Results) -> list[Check]:
 
 
 def reading(results: Results) -> str:
-    """How outliers are told, and when they can be."""
+    """How outliers are found, and when they can be."""
     count, error = results["outliers"][-1], results["outliers_error"][-1]
     beside = ""
     if abs(count - CLASSES) > error:
@@ -145,9 +145,9 @@ def reading(results: Results) -> str:
             "the claim is of about as many, not of as many. "
         )
     return (
-        f"{beside}Outliers are told by the scree test of the 30 largest eigenvalues: two lines through "
-        "their logarithms over their ranks, and the break between them. The band is the measure's "
-        "own error. How clear the break is depends on network and data: the same network on "
+        f"{beside}Outliers are found by the scree test of the 30 largest eigenvalues: two "
+        "lines through their logarithms over their ranks, and the break between them. The band is the "
+        "measure's own error. How clear the break is depends on network and data: the same network on "
         "standardised pixels, or with tanh and no weight decay, has a spectrum that falls "
         "smoothly, and the error says so."
     )

@@ -81,7 +81,7 @@ def run(progress: Progress) -> Results:
             [Sharpness()], every_n_steps=EVERY, probe=[digits()], alerts="off", on_error="raise"
         )
         with warnings.catch_warnings():
-            # runs that fail end where curvature drowns in rounding
+            # runs that fail end where curvature is dominated by rounding
             warnings.filterwarnings("ignore", "curvwatch: curvature/sharpness", CurvwatchWarning)
             train(
                 Warmed(network(norm, scale), rate, warmup),
@@ -269,9 +269,9 @@ def reading(results: Results) -> str:
         f"way: {over} of the {len(warmed)} runs that train with one have readings over it while the "
         "learning rate rises. And flat is not well: of the "
         f"{len(lost)} runs that failed with a finite loss {len(chance)} end within a tenth of log 10, "
-        "the loss of a network that knows nothing, and "
+        "the loss of a uniform prediction, and "
         f"{'all' if flat == len(chance) else flat} of these are under their edge there. A "
-        "missing point of a curve is a reading that is not to be trusted."
+        "missing point of a curve is a doubtful reading."
     )
 
 

@@ -13,8 +13,8 @@ from curvwatch.charts.heat_maps import (
     aligned,
     column_edges,
     density_map,
+    evenly_spaced,
     layer_map,
-    taken,
 )
 from curvwatch.charts.histogram import Histogram
 
@@ -99,8 +99,8 @@ def test_of_many_readings_some_are_taken_with_the_first_and_the_last() -> None:
     heat = density_map(readings, rows=1, columns=4)
     assert heat.columns.tolist() == [0, 2, 4, 6]
     assert heat.cells.tolist() == [[1.0, 3.0, 5.0, 7.0]]
-    assert taken(3, 10).tolist() == [0, 1, 2]
-    assert taken(10, 1).tolist() == [0]
+    assert evenly_spaced(3, 10).tolist() == [0, 1, 2]
+    assert evenly_spaced(10, 1).tolist() == [0]
 
 
 def test_a_density_without_mass_has_no_colour() -> None:

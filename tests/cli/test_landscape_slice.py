@@ -384,7 +384,7 @@ DATA = ("--data", "{}:Data")
         ),
         (
             ("--module", "{}:Net", *TWO, "--directions", "update", "--normalize", "filter", *SAVE),
-            "--normalize would turn what --directions update looks along",
+            "--normalize would turn what --directions update uses",
         ),
         ((*ONE, *SAVE, "--rtol", "1e-6"), "--rtol is of --directions hessian, not of random"),
         ((*ONE, *SAVE, *DATA, "--directions", "hessian", "--rtol", "2"), "rtol=2.0: a number between"),

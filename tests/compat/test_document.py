@@ -45,7 +45,7 @@ def test_names_are_not_used_twice() -> None:
 
 
 def test_modules_that_remember_are_rows_of_their_own_test() -> None:
-    named = [test.strip("`") for _, test, _ in cells("Modules that remember", width=3)]
+    named = [test.strip("`") for _, test, _ in cells("Modules with state", width=3)]
     assert len(named) > 10
     assert set(named) <= CASES.keys()
 

@@ -89,7 +89,7 @@ def test_pivots_are_put_where_the_loss_rises_between_two():
 def test_a_band_that_is_not_at_rest_says_so():
     found = path(surface(bent_valley), A, B, steps=3, **band)
     assert found.force > 0.01
-    assert "not at rest: after 3 steps" in found.notes[0]
+    assert "not converged: after 3 steps" in found.notes[0]
 
 
 def test_a_band_needs_finite_losses():

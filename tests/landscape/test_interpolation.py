@@ -214,7 +214,7 @@ def test_where_outputs_cannot_be_had_there_is_a_reason():
     f = surface_of(net, [torch.randn(4, 3)], loss_fn=lambda net, x: net(x).pow(4).mean())
     own = interpolate(f, f.start, f.start + 1, points=3, **quiet)
     assert math.isnan(own.gauss.joint)
-    assert "no Gauss length: the outputs of the network cannot be told" in own.notes[0]
+    assert "no Gauss length: the outputs of the network cannot be identified" in own.notes[0]
     assert "outputs=lambda module, batch: ... can give them" in own.notes[0]
     assert np.isfinite(own.losses).all()
     infinite = interpolate(
@@ -235,7 +235,7 @@ def test_it_is_saved_and_comes_back(tmp_path):
         "line",
     )
     assert again.gauss == found.gauss
-    with pytest.raises(CurvwatchError, match="another kind, 'interpolation'; 'path' is needed"):
+    with pytest.raises(CurvwatchError, match="another kind, 'interpolation': 'path' is needed"):
         Path.load(tmp_path / "line.npz")
 
 

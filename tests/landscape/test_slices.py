@@ -330,7 +330,7 @@ def test_files_that_are_no_slices_are_told(tmp_path):
     with pytest.raises(CurvwatchError, match="is no 'slice' that curvwatch saved"):
         load_slice(tmp_path / "pickle.npz")
     for about, told in (
-        ({"version": 2, "what": "slice"}, "is of version 2"),
+        ({"version": 2, "what": "slice"}, "has version 2"),
         ({"version": 1, "what": "path"}, "is of another kind, 'path'"),
         ({"version": 1, "what": "slice", "kind": "3d"}, "is damaged: '3d'"),
         ({"version": 1, "what": "slice", "kind": "1d"}, "is damaged: .* missing"),

@@ -163,7 +163,7 @@ def test_without_a_crossing_there_is_no_value_and_a_note():
     broken = of_weights([math.nan], lambda w: w.sum())
     assert "loss is nan" in missing(read(broken, torch.tensor([1.0])))
     with landscape(line) as at:
-        assert "no step was seen" in missing(CriticalSharpness().read(at))
+        assert "no step was recorded" in missing(CriticalSharpness().read(at))
 
 
 def test_a_bracket_of_rounding_is_doubtful():

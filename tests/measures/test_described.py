@@ -8,13 +8,13 @@ import pytest
 
 from curvwatch.cli import main
 from curvwatch.measures import MEASURES
-from curvwatch.measures.docs import described
+from curvwatch.measures.docs import describe
 from curvwatch.measures.presets import PRESETS
 
 
 @pytest.mark.parametrize("name", MEASURES)
 def test_a_measure_tells_metrics_price_and_source(name: str) -> None:
-    found = described(MEASURES[name])
+    found = describe(MEASURES[name])
     assert found.name == name
     assert found.what.endswith(".")
     assert len(found.price) > 10
@@ -30,7 +30,7 @@ def test_the_list_has_metrics_price_and_source_of_each(capsys: pytest.CaptureFix
     assert main(["measures"]) == 0
     out = " ".join(capsys.readouterr().out.split())
     for measure in MEASURES.values():
-        found = described(measure)
+        found = describe(measure)
         assert measure.name in out
         assert f"Price: {found.price}" in out
         assert f"Source: {found.source}" in out

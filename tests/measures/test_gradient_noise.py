@@ -70,7 +70,7 @@ def test_noise_equals_that_of_dense_gradients(name, sizes):
     reading = read(objective_of(case, model, batches))
     assert set(reading.values) == set(GradientNoise.metrics)
     if expected[1] <= 0:
-        assert "noise covers" in reading.notes[0]
+        assert "noise hides" in reading.notes[0]
         expected[2] = math.nan
     for key, value in zip(NAMES, expected, strict=True):
         read_value = reading.values[f"gradient/{key}"]

@@ -138,7 +138,7 @@ def test_classes_are_counted_or_refused_in_words():
     assert memory["first"].shape[0] == 5
     for net, words in [
         (nn.Conv1d(3, 2, 1), "has none: give a number"),
-        (nn.Linear(3, 200), "would be the 200 outputs"),
+        (nn.Linear(3, 200), "would keep 200 vectors"),
     ]:
         with (
             landscape(Objective.of_batches(net, lambda x: x.sum(), [torch.ones(1)])) as at,

@@ -240,7 +240,7 @@ def test_a_reading_that_did_not_converge_says_so_and_alerts_nobody():
     assert [a.rule for a in monitor.alerts] == ["loss"]
 
 
-def test_a_sharpness_that_drowns_in_rounding_is_marked():
+def test_a_sharpness_dominated_by_rounding_is_marked():
     """Curvatures -1e6 and 1e-2: float32 has no digits left for the second."""
 
     class Saddle(L.LightningModule):
@@ -260,7 +260,7 @@ def test_a_sharpness_that_drowns_in_rounding_is_marked():
         fit(Saddle(), monitor, data=data, max_steps=1, **options)
         return monitor.history
 
-    with pytest.warns(CurvwatchWarning, match="drowns in rounding"):
+    with pytest.warns(CurvwatchWarning, match="dominated by rounding"):
         history = read()
     assert history["curvature/residual"].values[0] > 0.01
     history = read(precision="64-true")

@@ -152,7 +152,7 @@ def test_what_a_run_does_not_have_fails_once_and_the_others_go_on() -> None:
         fit(module, monitor, data=batches, max_steps=6)
     failed = [text for text in warnings if "failed" in text]
     assert len(failed) == 1  # that of gauss_newton and fisher is one cause
-    assert "outputs of the network cannot be told" in failed[0]
+    assert "outputs of the network cannot be identified" in failed[0]
     for metric in ("gauss_newton/trace", "fisher/trace"):
         assert all(map(math.isnan, monitor.history[metric].values))
     for metric in ("curvature/sharpness", "curvature/layer_signal", "curvature/trace"):

@@ -90,9 +90,9 @@ COUPLED = {
     "stopped_gradient": (
         net(),
         lambda m: lambda b: (loss := m(b[0]).square().mean()) / loss.detach(),
-        "gradient of the parts is off",
+        "gradient of the chunks is off",
     ),
-    "fixed_size": (net(), lambda m: lambda b: m(b[0].view(12, 5)).square().mean(), "on a part of it"),
+    "fixed_size": (net(), lambda m: lambda b: m(b[0].view(12, 5)).square().mean(), "on a chunk: "),
 }
 
 
@@ -242,7 +242,7 @@ def test_an_object_with_tensors_is_not_cut():
         def to_dict(self):
             return {"x": torch.ones(4)}
 
-    with pytest.raises(CurvwatchError, match="a Graph cannot be cut"):
+    with pytest.raises(CurvwatchError, match="a Graph cannot be split"):
         slice_batch([torch.ones(4), Graph()], 0, 2)
 
 

@@ -121,19 +121,19 @@ UNCLEAR = {
     "by hand": (lambda layer: (layer(X) - VALUES).square().mean(), "passes through none of"),
     "no log-probabilities": (
         lambda layer: F.nll_loss(layer(X), CLASSES),
-        "no result of log_softmax",
+        "not the result of log_softmax",
     ),
     "changed probabilities": (
         lambda layer: F.binary_cross_entropy(0.9 * layer(X).sigmoid(), CHANCES),
-        "no result of sigmoid",
+        "not the result of sigmoid",
     ),
     "regulariser": (
         lambda layer: F.mse_loss(layer(X), VALUES) + 1e-3 * layer.bias.square().sum(),
-        "weight bias by another way",
+        "weight bias also outside of",
     ),
     "target that is trained": (
         lambda layer: F.binary_cross_entropy_with_logits(layer(X), layer(X).sigmoid()),
-        "by another way",
+        "also outside of",
     ),
     "cascade": (
         lambda layer: _cascade(layer),

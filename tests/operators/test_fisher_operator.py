@@ -164,7 +164,7 @@ REFUSED = {
         "same outputs",
     ),
     "bent": (lambda z: F.mse_loss(z, T).sqrt(), "type1", "not linear"),
-    "penalty": (lambda z: F.cross_entropy(z, Y) + z.square().sum(), "mc", "by another way"),
+    "penalty": (lambda z: F.cross_entropy(z, Y) + z.square().sum(), "mc", "also outside of"),
     "twice": (lambda z: F.mse_loss(z, T) + F.cross_entropy(z, Y), "type1", "same outputs"),
     "negative": (lambda z: -F.mse_loss(z, T), "type1", "negative"),
     "spread": (

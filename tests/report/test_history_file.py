@@ -73,8 +73,8 @@ def test_a_monitors_history_has_its_alerts_also_after_a_resume(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "no history that curvwatch saved, or is cut"),
-        ("3", "no history"),
+        ("{", "not a history that curvwatch saved, or is truncated"),
+        ("3", "not a history"),
         ('{"curvwatch_history": 99}', "version 99"),
         ('{"curvwatch_history": 1, "series": {"a": {"steps": [1], "values": []}}}', "damaged"),
     ],

@@ -137,7 +137,7 @@ def test_a_warmup_where_the_start_is_sharper() -> None:
     assert advice.learning_rate == pytest.approx(0.1)
     # the reading at step 40 supports 3/7 of the way: (40 - 50 * 3/7) / (4/7) = 32.5
     assert advice.warmup == (pytest.approx(0.0125), 33, 50)
-    assert "Hold 0.0125 until step 33, then warm up to it until step 50: before," in str(advice)
+    assert "Hold 0.0125 until step 33, then warm up to it until step 50: before that," in str(advice)
     # a single stray reading is no reason
     assert advise(made([0.1, 0.1, 0.9] + [0.1] * 17, s=0.01)).only.warmup is None
 
@@ -283,7 +283,7 @@ def test_a_run_at_its_edge_keeps_its_learning_rate(above: float) -> None:
     advice = advise(made(chi, s=0.9)).only
     assert advice.learning_rate == pytest.approx(0.01, rel=0.03)
     assert not advice.could_raise
-    assert "sits at its edge by itself" in str(advice)
+    assert "has settled at its edge" in str(advice)
     assert "keep it" in str(advice)
 
 
@@ -296,7 +296,7 @@ def test_an_edge_that_the_steps_do_not_see_is_told() -> None:
     bursts = [0.1] * 17 + [1.1] * 3
     for s in (None, 0.1, 0.1 * noise + np.repeat(bursts, 10) - 0.1):
         told = str(advise(made([0.95] * 20, s=s)))
-        assert "at its edge by itself" in told
+        assert "has settled at its edge" in told
         assert "its steps do not" not in told
 
 
@@ -472,9 +472,9 @@ def test_a_landscape_that_sharpens() -> None:
 @pytest.mark.parametrize(
     ("history", "reason"),
     [
-        (History(), "there is no curvature/stability_ratio"),
+        (History(), "the readings have no curvature/stability_ratio"),
         (made([0.1] * 7), "7 of 7 readings of the landscape can be used, 8 are needed"),
-        (made([0.1] * 20, residual=0.5), "20 are not to be trusted"),
+        (made([0.1] * 20, residual=0.5), "20 are doubtful"),
         (
             made([0.1] * 20, loss=[*np.geomspace(1, 0.1, 19), math.inf]),
             "its last losses are not finite",
@@ -483,21 +483,21 @@ def test_a_landscape_that_sharpens() -> None:
             made([3.0] * 20, s=2.0, loss=np.geomspace(1, 9, 20)),
             "the run diverged: the loss went from 1",
         ),
-        (made([0.1] * 20, loss=np.linspace(1, 0.995, 20)), "the loss has hardly moved (1 to 0.995)"),
-        (made([0.1] * 20, s=-0.1, loss=np.linspace(1, 0.95, 20)), "the loss has hardly moved"),
+        (made([0.1] * 20, loss=np.linspace(1, 0.995, 20)), "the loss has hardly fallen (1 to 0.995)"),
+        (made([0.1] * 20, s=-0.1, loss=np.linspace(1, 0.95, 20)), "the loss has hardly fallen"),
         (made([0.1] * 20, loss=np.linspace(1, 0.995, 20)), "train for longer, or with a larger"),
         # it was killed at once: by what steps did, or by what the landscape was
         (
             made([0.1] * 20, s=[2.0] * 30 + [0.1] * 170, loss=np.linspace(1, 0.995, 20)),
-            "steps overshot, so begin again with a smaller",
+            "steps overshot, so restart with a smaller",
         ),
         (
             made([1.2] + [0.1] * 19, loss=np.linspace(1, 0.995, 20)),
-            "steps overshot, so begin again with a smaller",
+            "steps overshot, so restart with a smaller",
         ),
         (made([0.1] * 20, s=0.5, loss=np.linspace(1, 1.2, 20)), "the loss has risen (1 to 1.19)"),
         # thrown to a flat place, where it stands still
-        (made([2.0] + [0.01] * 19, s=None, loss=[3.0] + [2.3] * 19), "the loss stands still at 2.3"),
+        (made([2.0] + [0.01] * 19, s=None, loss=[3.0] + [2.3] * 19), "the loss is stuck at 2.3"),
         # as batches make it scatter, and seen by the steps alone
         (
             made(
@@ -505,7 +505,7 @@ def test_a_landscape_that_sharpens() -> None:
                 s=[3.0] * 30 + [0.1] * 170,
                 loss=[3.0, *(2.33 - 0.001 * np.arange(19) + 0.01 * (-1.0) ** np.arange(19))],
             ),
-            "the loss stands still at 2.3",
+            "the loss is stuck at 2.3",
         ),
         (made([-0.1] * 20, s=-0.1), "no positive curvature"),
         (made([0.1] * 20, lr=[0.0] * 20, law=lambda lr: NAN), "no reading has a stability ratio"),
@@ -556,8 +556,8 @@ def test_what_may_be_raised_but_is_not_sure_is_said_so(ratios: list[float], low:
     assert (
         "it may be raised, though the low end of the range does not support that" in str(advice)
     ) == (low > 0)
-    assert ("keep it: how far it could be raised is not known" in str(advice)) == (low == 0)
-    assert ("The low end is 0" in str(advice)) == (low == 0)
+    assert ("keep it: how far it could be raised is unknown" in str(advice)) == (low == 0)
+    assert ("The low end of the range is 0" in str(advice)) == (low == 0)
 
 
 def test_an_optimizer_without_a_law() -> None:
@@ -575,7 +575,7 @@ def test_doubtful_readings_are_left_out(tmp_path: Path) -> None:
         history.doubt(step, ["curvature/stability_ratio", "curvature/loss"])
     advice = advise(history).only
     assert advice.learning_rate == pytest.approx(0.1)
-    assert "4 readings are left out: not to be trusted" in str(advice)
+    assert "4 readings are left out: doubtful, or with a large residual" in str(advice)
     again = History.load(history.save(tmp_path / "run"))
     assert again.doubtful == history.doubtful
     assert str(advise(again)) == str(advice)

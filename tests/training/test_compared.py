@@ -321,11 +321,11 @@ def test_a_factory_that_fails_is_told_once_and_left_alone() -> None:
     with told() as texts:
         fit(Classifier(), watch)
     (text,) = texts
-    assert "following the compared optimizer bad failed: OSError: broken" in text
+    assert "computing the steps of the compared optimizer bad failed: OSError: broken" in text
     assert np.isnan(of(watch.history, "bad")[0]).all()
     assert np.isfinite(of(watch.history, "adam")[0]).all()
     assert np.isfinite(watch.history["step/directional_sharpness"].values).all()
-    assert "there is no would-be step of bad" in watch.history.notes[0].text
+    assert "there is no shadow step of bad" in watch.history.notes[0].text
 
 
 def test_a_loss_without_a_second_derivative_keeps_its_secant() -> None:
@@ -349,7 +349,7 @@ def test_a_loss_without_a_second_derivative_keeps_its_secant() -> None:
     fit(Module(), watch)
     assert np.isfinite(watch.history["step/directional_sharpness"].values).all()
     assert np.isnan(of(watch.history, "adam")[0]).all()
-    assert "no would-be step has a directional sharpness" in watch.history.notes[0].text
+    assert "no shadow step has a directional sharpness" in watch.history.notes[0].text
 
 
 @pytest.mark.parametrize(

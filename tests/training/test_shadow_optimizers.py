@@ -1,4 +1,4 @@
-"""Would-be steps against real optimizers fed with the same gradients, in float64."""
+"""Shadow steps against real optimizers fed with the same gradients, in float64."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def gradients(step: int) -> list[Tensor | None]:
 
 
 def fed(shadow: ShadowOptimizer, of: list[nn.Parameter], step: int) -> list[Tensor]:
-    """The would-be step of the gradients of `step`."""
+    """The shadow step of the gradients of `step`."""
     before = {id(w): w.detach().clone() for w in of}
     pairs = zip(of, gradients(step), strict=True)
     shadow.save_weights(of)
@@ -191,5 +191,5 @@ def test_nobody_hears_of_a_shadow_step() -> None:
 
 @pytest.mark.parametrize("make", [lambda p: torch.optim.LBFGS(p), lambda p: None])
 def test_a_factory_of_something_else_is_refused(make: Any) -> None:
-    with pytest.raises(CurvwatchError, match=r"no torch\.optim\.Optimizer that makes a step from one"):
+    with pytest.raises(CurvwatchError, match=r"not a torch\.optim\.Optimizer that makes"):
         ShadowOptimizer(Compared("other", make), weights())

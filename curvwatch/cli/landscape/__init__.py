@@ -1,1 +1,1 @@
-"""Commands that look at the loss landscape after training."""
+"""Commands that evaluate the loss landscape after training."""

@@ -1,4 +1,4 @@
-"""Commands that look at the landscape of checkpoints: slice, path, interpolate."""
+"""Commands that evaluate the landscape of checkpoints: slice, path, interpolate."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from curvwatch.cli.arguments import need, positive
 
 
 def _add_subject(parser: Any, ckpt: str) -> None:
-    """What commands about checkpoints look at."""
-    made = parser.add_argument_group("what is looked at")
+    """The arguments of what commands about checkpoints evaluate."""
+    made = parser.add_argument_group("what is evaluated")
     made.add_argument(
         "--module",
         metavar="PACKAGE:CLASS",
@@ -149,7 +149,7 @@ def add_path(commands: Any) -> None:
     how.add_argument("--steps", type=positive, help="of training, or of the band (default: 200; 100)")
     how.add_argument("--bends", type=positive, help="of a curve or chain (default: 1)")
     how.add_argument(
-        "--draws", type=positive, help="places on the curve that a step looks at (default: 2)"
+        "--draws", type=positive, help="places on the curve that a step evaluates (default: 2)"
     )
     how.add_argument("--pivots", type=positive, help="of a band (default: 7)")
     how.add_argument("--inserts", type=int, help="times that a band gets more pivots (default: 0)")

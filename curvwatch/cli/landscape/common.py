@@ -43,7 +43,7 @@ def surface_from(chosen: argparse.Namespace) -> Surface:
     data: Any = None
     if chosen.config is not None:
         module, data = loading.from_config(chosen.config, module=chosen.module, data=chosen.data)
-        module = loading.filled(module, last, load(last))
+        module = loading.load_weights(module, last, load(last))
     else:
         module = loading.module_of(chosen.module, last)
     if data is not None:
@@ -55,7 +55,7 @@ def surface_from(chosen: argparse.Namespace) -> Surface:
         module.to(device)
     except (RuntimeError, AssertionError) as error:
         raise CurvwatchError(f"--device {device}: {error}") from error
-    loss_fn = None if chosen.loss is None else loading.named(chosen.loss)
+    loss_fn = None if chosen.loss is None else loading.import_object(chosen.loss)
     return surface_of(
         module,
         batches,

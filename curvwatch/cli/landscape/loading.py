@@ -30,7 +30,7 @@ def importing_from_here() -> Iterator[None]:
         sys.path.remove(here)
 
 
-def named(spec: str) -> Any:
+def import_object(spec: str) -> Any:
     """The object that `package.module:name` names.
 
     Raises:
@@ -61,17 +61,17 @@ def module_of(spec: str, checkpoint: Path) -> nn.Module:
         CurvwatchError: it cannot be made, or the weights do not fit.
     """
     content = load(checkpoint)  # also shows that it is safe to unpickle
-    make = named(spec)
+    make = import_object(spec)
     if isinstance(make, type) and hasattr(make, "load_from_checkpoint"):
         made: nn.Module = _from_checkpoint(make, checkpoint, content)
         return made
-    module = _called(make, spec)
+    module = _call(make, spec)
     if not isinstance(module, nn.Module):
         raise CurvwatchError(f"{spec} makes a {type(module).__name__} and no nn.Module")
-    return filled(module, checkpoint, content)
+    return load_weights(module, checkpoint, content)
 
 
-def filled(module: nn.Module, checkpoint: Path, content: Any) -> nn.Module:
+def load_weights(module: nn.Module, checkpoint: Path, content: Any) -> nn.Module:
     """`module` with the weights and buffers in `content`, that of the file `checkpoint`.
 
     Raises:
@@ -89,7 +89,7 @@ def filled(module: nn.Module, checkpoint: Path, content: Any) -> nn.Module:
 
 def _from_checkpoint(make: Any, checkpoint: Path, content: Any) -> Any:
     if not isinstance(content, Mapping) or "state_dict" not in content:
-        return filled(_called(make, make.__name__), checkpoint, content)
+        return load_weights(_call(make, make.__name__), checkpoint, content)
     # since 2.6; before, files are unpickled whole, and `load` has shown that this one is safe
     safe = "weights_only" in inspect.signature(make.load_from_checkpoint).parameters
     options = {"weights_only": True} if safe else {}
@@ -113,12 +113,12 @@ def batches_of(spec: str | None, module: nn.Module, checkpoint: Path) -> Any:
     """
     if spec is None:
         return _own(module)
-    found = named(spec)
+    found = import_object(spec)
     if isinstance(found, type) and hasattr(found, "load_from_checkpoint"):
         content = load(checkpoint)
         if isinstance(content, Mapping) and "datamodule_hyper_parameters" in content:
             return batches_from(_from_checkpoint(found, checkpoint, {"state_dict": {}}), spec)
-    return batches_from(_called(found, spec) if callable(found) else found, spec)
+    return batches_from(_call(found, spec) if callable(found) else found, spec)
 
 
 def batches_from(found: Any, label: str) -> Any:
@@ -135,7 +135,7 @@ def batches_from(found: Any, label: str) -> Any:
         raise CurvwatchError(f"{label} gives a Dataset: wrap it in a DataLoader, which makes batches")
     if isinstance(found, Mapping):
         raise CurvwatchError(
-            f"{label} gives several loaders: give a function that returns the one to look at as --data"
+            f"{label} gives several loaders: give as --data a function that returns one of them"
         )
     return found
 
@@ -146,8 +146,8 @@ def spec_of(spec: str) -> dict[str, tuple[str | None, ...]]:
     Raises:
         CurvwatchError: it is none.
     """
-    found = named(spec)
-    found = _called(found, spec) if callable(found) else found
+    found = import_object(spec)
+    found = _call(found, spec) if callable(found) else found
     if not isinstance(found, Mapping):
         raise CurvwatchError(
             f"{spec} gives a {type(found).__name__}: a mapping from the names of tensors to a "
@@ -171,7 +171,7 @@ def _own(module: Any) -> Any:
         raise CurvwatchError(missing) from error
 
 
-def _called(make: Any, spec: str) -> Any:
+def _call(make: Any, spec: str) -> Any:
     if not callable(make):
         raise CurvwatchError(f"{spec} is a {type(make).__name__}: a class or a function is needed")
     try:
@@ -241,7 +241,7 @@ def _with_class(arguments: Any, spec: str | None, key: str, option: str, path: P
         raise CurvwatchError(
             f"{path} has arguments of `{key}:` and no class_path: name the class by {option}"
         )
-    cls = named(spec)
+    cls = import_object(spec)
     return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": dict(arguments or {})}
 
 

@@ -45,7 +45,7 @@ def run_path(chosen: argparse.Namespace) -> None:
         a, b = chosen.ckpt
         end: Checkpoint | Aligned = b
         if aligns:
-            end = _aligned(chosen, cast(ModuleSurface, surface), a, b)
+            end = _align_second(chosen, cast(ModuleSurface, surface), a, b)
             _print_aligned(end)
         grid: dict[str, Any] = {"points": chosen.points, "seed": chosen.seed}
         found = path(surface, a, end, kind=chosen.kind, **grid, **options)
@@ -63,7 +63,7 @@ def run_path(chosen: argparse.Namespace) -> None:
             print(f"The figure is in {printable(chosen.output)}")
 
 
-def _aligned(chosen: argparse.Namespace, surface: ModuleSurface, a: File, b: File) -> Aligned:
+def _align_second(chosen: argparse.Namespace, surface: ModuleSurface, a: File, b: File) -> Aligned:
     """The second network, permuted; its loss on the first batch shows that it computes the same."""
     spec = None if chosen.align_spec is None else loading.spec_of(chosen.align_spec)
     loss_fn: Any = surface.objective.loss_fn

@@ -67,7 +67,7 @@ def _check(chosen: argparse.Namespace) -> None:
         for option, given in (("--normalize", chosen.normalize), ("--keep-1d", chosen.keep_1d)):
             if given:
                 raise CurvwatchError(
-                    f"{option} would turn what --directions {chosen.directions} looks along into "
+                    f"{option} would turn what --directions {chosen.directions} uses into "
                     "another direction: leave it out"
                 )
     if chosen.rtol is not None and chosen.directions != "hessian":

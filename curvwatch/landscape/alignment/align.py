@@ -54,7 +54,7 @@ def align(
         seed: of the order in which layers are matched, and of random inputs.
 
     Raises:
-        CurvwatchError: which units may change places is not known, or the permuted network does
+        CurvwatchError: which units may change places is unknown, or the permuted network does
             not compute the same.
         ImportError: scipy is missing; `pip install 'curvwatch[landscape]'` has it.
 
@@ -78,13 +78,13 @@ def align(
         raise CurvwatchError("the network has no hidden units, so there is nothing to permute")
     _check_shared(module, spec)
     weights = [n for n, _ in module.named_parameters(remove_duplicate=False) if n in spec]
-    counted_a, counted_b = _counted("a", one, weights), _counted("b", other, weights)
+    counted_a, counted_b = _finite_float64("a", one, weights), _finite_float64("b", other, weights)
     chosen, rounds = match_units(places, counted_a, counted_b, seed=seed)
     # not the module's own tensors, which training goes on to change
     state = {n: t.clone() for n, t in permute(places, other, chosen).items()}
     if inputs is None and (chain is None or forward is not None):
         raise CurvwatchError(
-            "inputs are missing: on them it is checked that the permuted network computes the same; "
+            "inputs are missing: they are needed to check that the permuted network computes the same; "
             "give a batch that the module, or forward=lambda module, inputs: ..., takes"
         )
     error, allowed = output_difference(
@@ -105,7 +105,7 @@ def align(
     )
 
 
-def _counted(label: str, state: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
+def _finite_float64(label: str, state: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
     """What is matched, in float64 on the CPU."""
     for name in names:
         check_weights(name, state[name], label)

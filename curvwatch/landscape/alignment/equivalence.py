@@ -56,8 +56,10 @@ def output_difference(
         isolated_module.load({}, train=False, random=start)
         # copies, while the module is isolated
         for name, t in tensors_of(module).items():
-            t.data = _copied(state[name], t.device, dtype)
-        inputs = map_containers(inputs, lambda x: _copied(x, device, dtype) if _is_tensor(x) else x)
+            t.data = _copy_tensor(state[name], t.device, dtype)
+        inputs = map_containers(
+            inputs, lambda x: _copy_tensor(x, device, dtype) if _is_tensor(x) else x
+        )
         with torch.no_grad():
             if random:
                 made = chain(inputs)  # type: ignore[misc]
@@ -109,12 +111,12 @@ def _inputs_of(chain: nn.Module, call: Callable[[Tensor], Tensor], seed: int) ->
             continue
         return x
     raise CurvwatchError(
-        f"which inputs the chain takes is not known (images of the sides {_SIDES} do not fit): give "
-        "inputs, on which it is checked that the permuted network computes the same"
+        f"the input shape of the chain is unknown (images of the sides {_SIDES} do not fit): give "
+        "inputs, to check that the permuted network computes the same"
     )
 
 
-def _copied(t: Tensor, device: torch.device, dtype: torch.dtype | None) -> Tensor:
+def _copy_tensor(t: Tensor, device: torch.device, dtype: torch.dtype | None) -> Tensor:
     """On `device`, numbers with a point in `dtype`; whatever is done to it does nothing to `t`."""
     wanted = dtype if dtype is not None and t.is_floating_point() else t.dtype
     return t.detach().to(device, wanted, copy=True)

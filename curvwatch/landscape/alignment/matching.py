@@ -144,7 +144,7 @@ def _overlap(
     total = torch.zeros(size, size, dtype=torch.float64)
     for name, axis in places.axes[p]:
         if name in a:
-            other = _permuted(places, name, b[name], chosen, but=axis)
+            other = _permute_tensor(places, name, b[name], chosen, but=axis)
             total += _by_unit(a[name], axis, size) @ _by_unit(other, axis, size).T
     return total.numpy()
 
@@ -158,14 +158,14 @@ def _agreement(
 ) -> float:
     """The inner product of all tensors that follow `p`."""
     names = {name for name, _ in places.axes[p] if name in a}
-    return sum(float((a[n] * _permuted(places, n, b[n], chosen)).sum()) for n in names)
+    return sum(float((a[n] * _permute_tensor(places, n, b[n], chosen)).sum()) for n in names)
 
 
 def _by_unit(t: Tensor, axis: int, size: int) -> Tensor:
     return t.movedim(axis, 0).reshape(size, -1)
 
 
-def _permuted(
+def _permute_tensor(
     places: Places,
     name: str,
     t: Tensor,
@@ -189,7 +189,7 @@ def permute(
 ) -> dict[str, Tensor]:
     """`state` with its units in the places that `chosen` says; tensors that stay are the same ones."""
     return {
-        name: _permuted(places, name, t, chosen) if name in places.followed else t
+        name: _permute_tensor(places, name, t, chosen) if name in places.followed else t
         for name, t in state.items()
     }
 

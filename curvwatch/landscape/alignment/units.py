@@ -96,13 +96,13 @@ def chain_of(module: nn.Module) -> tuple[str, nn.Sequential]:
         if len(inner) != 1 or any(True for _ in at.parameters(recurse=False)):
             raise CurvwatchError(
                 f"{type(module).__name__} is no chain of layers (nn.Sequential), nor are its weights "
-                f"all in one, so which hidden units belong together is not known: {ADVICE}"
+                f"all in one, so which hidden units belong together is unknown: {ADVICE}"
             )
         name, at = f"{name}{inner[0][0]}.", inner[0][1]
     if type(at).forward is not nn.Sequential.forward:
         raise CurvwatchError(
             f"{type(at).__name__} is an nn.Sequential with a forward of its own, so the order of its "
-            f"layers is not known: {ADVICE}"
+            f"layers is unknown: {ADVICE}"
         )
     return name, at
 
@@ -119,7 +119,7 @@ def units_of(chain: nn.Sequential, prefix: str = "") -> dict[str, tuple[str | No
         prefix: of the names.
 
     Raises:
-        CurvwatchError: what a layer does with permuted units is not known; the message names it.
+        CurvwatchError: what a layer does with permuted units is unknown; the message names it.
     """
     layers = [(prefix + name, layer) for name, layer in _layers(chain)]
     seen: set[int] = set()

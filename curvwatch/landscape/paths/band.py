@@ -25,7 +25,7 @@ _CLIMB_BELOW = 0.1
 # a segment gets a pivot where the loss on it rises by this part of the band's range over the straight
 # line between its ends', as in the code of Draxler et al. (2018), PyTorch-AutoNEB
 _INSERT_ABOVE = 0.1
-_LOOKS = (0.25, 0.5, 0.75)
+_SAMPLED_AT = (0.25, 0.5, 0.75)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +88,7 @@ def relax_band(
         if step in when:
             points = _with_pivots(surface, points, ends, history[-1])
             mover = None
-        losses, gradients = _looked(surface, points[1:-1])
+        losses, gradients = _losses_and_gradients(surface, points[1:-1])
         history.append(max(losses))
         if spring is None:
             spring = _spring_like(points, gradients)
@@ -109,7 +109,7 @@ def relax_band(
     return Relaxed(points, history, relative, relative <= tolerance)
 
 
-def _looked(surface: Surface, pivots: Tensor) -> tuple[list[float], Tensor]:
+def _losses_and_gradients(surface: Surface, pivots: Tensor) -> tuple[list[float], Tensor]:
     """Loss and gradient of each pivot."""
     losses, gradients = [], torch.empty_like(pivots)
     for i, w in enumerate(pivots):
@@ -119,7 +119,7 @@ def _looked(surface: Surface, pivots: Tensor) -> tuple[list[float], Tensor]:
         if not (math.isfinite(loss) and bool(gradients[i].isfinite().all())):
             raise CurvwatchError(
                 f"the loss at pivot {i + 1} of {len(losses)} is {loss:g}, or its gradient is not "
-                "finite: a band needs a finite loss all along; kind='chain' leaves such places out"
+                "finite: a band needs finite losses along all of it; kind='chain' skips such places"
             )
     return losses, gradients
 
@@ -170,8 +170,10 @@ def _with_pivots(surface: Surface, points: Tensor, ends: tuple[float, float], hi
     margin = _INSERT_ABOVE * (max(highest, *losses) - min(losses))
     more = [points[0]]
     for i in range(len(points) - 1):
-        looks = {part: surface.loss(torch.lerp(points[i], points[i + 1], part)) for part in _LOOKS}
-        excess = {p: loss - losses[i] - p * (losses[i + 1] - losses[i]) for p, loss in looks.items()}
+        sampled = {
+            part: surface.loss(torch.lerp(points[i], points[i + 1], part)) for part in _SAMPLED_AT
+        }
+        excess = {p: loss - losses[i] - p * (losses[i + 1] - losses[i]) for p, loss in sampled.items()}
         part = max(excess, key=excess.__getitem__)
         if excess[part] > margin:
             more.append(torch.lerp(points[i], points[i + 1], part))

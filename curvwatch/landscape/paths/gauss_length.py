@@ -39,7 +39,7 @@ def outputs_at(surface: Surface, w: Tensor, outputs: Callable[..., Any] | None) 
     if not isinstance(surface, ModuleSurface):
         if outputs is None:
             raise CurvwatchError(
-                f"a {type(surface).__name__} has no outputs that could be found: outputs=lambda w: ... "
+                f"the outputs of a {type(surface).__name__} cannot be found: outputs=lambda w: ... "
                 "can give them"
             )
         return _rows(outputs(w))
@@ -50,7 +50,7 @@ def outputs_at(surface: Surface, w: Tensor, outputs: Callable[..., Any] | None) 
             surface.objective.loss_fn.estimate(opened.loss)
         made = _found(opened) if outputs is None else _given(opened, surface, outputs)
     if len({z.shape[1] for z in made}) > 1:
-        raise CurvwatchError("batches have outputs of several sizes, which make no one curve")
+        raise CurvwatchError("batches have outputs of several sizes, which do not form one curve")
     return torch.cat(made)
 
 

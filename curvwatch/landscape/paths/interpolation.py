@@ -44,7 +44,7 @@ class Interpolation(archive.Archived):
         gauss: the Gauss length of the line's curve in the space of outputs, with its error; nan where
             the outputs are not available.
         settings: what `interpolate` was called with, by name.
-        notes: what to know before the numbers are believed, and why some are missing.
+        notes: limits of the numbers, and why some are missing.
     """
 
     _WHAT = "interpolation"

@@ -70,7 +70,7 @@ def path(
     - "line": straight, without options.
     - "bezier" and "chain": a Bezier curve or a polygonal chain whose bends are trained, so that the
       mean of the loss over it is low (Garipov et al. 2018). `bends=1`: how many;
-      `steps=200`; `draws=2`: places on the curve that a step looks at, a gradient each;
+      `steps=200`; `draws=2`: places on the curve that a step evaluates, a gradient each;
       `optimizer="adam"` or "sgd" (momentum .9); `learning_rate`, by default 0.01 and 0.1;
       `batches_per_step=None`: a step uses so many of the surface's batches, None: all.
     - "band": a nudged elastic band (Jonsson et al. 1998; Draxler et al. 2018), which finds a path over
@@ -118,7 +118,7 @@ def path(
     _check_ends(surface, ends)
     if kind != "line" and torch.equal(*ends):
         raise ValueError(f"both ends are the same weights: there is nothing to find for kind={kind!r}")
-    found = _searched(surface, ends, kind, chosen, seed=seed, progress=progress)
+    found = _search(surface, ends, kind, chosen, seed=seed, progress=progress)
     curve, notes = found.curve, list(found.notes)
     t, losses = _profile(surface, curve, points, refine, show=progress)
     if not np.isfinite(losses).all():
@@ -141,7 +141,7 @@ def path(
 
 
 @dataclass(frozen=True, eq=False)
-class _Searched:
+class _SearchResult:
     """A curve and what the search for it left; gradients and forwards of drawn batches alone."""
 
     curve: Curve
@@ -152,7 +152,7 @@ class _Searched:
     notes: tuple[str, ...] = ()
 
 
-def _searched(
+def _search(
     surface: Surface,
     ends: tuple[Tensor, Tensor],
     kind: Kind,
@@ -160,22 +160,22 @@ def _searched(
     *,
     seed: int,
     progress: bool,
-) -> _Searched:
+) -> _SearchResult:
     if kind == "line":
-        return _Searched(Curve.even("chain", torch.stack(ends)))
+        return _SearchResult(Curve.even("chain", torch.stack(ends)))
     steps = progress_bar(range(chosen["steps"]), f"{kind}: steps", progress=progress)
     if kind == "band":
-        return _banded(surface, ends, chosen, steps, seed)
-    return _trained(surface, ends, kind, chosen, steps, seed)
+        return _search_band(surface, ends, chosen, steps, seed)
+    return _train_curve(surface, ends, kind, chosen, steps, seed)
 
 
-def _banded(
+def _search_band(
     surface: Surface,
     ends: tuple[Tensor, Tensor],
     chosen: Mapping[str, Any],
     steps: Iterable[int],
     seed: int,
-) -> _Searched:
+) -> _SearchResult:
     with surface.open():
         band = relax_band(
             surface,
@@ -185,10 +185,10 @@ def _banded(
             **{name: chosen[name] for name in ("spring", "inserts", "climb", "tolerance")},
         )
     note = (
-        f"the band is not at rest: after {len(band.history)} steps the largest force is "
+        f"the band has not converged: after {len(band.history)} steps the largest force is "
         f"{band.force:.2g} of the first; more steps may lower the barrier"
     )
-    return _Searched(
+    return _SearchResult(
         Curve.by_length(band.points),
         band.history,
         band.force,
@@ -196,14 +196,14 @@ def _banded(
     )
 
 
-def _trained(
+def _train_curve(
     surface: Surface,
     ends: tuple[Tensor, Tensor],
     shape: Literal["bezier", "chain"],
     chosen: Mapping[str, Any],
     steps: Iterable[int],
     seed: int,
-) -> _Searched:
+) -> _SearchResult:
     drawn = BatchDraws(surface, chosen["batches_per_step"], seed=seed)
     # of parts of its batches another surface is made, which cannot be opened with it
     with nullcontext() if drawn.draws else surface.open():
@@ -218,8 +218,8 @@ def _trained(
             seed=seed,
         )
     left_out = sum(map(math.isinf, history))
-    note = f"{left_out} of {len(history)} steps met losses that are not finite and were left out"
-    return _Searched(
+    note = f"{left_out} of {len(history)} steps had losses that are not finite and were left out"
+    return _SearchResult(
         curve,
         history,
         gradients=drawn.gradients,

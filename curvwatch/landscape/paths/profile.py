@@ -23,7 +23,7 @@ def profile(
     Each further point goes where a parabola through three neighbours says that the loss is highest
     (successive parabolic interpolation), so a hill that the grid has seen at all is found to its top. A
     hill that lies between two neighbours of the grid is not seen. Where a loss is not finite there is
-    no top to look for.
+    no top to refine.
 
     Args:
         loss: at t.
@@ -57,7 +57,7 @@ def next_point(t: Sequence[float], losses: Sequence[float], *, widest: bool = Fa
     Args:
         t: rising.
         losses: at `t`.
-        widest: look at the top whose neighbours are farthest apart, not at the one that looks highest.
+        widest: refine the top whose neighbours are farthest apart, not the one that seems highest.
     """
     if not all(map(math.isfinite, losses)):
         return None
@@ -71,7 +71,7 @@ def next_point(t: Sequence[float], losses: Sequence[float], *, widest: bool = Fa
 
 
 def _vertex(t: Sequence[float], losses: Sequence[float]) -> tuple[float, float]:
-    """The height of the parabola through three points, the middle one highest, and where to look."""
+    """The height of the parabola through three points, the middle one highest, and where its top is."""
     left, middle, right = t
     # slopes on either side: up to the middle, down from it
     up = (losses[1] - losses[0]) / (middle - left)

@@ -39,7 +39,7 @@ class Path(archive.Archived):
         forwards: spent besides.
         force: of a band, the largest force on a pivot at the end, relative to the first one; else nan.
         settings: what `path` was called with, by name.
-        notes: what to know before the numbers are believed.
+        notes: limits of the numbers.
     """
 
     _WHAT = "path"

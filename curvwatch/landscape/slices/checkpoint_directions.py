@@ -39,7 +39,7 @@ def spacing_notes(checkpoints: Sequence[Checkpoint], points: Tensor) -> tuple[st
     if median * most >= mean:
         return ()
     return (
-        "the checkpoints, of which each weighs the same, are not evenly spaced: they are "
+        "the checkpoints, which have equal weight, are not evenly spaced: they are "
         f"{median:.3g}{unit} in the median, {mean:.3g} in the mean",
     )
 
@@ -73,7 +73,7 @@ def update_directions(
     update, as long as the update is: the plane holds both.
 
     Args:
-        surface: what is looked at.
+        surface: the loss.
         before: as `weights_of` takes it.
         after: likewise.
         count: 1 or 2.
@@ -125,7 +125,7 @@ def plane_directions(
     """The plane of three checkpoints: the first is the origin, the second lies on the first axis.
 
     Args:
-        surface: what is looked at.
+        surface: the loss.
         checkpoints: three, as `weights_of` takes them.
         names: of each; None: their files' names, or numbers.
 
@@ -170,7 +170,7 @@ def principal_directions(
     of it, too (Antognini & Sohl-Dickstein 2018).
 
     Args:
-        surface: what is looked at.
+        surface: the loss.
         checkpoints: three or more, in their order; each weighs the same, so they should be evenly
             spaced: a note says where they are far from it.
         names: of each; None: their files' names, or numbers.

@@ -1,4 +1,4 @@
-"""Directions to look along, and the points that lie on them."""
+"""Directions of slices, and the points that lie on them."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def random_directions(
     """Gaussian directions, scaled as the weights are (Li et al. 2018); two are orthogonal.
 
     Args:
-        surface: what is looked at.
+        surface: the loss.
         count: 1 or 2.
         at: (size,) the point they go through, and whose filters give the lengths; None: the start.
         normalize: "filter": each output row of a parameter of two or more dimensions has the length of
@@ -186,7 +186,7 @@ def random_directions(
     generator = torch.Generator().manual_seed(seed)
     raw = torch.randn(count, surface.size, generator=generator, dtype=torch.float64)
     origin = surface.start if at is None else checked(surface, at)
-    return _scaled(
+    return _scale(
         surface,
         raw.to(surface.device),
         tuple(f"random direction {i + 1}, {_WORDS[_known(normalize)]}" for i in range(count)),
@@ -209,7 +209,7 @@ def gradient_direction(
     """The gradient, uphill; the second direction is a random one, orthogonal to it.
 
     Args:
-        surface: what is looked at.
+        surface: the loss.
         count: 1 or 2.
         at: (size,) where it is taken; None: at the start.
         normalize: as in `random_directions`; "none": a unit vector.
@@ -235,7 +235,7 @@ def gradient_direction(
     word = _WORDS[_known(normalize)]
     names = (f"gradient, {word}", f"random direction, {word}")[:count]
     description = f"gradient (of length {length:.4g})" + f" and random (seed {seed})" * (count == 2)
-    found = _scaled(surface, raw, names, origin, description, how=normalize, keep_1d=keep_1d)
+    found = _scale(surface, raw, names, origin, description, how=normalize, keep_1d=keep_1d)
     return replace(found, notes=found.notes + held_fixed(surface, "gradient"), cost=spending.cost)
 
 
@@ -251,7 +251,7 @@ def given_directions(
     """Vectors of the user's own, such as an update d: the coordinate 1 is the whole of it.
 
     Args:
-        surface: what is looked at.
+        surface: the loss.
         vectors: one or two of shape (size,).
         names: of each.
         at: (size,) the point they go through; None: the start.
@@ -286,10 +286,10 @@ def given_directions(
     description = "a given direction" if len(each) == 1 else "given directions"
     if normalize is None:
         return Directions(raw.to(surface.dtype), labels, origin, description, notes)
-    return _scaled(surface, raw, labels, origin, description, how=normalize, keep_1d=keep_1d)
+    return _scale(surface, raw, labels, origin, description, how=normalize, keep_1d=keep_1d)
 
 
-def _scaled(
+def _scale(
     surface: Surface,
     raw: Tensor,
     names: tuple[str, ...],

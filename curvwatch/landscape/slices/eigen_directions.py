@@ -1,4 +1,4 @@
-"""Eigenvectors of the Hessian to look along."""
+"""Eigenvectors of the Hessian as directions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def eigenvectors(
     """Unit eigenvectors of the Hessian, with their eigenvalues and residuals.
 
     Args:
-        surface: what is looked at; it must not be open.
+        surface: the loss; it must not be open.
         count: 1 or 2.
         at: (size,) where the Hessian is taken; None: at the start.
         ends: "largest" or "smallest" (most negative) eigenvalues, algebraically; "both": the largest

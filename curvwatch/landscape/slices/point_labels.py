@@ -16,7 +16,7 @@ _AWAY = 7.0
 # sides in the order that they are tried in: right or left, above or below; 0: beside, over, under it
 _SIDES = ((1, 1), (-1, 1), (1, -1), (-1, -1), (1, 0), (-1, 0), (0, 1), (0, -1))
 _ALIGNED = {1: ("left", "bottom"), 0: ("center", "center"), -1: ("right", "top")}
-# looked at on each stretch between two points
+# sampled on each stretch between two points
 _BETWEEN = 50
 
 

@@ -77,7 +77,7 @@ def slice_1d(
             all points that the direction has.
         points: on the line; odd, so that the start is one of them, but where the points of the
             direction set the range.
-        at: (size,) weights to look from in place of the surface's start.
+        at: (size,) origin in place of the surface's start.
         normalize: as in `random_directions`; None: "filter" of random ones, else a unit vector; a given
             vector stays as it is.
         keep_1d: as in `random_directions`.

@@ -1,4 +1,4 @@
-"""A callback that keeps the few checkpoints that a look at the landscape needs."""
+"""A callback that keeps the few checkpoints that plots of the landscape need."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class Snapshots(CallbackBase):
         resumed, self._resumed = self._resumed, None
         # asks all ranks
         where = self._folder_given or Path(trainer.log_dir or trainer.default_root_dir) / _FOLDER
-        self._active = False
+        self._active = self._errors.run_is_over = False
         if getattr(trainer, "fast_dev_run", False):
             return
         if trainer.is_global_zero:
@@ -144,6 +144,7 @@ class Snapshots(CallbackBase):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the end; averages of weights may have taken their place in the last step's."""
+        self._errors.run_is_over = True
         if self._active:
             self._keep(trainer, pl_module, ended=True)
         if not getattr(trainer, "fast_dev_run", False):
@@ -153,6 +154,7 @@ class Snapshots(CallbackBase):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Keep what there is."""
+        self._errors.run_is_over = True
         if self._active and trainer.global_step not in self._paths:
             self._keep(trainer, pl_module, ended=True)
 

@@ -62,7 +62,7 @@ class Snapshot:
             # names that readers of checkpoints look for
             "hyper_parameters": dict(self.hyper_parameters),
             "pytorch-lightning_version": self.lightning,
-            "state_dict": {name: _narrowed(t, half) for name, t in self.state.items()},
+            "state_dict": {name: _cast(t, half) for name, t in self.state.items()},
         }
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / _NAME.format(self.step)
@@ -143,7 +143,7 @@ def taken_of(
             if buffer is not None and name not in part._non_persistent_buffers_set:
                 state[f"{prefix}.{name}" if prefix else name] = buffer
     state = {name: t.detach().cpu() for name, t in state.items()}
-    # not module.hparams, which would make them where there are none
+    # private (2.2 to 2.6): the public module.hparams would create them where there are none
     own = vars(module).get("_hparams", {})
     hyper_parameters = dict(own) if _is_plain(own) else {}
     return Snapshot(step, epoch, run, state, stored, hyper_parameters, lightning)
@@ -158,7 +158,7 @@ def _is_plain(value: Any) -> bool:
     return value is None or type(value) in (bool, int, float, str)
 
 
-def _narrowed(t: Tensor, dtype: Any) -> Tensor:
+def _cast(t: Tensor, dtype: Any) -> Tensor:
     if dtype is None or not t.is_floating_point() or t.dtype.itemsize <= dtype.itemsize:
         return t
     narrow = t.to(dtype)

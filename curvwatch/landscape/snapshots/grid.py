@@ -38,7 +38,7 @@ def _latest(step: int, grid: Grid) -> int:
 def least_missed(steps: Sequence[int], *, even: bool, ended: bool) -> int:
     """Which of `steps`, but the first, to leave out so that the rest is evenly spaced.
 
-    While a run goes on its end is not known, so a newest step that is near the one before it is itself
+    While a run goes on its end is unknown, so a newest step that is near the one before it is itself
     left out, until it is as far away as two of the others that can become one gap: files are of use
     only at distances that grow with the run, as with a stride that doubles. With three
     that is 0, d and 2 d until 4 d, of which one is always a third to two thirds of the way to the end.

@@ -271,7 +271,7 @@ def slice_batch(batch: Any, start: int, stop: int) -> Any:
                     object.__setattr__(new, f.name, part)
             return new
         if not isinstance(value, Tensor) and next(tensors_in(value), None) is not None:
-            raise CurvwatchError(f"a {type(value).__name__} cannot be cut into examples")
+            raise CurvwatchError(f"a {type(value).__name__} cannot be split into examples")
         return value
 
     return map_containers(batch, cut, is_leaf=lists_examples)

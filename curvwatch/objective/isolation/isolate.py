@@ -214,7 +214,7 @@ def _is_iterator(value: Any) -> bool:
 
 
 class _FrozenIterator:
-    """Stands in for an iterator, which cannot be wound back after a reading."""
+    """Stands in for an iterator, which cannot be rewound after a reading."""
 
     def __init__(self, iterator: Any) -> None:
         self._iterator = iterator
@@ -227,9 +227,9 @@ class _FrozenIterator:
 
     def __next__(self) -> Any:
         raise CurvwatchError(
-            f"training_step takes from a {type(self._iterator).__name__} that the module keeps: a "
-            "reading cannot wind it back. Give CurvatureMonitor(loss_fn=lambda module, batch: ...) "
-            "a loss that does not"
+            f"training_step calls next() on a {type(self._iterator).__name__} that the module keeps, "
+            "and a reading cannot rewind it: give CurvatureMonitor(loss_fn=lambda module, batch: ...) "
+            "a loss that does not use it"
         )
 
 

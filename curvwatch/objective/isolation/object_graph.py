@@ -32,6 +32,7 @@ from curvwatch.objective.isolation.object_state import (
 )
 from curvwatch.objective.isolation.random_state import Generator
 
+# names alone (2.2 to 2.6): where a LightningModule keeps its Trainer or Fabric, which are not its state
 SKIPPED_ATTRIBUTES = frozenset({"_trainer", "_fabric"})
 
 _OURS = __name__.partition(".")[0]
@@ -150,8 +151,8 @@ class ObjectGraph:
                 self.generators.append(value)
             elif kind == _SCRIPTED:
                 raise CurvwatchError(
-                    f"{type(value).__name__} is a scripted module: its parameters cannot be replaced "
-                    "for a reading. Give the Trainer the module before torch.jit.script"
+                    f"{type(value).__name__} is a scripted module, whose parameters cannot be replaced "
+                    "during a reading: give the Trainer the module before torch.jit.script"
                 )
 
     def _visit_function(self, function: FunctionType) -> None:

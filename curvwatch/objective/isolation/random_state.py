@@ -98,6 +98,6 @@ def _plain(value: Any) -> Any:
 
 
 def _as_tuple(state: Sequence[Any]) -> tuple[Any, ...]:
-    """As `random.setstate` wants it; a checkpoint may have made lists of its tuples."""
+    """As `random.setstate` takes it; a checkpoint may have made lists of its tuples."""
     version, words, spare = state
     return version, tuple(words), spare

@@ -11,7 +11,7 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from curvwatch.objective.isolation.containers import tensors_in
 from curvwatch.objective.layers import CalledLayer
-from curvwatch.objective.outputs.loss_calls import LossCallRecorder, consumed
+from curvwatch.objective.outputs.loss_calls import LossCallRecorder, find_loss_inputs
 
 
 class ForwardRecorder:
@@ -64,7 +64,7 @@ class ForwardRecorder:
 
     def outputs(self, loss: Tensor) -> tuple[Tensor, ...]:
         """What a known loss function got; else those results of the network that `loss` is made of."""
-        return consumed(loss, self._losses.calls, self._results)
+        return find_loss_inputs(loss, self._losses.calls, self._results)
 
     def clear(self) -> None:
         """Forget what was seen, and its graph."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from curvwatch.errors import CurvwatchError
-from curvwatch.objective.outputs.loss_calls import LOSSES, LossCall, edge_of, reached
+from curvwatch.objective.outputs.loss_calls import LOSSES, LossCall, edge_of, find_ends
 from curvwatch.objective.outputs.output_graph import OutputGraph
 
 _CLASSES = ("cross_entropy", "nll_loss", "kl_div")
@@ -91,7 +91,7 @@ class Likelihood:
     def outer(self, scores: Sequence[Tensor], over: Sequence[Tensor]) -> list[Tensor]:
         """Sum over examples of t t' u, t their `scores`.
 
-        With classes an example is what they are told of; else an entry of the first dimension.
+        With classes an example is what is classified; else an entry of the first dimension.
         """
         parts = [t * _wide(u) for t, u in zip(scores, over, strict=True)]
         if self.dim is not None:
@@ -119,8 +119,8 @@ class Likelihood:
 
     def _without(self) -> CurvwatchError:
         return CurvwatchError(
-            f"{self.call.name} is the likelihood of no common distribution, so there is none to take "
-            "targets from: kind='empirical' takes those of the batch"
+            f"{self.call.name} corresponds to no standard distribution, so no targets can be drawn: "
+            "kind='empirical' takes those of the batch"
         )
 
 
@@ -133,7 +133,7 @@ def likelihoods_of(graph: OutputGraph) -> list[tuple[Likelihood, list[int]]]:
     calls = graph.outputs.calls
     if not calls:
         raise CurvwatchError(
-            f"the likelihood of the outputs cannot be told, for loss_of_outputs calls {_KNOWN}"
+            f"the likelihood of the outputs cannot be inferred: loss_of_outputs calls {_KNOWN}"
         )
     places = {edge_of(z): i for i, z in enumerate(graph.outputs.tensors)}
     of_each = [[places.get(edge_of(z), -1) for z in call.outputs] for call in calls]
@@ -141,14 +141,14 @@ def likelihoods_of(graph: OutputGraph) -> list[tuple[Likelihood, list[int]]]:
     if sorted(flat) != list(range(len(places))):
         names = ", ".join(call.name for call in calls)
         raise CurvwatchError(
-            f"the loss is no sum of likelihoods: {names} got the same outputs, or some that are "
-            f"computed from each other's; {_GIVE}"
+            f"the loss is not a sum of likelihoods: {names} got the same outputs, or outputs that are "
+            f"computed from each other; {_GIVE}"
         )
     ends = [edge_of(call.result) for call in calls]
-    if not reached(graph.loss, [*ends, *places], {})[0] <= set(ends):
+    if not find_ends(graph.loss, [*ends, *places], {})[0] <= set(ends):
         raise CurvwatchError(
-            f"the loss is no likelihood: it depends on the outputs by another way than "
-            f"{calls[0].name}, such as a penalty on them; {_GIVE}"
+            f"the loss is not a likelihood: it depends on the outputs also outside of {calls[0].name}, "
+            f"such as by a penalty on them; {_GIVE}"
         )
     slopes = _constant_slopes(graph.loss, calls)
     return [
@@ -166,8 +166,8 @@ def _constant_slopes(loss: Tensor, calls: Sequence[LossCall]) -> list[Tensor]:
             bent = torch.autograd.grad(slope.sum(), results, retain_graph=True, allow_unused=True)
             if any(d is not None and bool(d.any()) for d in bent):
                 raise CurvwatchError(
-                    f"the loss is no likelihood: it is not linear in what {calls[0].name} returned, as "
-                    f"a focal loss is not; {_GIVE}"
+                    f"the loss is not a likelihood: it is not linear in what {calls[0].name} returned "
+                    f"(a focal loss, for instance); {_GIVE}"
                 )
     return [slope.detach() for slope in slopes]
 
@@ -175,7 +175,7 @@ def _constant_slopes(loss: Tensor, calls: Sequence[LossCall]) -> list[Tensor]:
 def _likelihood(graph: OutputGraph, call: LossCall, slope: Tensor) -> Likelihood:
     given, slope = call.arguments, _wide(slope)
     if given.get("size_average") is not None or given.get("reduce") is not None:
-        raise CurvwatchError(f"{call.name} got size_average or reduce: give reduction instead")
+        raise CurvwatchError(f"{call.name} got size_average or reduce: use reduction instead")
     dim = None
     if call.name == "cross_entropy":
         dim = 1 if given["input"].ndim > 1 else 0
@@ -189,7 +189,7 @@ def _likelihood(graph: OutputGraph, call: LossCall, slope: Tensor) -> Likelihood
     else:
         factor = _factor_of_entries(call, slope)
     if not bool((factor >= 0).all()):
-        raise CurvwatchError(f"the loss is no likelihood: {call.name} has a weight that is negative")
+        raise CurvwatchError(f"the loss is not a likelihood: {call.name} has a negative weight")
     return Likelihood(call, factor.detach(), dim)
 
 
@@ -215,7 +215,7 @@ def _factor_of_entries(call: LossCall, slope: Tensor) -> Tensor:
     given = call.arguments
     z, y = given["input"], given["target"]
     if len(call.outputs) > 1 and call.name != "gaussian_nll_loss":
-        raise CurvwatchError(f"the loss is no likelihood: both arguments of {call.name} are trained")
+        raise CurvwatchError(f"the loss is not a likelihood: both arguments of {call.name} are trained")
     if z.shape != y.shape:
         raise CurvwatchError(
             f"{call.name} got the shapes {tuple(z.shape)} and {tuple(y.shape)}: of a likelihood they "

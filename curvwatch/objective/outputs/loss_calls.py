@@ -102,7 +102,7 @@ class LossCall:
         result: what it returned.
         outputs: what of its arguments depends on weights; logits, where it got probabilities.
         normalised: how these became its argument, where it got probabilities.
-        unclear: why the outputs cannot be told, None where they can.
+        unclear: why the outputs cannot be identified, None where they can.
     """
 
     name: str
@@ -176,7 +176,7 @@ class LossCallRecorder(TorchFunctionMode):
             return LossCall(func.__name__, given, result, tuple(outputs))
         normalised = self._origin(outputs[0])
         if normalised is None or normalised.kind != kind:
-            why = f"{func.__name__} got probabilities that are no result of {kind}"
+            why = f"{func.__name__} got probabilities that are not the result of {kind}"
             return LossCall(func.__name__, given, result, tuple(outputs), unclear=why)
         return LossCall(func.__name__, given, result, (normalised.logits,), normalised)
 
@@ -208,16 +208,18 @@ def find_outputs(loss: Tensor, calls: Sequence[LossCall], weights: Mapping[int, 
     Raises:
         CurvwatchError: it is not clear what the outputs are; the message says why and what helps.
     """
-    met = reached(loss, [edge_of(call.result) for call in calls], weights)[0]
+    met = find_ends(loss, [edge_of(call.result) for call in calls], weights)[0]
     calls = [call for call in calls if edge_of(call.result) in met]
     if not calls:
         raise CurvwatchError(
-            "the outputs of the network cannot be told, for its loss passes through none of "
+            "the outputs of the network cannot be identified: its loss passes through none of "
             f"{', '.join(f.__name__ for f in LOSSES)} (nor their modules): {ADVICE}"
         )
     for call in calls:
         if call.unclear is not None:
-            raise CurvwatchError(f"the outputs of the network cannot be told: {call.unclear}; {ADVICE}")
+            raise CurvwatchError(
+                f"the outputs of the network cannot be identified: {call.unclear}; {ADVICE}"
+            )
     names = " and ".join(dict.fromkeys(call.name for call in calls))
     return Outputs(
         checked_outputs(loss, [t for c in calls for t in c.outputs], weights, names), tuple(calls)
@@ -233,30 +235,32 @@ def checked_outputs(
         CurvwatchError: a weight leads to the loss by another way, or one output makes another.
     """
     by_edge = {edge_of(t): t for t in tensors if t.requires_grad}
-    met, past = reached(loss, list(by_edge), weights)
+    met, past = find_ends(loss, list(by_edge), weights)
     if past is not None:
         raise CurvwatchError(
-            f"the loss depends on the weight {past} by another way than the outputs that {whose} got, "
-            f"such as a regulariser in the loss, so it is no function of the outputs alone: {ADVICE}; "
-            "what regularises is then left out"
+            f"the loss depends on the weight {past} also outside of the outputs that {whose} got, such "
+            f"as by a regulariser, so it is not a function of the outputs alone: {ADVICE}; the "
+            "regulariser is then left out"
         )
     by_edge = {edge: t for edge, t in by_edge.items() if edge in met}
     for edge, t in list(by_edge.items()):
         others = [e for e in by_edge if e != edge]
-        met, past = reached(t, others, weights, inside=True)
+        met, past = find_ends(t, others, weights, inside=True)
         if met and past is None:  # a scaled copy, say
             del by_edge[edge]
         elif met:
             raise CurvwatchError(
                 f"one of the outputs that {whose} got is computed from another and from the weight "
-                f"{past}, so the loss is no function of separate outputs: {ADVICE}"
+                f"{past}, so the loss is not a function of separate outputs: {ADVICE}"
             )
     if not by_edge:
         raise CurvwatchError(f"the loss does not depend on the outputs: {ADVICE}")
     return tuple(by_edge.values())
 
 
-def consumed(loss: Tensor, calls: Sequence[LossCall], results: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def find_loss_inputs(
+    loss: Tensor, calls: Sequence[LossCall], results: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
     """The outputs that `loss` is computed from, each once, whatever else it depends on; () if unknown.
 
     Args:
@@ -266,13 +270,13 @@ def consumed(loss: Tensor, calls: Sequence[LossCall], results: Sequence[Tensor])
     """
     ends = {edge_of(call.result): call.outputs for call in calls}
     ends = ends or {edge_of(t): (t,) for t in results if t.requires_grad}
-    met = reached(loss, list(ends), {})[0]
+    met = find_ends(loss, list(ends), {})[0]
     if not met and calls:
-        return consumed(loss, (), results)
+        return find_loss_inputs(loss, (), results)
     return tuple({edge_of(t): t for edge in ends if edge in met for t in ends[edge]}.values())
 
 
-def reached(
+def find_ends(
     t: Tensor, ends: Sequence[Edge], weights: Mapping[int, str], *, inside: bool = False
 ) -> tuple[set[Edge], str | None]:
     """Which of `ends` lie behind `t`, and a weight that is reached past them; `inside`: not at `t`."""

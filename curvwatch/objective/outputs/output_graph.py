@@ -149,7 +149,7 @@ class OutputGraphs:
             yield compute(self._kept[0], 0)
             return
         self._opened.counts.gradients += 1
-        pieces = self._opened.chunks
+        chunks = self._opened.chunks
         watch = LossCallRecorder()
         said: list[Any] = []
 
@@ -160,12 +160,12 @@ class OutputGraphs:
             graph = self._graph(sample, loss, leaves, watch, said)
             watch.clear()
             said.clear()
-            if len(pieces) == 1:
+            if len(chunks) == 1:
                 self._kept.append(graph)
             done += 1
             return compute(graph, done - 1)
 
-        yield from self._evaluation.map_losses(of_graph, pieces, loss_fn=self._loss_fn(watch, said))
+        yield from self._evaluation.map_losses(of_graph, chunks, loss_fn=self._loss_fn(watch, said))
 
     def _loss_fn(self, watch: LossCallRecorder, said: list[Any]) -> Callable[[Any], Any]:
         loss_fn = self._opened.loss_fn
@@ -177,7 +177,7 @@ class OutputGraphs:
                 said.append(outputs)
                 return given.loss_of_outputs(outputs, batch)
 
-            loss_fn = instead(loss_fn, through)
+            loss_fn = with_function(loss_fn, through)
 
         def watched(batch: Any) -> Any:
             with watch:
@@ -204,14 +204,16 @@ class OutputGraphs:
         return OutputGraph(self._opened, sample, loss, leaves, outputs)
 
 
-def instead(loss_fn: Callable[[Any], Any], function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def with_function(
+    loss_fn: Callable[[Any], Any], function: Callable[[Any], Any]
+) -> Callable[[Any], Any]:
     """`function`, of a batch as the user knows it, to be called where `loss_fn` would be.
 
     A loss function that is called with more than the user's batch, or in a context of its own, has a
-    method `instead`.
+    method `with_function`.
     """
-    own = getattr(loss_fn, "instead", None)
-    return function if own is None else own(function)
+    method = getattr(loss_fn, "with_function", None)
+    return function if method is None else method(function)
 
 
 def derivatives(

@@ -160,7 +160,7 @@
 
   function addHeat(figure) {
     const heat = data.heats[figure.dataset.heat], node = figure.querySelector(".plot");
-    const [from, bar, to] = figure.querySelector(".ramp").children, told = figure.querySelector(".told");
+    const [from, bar, to] = figure.querySelector(".ramp").children, hovered = figure.querySelector(".hovered");
     const { x: edges, rows, colours, linear } = heat, columns = edges.length - 1;
     const index = new Map([...data.shades].map((letter, i) => [letter, i]));
     let painted = ramp(colours.signed);
@@ -188,11 +188,11 @@
     function read(u) {
       const x = u.posToVal(u.cursor.left, "x"), height = u.posToVal(u.cursor.top, "y");
       const inside = u.cursor.left >= 0 && u.cursor.top >= 0 && columns > 0 && x >= edges[0] && x <= edges[columns];
-      if (!inside) { told.textContent = ""; return; }
+      if (!inside) { hovered.textContent = ""; return; }
       const column = Math.max(0, edges.findLastIndex((edge) => edge <= x && edge < edges[columns]));
       const row = Math.min(rows - 1, Math.floor(height * rows)), shade = index.get(heat.cells[column * rows + row]);
       const value = shade === undefined ? "nothing" : "about " + written(Number(valueOf(colours, shade / (data.shades.length - 1)).toPrecision(2)));
-      told.textContent = `${data.x} ${placed((edges[column] + edges[column + 1]) / 2)}, ${heat.names ? "" : "eigenvalue "}${at(height)}: ${value}`;
+      hovered.textContent = `${data.x} ${placed((edges[column] + edges[column + 1]) / 2)}, ${heat.names ? "" : "eigenvalue "}${at(height)}: ${value}`;
     }
     const short = (text) => (text.length > 15 ? "…" + text.slice(-14) : text);
     const plot = new uPlot(options(node, heat.names ? Math.min(420, 110 + 16 * rows) : 270, {

@@ -81,7 +81,7 @@ def render(
         problems=_problems(runs, problems),
         x=x,
         thinned=data["thinned"],
-        sections=_numbered(sections),
+        sections=_number_charts(sections),
         left_out=left_out,
         scales=[_SCALES[panel["scale"]] for panel in data["panels"]],
         lines=[panel["lines"] for panel in data["panels"]],
@@ -96,7 +96,7 @@ def render(
     )
 
 
-def _numbered(sections: Sequence[Section]) -> list[tuple[str, list[Any], list[Any]]]:
+def _number_charts(sections: Sequence[Section]) -> list[tuple[str, list[Any], list[Any]]]:
     """Title, heat maps and charts of each section, with their numbers on the page."""
     heat_maps, charts = count(), count()
     return [

@@ -60,7 +60,7 @@ def find_records(data: bytes) -> Records:
     content = np.frombuffer(data, dtype=np.uint8)
     heads = begins - 12
     bad = np.flatnonzero(
-        _checksums(content, heads, np.full(len(heads), 8)) != _stored(content, begins - 4)
+        _checksums(content, heads, np.full(len(heads), 8)) != _read_uint32(content, begins - 4)
     )
     if len(bad):
         problems.append(f"damaged at byte {heads[bad[0]]} of {end}: what comes after it cannot be read")
@@ -70,7 +70,7 @@ def find_records(data: bytes) -> Records:
     where, sizes = np.asarray(starts, dtype=np.int64), np.asarray(lengths, dtype=np.int64)
     small = np.flatnonzero(sizes <= _CHECKED_BYTES)
     wrong = small[
-        _checksums(content, where[small], sizes[small]) != _stored(content, (where + sizes)[small])
+        _checksums(content, where[small], sizes[small]) != _read_uint32(content, (where + sizes)[small])
     ]
     if len(wrong):
         problems.append(f"{len(wrong)} damaged records are left out")
@@ -78,7 +78,7 @@ def find_records(data: bytes) -> Records:
     return Records(where, sizes, tuple(problems))
 
 
-def _stored(data: np.ndarray, at: np.ndarray) -> np.ndarray:
+def _read_uint32(data: np.ndarray, at: np.ndarray) -> np.ndarray:
     """The little-endian 32-bit numbers at `at`."""
     four: np.ndarray = data[at[:, None] + np.arange(4)]
     return np.ascontiguousarray(four).view("<u4")[:, 0]

@@ -111,12 +111,12 @@ def logged_alert(rule: str, text: str, step: int) -> LoggedAlert:
 def alerts_of_table(text: str) -> Iterator[LoggedAlert]:
     """The alerts of a Markdown table with the columns step, rule, metric, value and meaning."""
     for line in text.splitlines():
-        cells = [_unescaped(cell.strip()) for cell in line.strip()[1:-1].split(" | ")]
+        cells = [_unescape(cell.strip()) for cell in line.strip()[1:-1].split(" | ")]
         if len(cells) == 5 and cells[0].isdecimal():
             yield LoggedAlert(int(cells[0]), cells[1], cells[4])
 
 
-def _unescaped(text: str) -> str:
+def _unescape(text: str) -> str:
     return unescape(re.sub(r"\\(.)", r"\1", text))
 
 

@@ -18,7 +18,7 @@ class LoggedCurve:
 
     Attributes:
         steps: (n,) int64, the optimizer step of each value.
-        values: (n,) float64, nan where a value could not be had.
+        values: (n,) float64, nan where a value is missing.
         times: (n,) float64, seconds since the first value of the run; nan where the log has none.
         epochs: (n,) float64; nan where the log has none.
     """
@@ -68,7 +68,7 @@ class LoggedRun:
         hyperparameters: as logged; empty where the log has none.
         problems: a line for each thing that is wrong with the log, for people.
         densities: distributions by name.
-        doubtful: by metric the steps whose values are not to be trusted, where the log tells.
+        doubtful: by metric the steps whose values are doubtful, where the log has that.
     """
 
     name: str

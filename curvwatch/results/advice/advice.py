@@ -36,8 +36,8 @@ class Advice:
         could_raise: whether `low` is well above the largest learning rate of the run.
         factor: `learning_rate` over the largest of the run.
         sentences: the advice in words; why there is none, if so.
-        evidence: the numbers that it was made of, by name; learning rates are those of the group with
-            the largest.
+        evidence: the numbers that it was computed from, by name; learning rates are those of the group
+            with the largest.
     """
 
     learning_rate: float = math.nan
@@ -51,7 +51,7 @@ class Advice:
 
     @property
     def given(self) -> bool:
-        """Whether the readings allow one."""
+        """Whether advice is given; otherwise `sentences` has the reason."""
         return not math.isnan(self.learning_rate)
 
     def __str__(self) -> str:
@@ -69,7 +69,9 @@ class Advices(dict[str, Advice]):
             ValueError: there are several; the message has their suffixes.
         """
         if len(self) != 1:
-            raise ValueError(f"there are {len(self)} advices, of {', '.join(map(repr, self))}")
+            raise ValueError(
+                f"there are {len(self)} advices, pick one by its suffix: {', '.join(map(repr, self))}"
+            )
         return next(iter(self.values()))
 
     def __str__(self) -> str:
@@ -106,18 +108,18 @@ def advise_curves(
 
     Args:
         curves: of the run.
-        doubtful: by metric the steps whose values are not to be trusted.
+        doubtful: by metric the steps whose values are doubtful.
         notes: step and text of why values are missing.
     """
     kinds = [name.removeprefix(RATIO) for name in curves if name.startswith(RATIO)]
     suffixes = [suffix for suffix in kinds if suffix == "" or suffix[0] == "-"]
     if not suffixes:
-        return Advices({"": _none(f"there is no {RATIO}, which the measure 'sharpness' reads")})
-    told, advices = list(notes), Advices()
+        return Advices({"": _none(f"the readings have no {RATIO}; the measure 'sharpness' reads it")})
+    texts, advices = list(notes), Advices()
     for suffix in suffixes:
         groups = [name for name in curves if name.startswith(f"curvature/edge{suffix}/")]
         try:
-            found = evidence(curves, suffix, doubtful or {}, told)
+            found = evidence(curves, suffix, doubtful or {}, texts)
         except NoAdviceError as reason:
             advices[suffix] = _none(str(reason))
             continue

@@ -25,7 +25,7 @@ RATIO = "curvature/stability_ratio"
 _LEAST_LATE, _LEAST_STEPS = 4, 5
 # the rate at the edge in the last quarter over that in the third: sharpness rises still, or quickly
 RISES, _RISES_QUICKLY = 0.8, 0.5
-_SHARPER_AT_FIRST = 1.5  # times, for a warmup to be worth its while
+_SHARPER_AT_FIRST = 1.5  # times the settled sharpness, from which a warmup is advised
 _AT_EDGE = 0.8
 # at the edge of stability steps have a ratio near 1, or come there now and then
 _FAR_FROM_EDGE = 0.5
@@ -61,9 +61,9 @@ class Evidence:
         low: under it, see `Advice`.
         high: over it.
         warmup: what comes before; None: nothing.
-        held: whether the run sits at its edge by itself, and its loss falls.
-        doubted: whether steps speak against that: batches differ, and next to none comes near a ratio
-            of 1. Those of a full batch may, far under it, until the sharp direction takes over.
+        held: whether the run has settled at its edge of stability, and its loss falls.
+        doubted: whether steps contradict that: batches differ, and next to none comes near a ratio of
+            1. With a full batch ratios may stay far under 1 until the sharp direction dominates.
         with_steps: whether enough steps were read.
         with_stderr: whether the probe has several batches.
         numbers: all that it was made of, by name.
@@ -108,7 +108,7 @@ def evidence(
     first, last = check_loss(curves, suffix, used, steps, settled=settled, of_step=of_step)
 
     at_edge = used.at_edge[late]
-    # whatever the readings say, the run trains with its learning rate
+    # a run that trains supports its own learning rate, also where readings are over the edge
     trains = of_step <= 1.0 if with_steps else math.isfinite(first)
     if trains:
         at_edge = np.maximum(at_edge, used.rates[late])
@@ -117,8 +117,8 @@ def evidence(
     level = min(quarters)
     if rises < _RISES_QUICKLY:
         raise NoAdviceError(
-            f"the landscape is still getting sharper, {1 / rises:.2g} times from the third to the "
-            "last quarter of the readings: train for longer, or with a larger learning rate"
+            f"the landscape is still getting sharper, by a factor of {1 / rises:.2g} from the third to "
+            "the last quarter of the readings: train for longer, or with a larger learning rate"
         )
     if not math.isfinite(level):
         raise NoAdviceError("there is no positive curvature that would limit a learning rate")
@@ -195,7 +195,7 @@ def _scatter(values: np.ndarray) -> float:
 
 
 def _warmup(used: LandscapeSeries, steps: Steps, settled: int, rate: float) -> Warmup | None:
-    """From the least that earlier readings support, to the first from which on all support `rate`.
+    """The warmup: from the lowest rate that earlier readings support, until all support `rate`.
 
     A reading over the edge supports the learning rate it was made with, if the steps after it did not
     overshoot.

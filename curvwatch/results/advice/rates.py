@@ -1,4 +1,4 @@
-"""The learning rates at which a run that was measured would have been at its edge of stability."""
+"""Learning rates at which a measured run would have been at its edge of stability."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from curvwatch.charts import CurveLike
 
 # of several learning rates the edges of one law lie on a line, to the rounding of a log in float32
 _AFFINE, _VARIED = 1e-5, 1.1
-# a relative residual from which an eigenvalue is none
+# eigenvalues with a larger relative residual are not used
 _COARSEST = 0.1
 # chi over this while steps do not overshoot, the next so many steps, or readings if these are more, is
 # no instability: over the edge by so much the oscillation doubles at each step
@@ -37,12 +37,12 @@ class LandscapeSeries:
         at_edge: the learning rate at which chi would be 1.
         errors: relative residual of the eigenvalue; 0 where it was not logged.
         stderrs: relative standard error of sharpness over the batches of the probe; 0 without one.
-        momentum: m of heavy ball, b1 of an average, as the edges tell it.
+        momentum: m of heavy ball, b1 of an average, inferred from the edges.
         slowness: chi of a direction over the ratio of a step along it, far from the edge; 1 without
             momentum.
         read: readings there are.
         missing: of these, without a stability ratio.
-        doubtful: of these, with values that are not to be trusted.
+        doubtful: of these, with doubtful values or a large residual.
         refuted: of these, over the edge by half while no step overshot.
         lowered: of these, after the learning rate was halved.
     """
@@ -172,7 +172,7 @@ def _rates_at_edge(rates: np.ndarray, edge: np.ndarray, chi: np.ndarray) -> np.n
     """Where chi would be 1 in the same landscape, shape (n,).
 
     Most edges are c / lr, so it is lr / chi. With weight decay they are c / lr - b: where the learning
-    rate varied, c and b are seen.
+    rate varied, c and b are fitted.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         in_proportion = np.where(chi > 0, rates / chi, np.inf)
@@ -194,7 +194,7 @@ def _momentum(factors: np.ndarray) -> tuple[float, float]:
     c is 1 + m of heavy ball, (1 + m) / (1 + 2 m) of Nesterov, which is under 1, and
     (1 + b) / (1 - b) of an average. Along one direction the step settles at lr / (1 - m) g, of an
     average at lr g, so the slowness is (1 - m) / c and 1 / c. The smallest c is taken: clipping
-    makes it larger. Averages with b under 1/3 cannot be told from heavy ball.
+    makes it larger. Averages with b under 1/3 cannot be distinguished from heavy ball.
     """
     if not len(factors):
         return 0.0, 1.0

@@ -11,14 +11,14 @@ import numpy as np
 from curvwatch.results.advice.rates import Curves, LandscapeSeries, Steps
 
 LEAST = 8  # readings of the landscape
-# a fall of the loss, relative to its start, under which the landscape of training is not seen yet:
+# a relative fall of the loss below which the readings do not show the landscape of later training:
 # in any case, and where steps go along negative curvature or are not read
 _FELL, _FELL_SURELY = 0.01, 0.1
-# a run that was thrown to where it stands still: it overshot before, its loss moves by less of its
-# start in the settled half, and ends over so much of it, where the landscape allows so many times the
-# learning rate that it allowed at its sharpest
+# a run is stuck after overshooting if it overshot before, its loss changes by less than this share of
+# its start in the settled half and ends above this share of it, and the landscape allows so many
+# times the learning rate that it allowed at its sharpest
 _STILL, _HIGH, _FLATTER = 0.01, 0.5, 10.0
-# the share of steps that overshoot, from which on a larger learning rate is no cure
+# from this share of overshooting steps on a larger learning rate does not help
 _OVERSHOOT = 0.1
 
 
@@ -39,11 +39,11 @@ def check_count(used: LandscapeSeries, notes: Sequence[str]) -> None:
     if used.refuted > len(used):
         raise NoAdviceError(
             f"{used.refuted} of {used.read} readings are over the edge while no step overshot: the "
-            "probe is sharper than the loss (probe_batches=... makes it larger), or the optimizer has "
-            "had too few gradients yet"
+            "probe is sharper than the training loss (enlarge it: probe_batches=...), or the optimizer "
+            "has received too few gradients yet"
         )
     left_out = (
-        *((used.missing, "have no stability ratio"), (used.doubtful, "are not to be trusted")),
+        *((used.missing, "have no stability ratio"), (used.doubtful, "are doubtful")),
         (used.refuted, "contradict the steps"),
         (used.lowered, "came after the learning rate was halved"),
     )
@@ -86,14 +86,14 @@ def check_loss(
     if fell < (_FELL if of_step > 0 else _FELL_SURELY) * abs(first):
         overshot = _overshot(used.ratios, steps.ratios)
         if fell >= 0 and not overshot:
-            moved, cure = "hardly moved", "train for longer, or with a larger learning rate"
+            moved, cure = "hardly fallen", "train for longer, or with a larger learning rate"
         elif fell >= 0:
-            moved, cure = "hardly moved", "steps overshot, so begin again with a smaller learning rate"
+            moved, cure = "hardly fallen", "steps overshot, so restart with a smaller learning rate"
         else:
             moved, cure = "risen", "train for longer, or with a smaller learning rate"
         raise NoAdviceError(
-            f"the loss has {moved} ({first:.3g} to {last:.3g}), so the landscape of training was not "
-            f"reached yet: {cure}"
+            f"the loss has {moved} ({first:.3g} to {last:.3g}), so the readings do not show the "
+            f"landscape of later training: {cure}"
         )
     since = curves[name].steps >= used.steps[settled]
     begin, end = (np.median(part) for part in np.array_split(values[since], 2))
@@ -103,9 +103,9 @@ def check_loss(
     thrown = supported > _FLATTER * least and _overshot(used.ratios[:settled], before)
     if still and thrown:
         raise NoAdviceError(
-            f"the loss stands still at {last:.3g} (it began at {first:.3g}), where the landscape is "
+            f"the loss is stuck at {last:.3g} (it began at {first:.3g}), where the landscape is "
             f"{supported / least:.0f} times flatter than at its sharpest: steps that overshot may have "
-            "thrown the run there and left its units dead; begin again with a smaller learning rate"
+            "moved the run there and left units dead; restart with a smaller learning rate"
         )
     return first, last
 

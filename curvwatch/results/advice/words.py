@@ -1,4 +1,4 @@
-"""Advice in words."""
+"""Puts advice into sentences."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def sentences(found: Evidence, share: float = 1.0) -> tuple[str, ...]:
     elif found.low > 0:
         verdict = "it may be raised, though the low end of the range does not support that"
     else:
-        verdict = "keep it: how far it could be raised is not known"
+        verdict = "keep it: how far it could be raised is unknown"
     rate, low, high, current = (
         share * value for value in (found.rate, found.low, found.high, found.current)
     )
@@ -35,7 +35,7 @@ def sentences(found: Evidence, share: float = 1.0) -> tuple[str, ...]:
         begin = f"Warm up from {share * least:.3g} to it"
         if start > 0:
             begin = f"Hold {share * least:.3g} until step {start}, then warm up to it"
-        ramp = f"{begin} until step {until}: before, the landscape was too sharp for it."
+        ramp = f"{begin} until step {until}: before that, the landscape is too sharp for it."
     return (head, ramp, _why(found, share), *_remarks(found))
 
 
@@ -48,7 +48,7 @@ def _why(found: Evidence, share: float) -> str:
         return (
             f"The steps limit it: {since} their stability ratio has a median of "
             f"{numbers['step_stability_ratio']:.2g} at {rates}, and at 1 they no longer lower even "
-            f"the loss of their own batch; the landscape, without the noise of batches, would allow "
+            f"the loss of their own batch; the landscape alone, without batch noise, would allow "
             f"{share * numbers['by_landscape']:.3g}."
         )
     if found.held and found.doubted:
@@ -56,11 +56,11 @@ def _why(found: Evidence, share: float) -> str:
             f"By the landscape the run is at its edge ({since} the stability ratio has a median of "
             f"{chi:.2g}), but by its steps it is not (their median is "
             f"{numbers['step_stability_ratio']:.2g}): its learning rate is supported, and a larger one "
-            "may be, too. A larger probe, or later readings of an adaptive optimizer, can decide."
+            "may be, too. A larger probe, or for an adaptive optimizer later readings, would decide."
         )
     if found.held:
         return (
-            f"The run sits at its edge by itself ({since} the stability ratio has a median of "
+            f"The run has settled at its edge ({since} the stability ratio has a median of "
             f"{chi:.2g}) and its loss falls, so its learning rate is supported; what a larger one "
             "would do was not measured."
         )
@@ -79,26 +79,26 @@ def _settled_rates(found: Evidence, share: float) -> str:
 
 
 def _remarks(found: Evidence) -> list[str]:
-    """What else to know."""
+    """Further sentences: limits of the advice, and readings left out."""
     numbers, used = found.numbers, found.used
     remarks = []
     if numbers["rises"] < RISES:
         remarks.append(
-            "The landscape was still getting sharper: the learning rate at its edge fell to "
-            f"{numbers['rises']:.2g} of itself in the last quarter, and the low end allows for as much "
-            "again."
+            "The landscape was still getting sharper: in the last quarter of the readings the learning "
+            f"rate at the edge was {numbers['rises']:.2g} times that of the third, and the low end of "
+            "the range assumes the same fall again."
         )
     if not found.low:
-        remarks.append("The low end is 0: the readings behind it scatter by as much as their size.")
+        remarks.append("The low end of the range is 0: the readings scatter by as much as their size.")
     if not found.with_steps:
-        remarks.append(
-            "Steps were not read, so the limit that the noise of small batches sets is not known."
-        )
+        remarks.append("Steps were not read, so the limit that batch noise sets is unknown.")
     if not found.with_stderr:
-        remarks.append("The probe is one batch: how far it is from the whole loss is not known.")
+        remarks.append(
+            "The probe is one batch: how far its sharpness is from that of the whole loss is unknown."
+        )
     for count, text in (
         (used.refuted, "over the edge while no step overshot"),
-        (used.doubtful, "not to be trusted"),
+        (used.doubtful, "doubtful, or with a large residual"),
         (used.lowered, "made after the learning rate was halved"),
     ):
         if count:

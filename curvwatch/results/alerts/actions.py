@@ -1,4 +1,4 @@
-"""What an alert does beside its message."""
+"""What an alert does besides its message."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ControllableRun(Protocol):
 
 
 class RunAction(ABC):
-    """An action that changes the run or tells others of it."""
+    """An action that changes the run or notifies others."""
 
     @abstractmethod
     def act(self, alert: Alert, run: ControllableRun) -> None:
@@ -92,8 +92,8 @@ class Webhook(RunAction):
             ) from error
         if not apprise.Apprise().add(self.url):
             raise ValueError(
-                f"webhook({self.url.partition(':')[0]!r}...): no address that apprise knows, such as "
-                "'slack://...', 'discord://...', 'jsons://host/path' or 'mailto://...'"
+                f"webhook({self.url.partition(':')[0]!r}...): not an address that apprise supports, "
+                "such as 'slack://...', 'discord://...', 'jsons://host/path' or 'mailto://...'"
             )
 
     def act(self, alert: Alert, run: ControllableRun) -> None:
@@ -142,7 +142,8 @@ def webhook(url: str) -> RunAction:
     """An action that sends the alert to Slack, Discord, mail, or any other service of apprise.
 
     Args:
-        url: as apprise has it, https://github.com/caronc/apprise/wiki. The run waits for the answer.
+        url: an address of apprise, https://github.com/caronc/apprise/wiki. The run waits for the
+            answer.
 
     Raises:
         CurvwatchError: apprise is not installed.

@@ -18,7 +18,7 @@ class Alert:
         metric: name of the metric, with its optimizer's suffix.
         step: optimizer step of the reading.
         value: what the rule compared: nan or inf for `not_finite`.
-        text: what it means, for people.
+        text: the values, and what they mean, for people.
         level: how bad it is: "info", "warning" or "critical".
         resolved: the step at which the rule was clear again; None: not yet.
     """

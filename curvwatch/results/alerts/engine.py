@@ -235,7 +235,7 @@ def _part_text(part: Rule, metric: str, value: float | None) -> str:
     side = "under" if part.below is not None else "over"
     if part.within_steps:
         return (
-            f"{metric} is, or within {part.within_steps} steps will be, {value:.3g}, "
-            f"{side} {part.threshold:.3g}"
+            f"{metric} is, or will be within {part.within_steps} steps at its present slope, "
+            f"{value:.3g}, {side} {part.threshold:.3g}"
         )
     return f"{metric} is {value:.3g}, {side} {part.threshold:.3g}{median}"

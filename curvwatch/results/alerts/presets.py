@@ -12,7 +12,7 @@ from curvwatch.results.alerts.rule import Rule
 PresetName = Literal["default", "research", "off"]
 
 _RATIO, _RISE = "step/stability_ratio", "step/relative_loss_change"
-# an alert is of all that follows within so many steps
+# further alerts of a rule within so many steps count as the same event
 _COOLDOWN = 100
 
 
@@ -28,23 +28,23 @@ def _overshooting(name: str, readings: int, *, ratio: float, rise: float, meanin
 
 
 # Tuned on the first half of the runs of `make bench-alerts`. The ratio alone passes 1 at 8 % of the
-# steps of healthy runs at the edge, and 1.5 now and then; what they do not do is raise the loss much.
+# steps of healthy runs at the edge, and 1.5 now and then; but those steps hardly raise the loss.
 DEFAULT_RULES = (
-    # one step so long that the second-order picture, and with it the ratio, says little
+    # one step so long that the second-order expansion, and with it the ratio, no longer describes it
     Rule(
         name="spike ahead",
         metric=_RISE,
         above=1.5,
         cooldown=_COOLDOWN,
-        meaning="the last step made the loss of its own batch more than 2.5 times as large; "
-        "lower the learning rate or clip the gradient",
+        meaning="the last step multiplied the loss of its own batch by more than 2.5; lower the "
+        "learning rate or clip the gradient",
     ),
     _overshooting(
         "divergence ahead",
         2,
         ratio=1.0,
         rise=0.5,
-        meaning="steps overshoot and raise the loss of their own batch by half, again and again; "
+        meaning="steps repeatedly overshoot and raise the loss of their own batch by more than 50 %; "
         "lower the learning rate",
     ),
     _overshooting(
@@ -52,7 +52,7 @@ DEFAULT_RULES = (
         3,
         ratio=1.5,
         rise=0.1,
-        meaning="steps overshoot and raise the loss of their own batch, little by little; "
+        meaning="steps repeatedly overshoot and raise the loss of their own batch by more than 10 %; "
         "lower the learning rate",
     ),
 )
@@ -65,7 +65,7 @@ RESEARCH_RULES = (
         clear=0.6,
         for_readings=3,
         level="info",
-        meaning="progressive sharpening has come to the edge of stability",
+        meaning="progressive sharpening has reached the edge of stability",
     ),
     Rule(
         name="edge left",
@@ -74,18 +74,18 @@ RESEARCH_RULES = (
         clear=0.8,
         for_readings=3,
         level="info",
-        meaning="the landscape is flat for this learning rate: it could be larger",
+        meaning="sharpness is well below the edge for this learning rate, which could be larger",
     ),
     # Lewkowycz et al. 2020, arXiv:2003.02218: from 2/lr to some 4/lr (12/lr with ReLU) the weights
-    # are flung to flatter ground; beyond, the run diverges
+    # are thrown to a flatter region; beyond, the run diverges
     Rule(
         name="catapult",
         metric="curvature/stability_ratio",
         above=1.5,
         clear=1.0,
         level="info",
-        meaning="the landscape is far too sharp for this learning rate: the loss rises until the "
-        "weights reach flatter ground, or for good",
+        meaning="sharpness is far above the edge for this learning rate: the loss rises until the "
+        "weights reach a flatter region, or the run diverges",
     ),
 )
 PRESETS: dict[str, tuple[Rule, ...]] = {
@@ -96,7 +96,7 @@ PRESETS: dict[str, tuple[Rule, ...]] = {
 
 
 def rules_of(preset: str | None, rules: Rule | Iterable[Rule] | None) -> tuple[Rule, ...]:
-    """The rules of `preset` and `rules`; one of these takes the place of the preset's of its name.
+    """The rules of `preset` and `rules`; one of `rules` replaces the preset's of the same name.
 
     Args:
         preset: its name; None: the default one, unless there are `rules`.
@@ -126,5 +126,5 @@ def check_rules(rules: Rule | Iterable[Rule] | None) -> tuple[Rule, ...]:
     names = [rule.name for rule in own]
     for name in names:
         if names.count(name) > 1 or name == NOT_FINITE:
-            raise ValueError(f"an alert named {name!r} comes twice: each rule needs a name of its own")
+            raise ValueError(f"the rule name {name!r} is already in use: each rule needs its own")
     return own

@@ -22,7 +22,7 @@ _LINE_LEAST = 3
 
 @dataclass(frozen=True)
 class Rule:
-    """Fires when a metric is over a threshold, and goes on until it is clear.
+    """Fires when a metric passes a threshold, and keeps firing until it is clear.
 
     What is compared is the median of the last `for_readings` values. One of `above`, `below` and
     `times_median` is needed.
@@ -33,13 +33,13 @@ class Rule:
             such as "train_loss". With several optimizers each has a state of its own.
         above: fires over this threshold.
         for_readings: how many readings the median is taken of; values that are missing do not count.
-        meaning: what it means, for people.
+        meaning: what an alert of it means and what to do, part of its text.
         below: fires under this threshold.
         times_median: fires over so many times the running median of the 50 readings before (at least
             10); for metrics that are positive.
         within_steps: fires as soon as a line through the last readings (3, or `for_readings` where
             that is more) crosses `above` or `below` within so many steps.
-        clear: fires on until the value is back at this threshold, on the safe side of the other:
+        clear: keeps firing until the value is back at this threshold, on the safe side of the other:
             hysteresis for values that hover; None: the same threshold.
         cooldown: optimizer steps from an alert to the next of this rule, at least.
         level: "info", "warning" or "critical".
@@ -90,8 +90,8 @@ class Rule:
             )
         if self.clear is not None and self.is_over(self.clear, self.threshold):
             raise ValueError(
-                f"clear={self.clear!r} is on the wrong side of {self.threshold!r}: the rule would be "
-                "clear while it fires"
+                f"clear={self.clear!r} is on the firing side of {self.threshold!r}: alerts would be "
+                "resolved while the value is still past the threshold"
             )
         check_choice("level", self.level, get_args(Level))
         check_actions(self.action, name="action")
@@ -151,7 +151,7 @@ class Rule:
         return before + max(self.for_readings, line)
 
     def is_over(self, value: float, threshold: float) -> bool:
-        """Whether `value` is on the bad side of `threshold`."""
+        """Whether `value` is on the firing side of `threshold`."""
         return value < threshold if self.below is not None else value > threshold
 
     def compared(self, readings: Sequence[tuple[int, float]]) -> float | None:

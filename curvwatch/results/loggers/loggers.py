@@ -106,7 +106,7 @@ def _destination_of(logger: Any) -> LoggerDestination:
 
 def _story(history: History, alerts: Sequence[Alert]) -> dict[str, np.ndarray]:
     if find_spec("matplotlib") is None:
-        _hint()
+        _log_missing_matplotlib()
         return {}
     from curvwatch.charts.run_figures import story_pixels
 
@@ -122,8 +122,8 @@ def _heat_maps(history: History) -> dict[str, np.ndarray]:
 
 
 @cache
-def _hint() -> None:
-    """Once a process."""
+def _log_missing_matplotlib() -> None:
+    """Log it once a process: a hint, not a failure, so not a warning of `ErrorPolicy`."""
     log.warning(
         "curvwatch logs no figures of the run, because matplotlib is not installed: "
         "pip install 'curvwatch[report]'"

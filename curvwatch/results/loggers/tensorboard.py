@@ -71,7 +71,7 @@ def layout(metrics: Iterable[str]) -> dict[str, dict[str, list[Any]]]:
     """The Custom Scalars page of a run with `metrics`: no chart stays empty.
 
     TensorBoard joins the pages of several runs by titles, and overlays charts that are the same. A row
-    has three charts; it cannot be told to take a logarithmic axis.
+    has three charts; a logarithmic axis cannot be set.
     """
     metrics = list(metrics)
     page: dict[str, dict[str, list[Any]]] = {}

@@ -17,7 +17,7 @@ FIRST = "events.out.tfevents.0000000000.curvwatch.hparams"
 METRICS = ("curvature/stability_ratio", "curvature/sharpness", "curvature/loss")
 # the page shows the first five columns, those that are said to differ before others
 _SHOWN = ("class", "lr", "momentum", "beta1", "weight_decay")
-# columns for the values of other runs, as TensorBoard looks at the list of one run alone
+# columns for the values of other runs, as TensorBoard reads the list of one run alone
 _OF_OTHERS: dict[str, float | str | bool] = {
     "class": "",
     "lr": 0.0,

@@ -32,10 +32,10 @@ class BackwardRecorder:
         stepped: called with each optimizer that makes its first step.
 
     Attributes:
-        losses: sent backward since the optimizer's gradients were last cleared, until its step.
+        losses: passed to backward() since the optimizer's gradients were last cleared, until its step.
         reached: whether the optimizer made a step.
         cleared: whether its gradients were cleared before that.
-        any: whether anything was sent backward, for any optimizer.
+        any: whether any loss was passed to backward(), for any optimizer.
     """
 
     def __init__(
@@ -207,7 +207,7 @@ def _scalar(loss: Tensor, weight: Tensor | None) -> Tensor:
         return (loss * weight).sum()
     if loss.numel() != 1:
         raise CurvwatchError(
-            f"a loss that is sent backward has the shape {tuple(loss.shape)}; a scalar is needed, such "
+            f"a loss passed to backward() has the shape {tuple(loss.shape)}; a scalar is needed, such "
             f"as its mean(); or {GIVE_ONE}"
         )
     return loss.reshape(())

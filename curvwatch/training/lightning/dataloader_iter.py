@@ -36,7 +36,7 @@ class Fetched(list[Fetch]):
         live: whether the step goes on.
         kept: whether somebody made a copy, so that fetches are to be recorded.
         exhausted: whether the last try found no batch.
-        failure: why a batch could not be kept.
+        failure: why a batch could not be copied.
     """
 
     def __init__(self, fetches: Any = ()) -> None:
@@ -103,12 +103,12 @@ class FetchRecorder:
             try:
                 random = ModuleState.of(module).random_state()
                 record.append(Fetch(clone_batch(batch), batch_idx, dataloader_idx, random))
-            except Exception as error:  # told when the record is used: training goes on
+            except Exception as error:  # raised when the record is used: training goes on
                 record.failure = error
             return fetched
 
         self._swapped = (wrapper, original)
-        # of the class of either namespace; `next` looks at the class alone
+        # of the class of either namespace; `next` uses the class alone
         wrapper.__class__ = type(original.__name__, (original,), {"__next__": fetch})
 
     def end(self) -> None:
@@ -135,7 +135,7 @@ class ReplayIterator(Iterator[Any]):
         failure = getattr(record, "failure", None)
         if failure is not None:
             raise CurvwatchError(
-                f"a batch could not be kept: {type(failure).__name__}: {failure}"
+                f"a batch could not be copied: {type(failure).__name__}: {failure}"
             ) from failure
         self._fetches = iter([_as_fetch(*fetch) for fetch in record])
         self._exhausted = getattr(record, "exhausted", False)
@@ -152,7 +152,7 @@ class ReplayIterator(Iterator[Any]):
                 raise StopIteration
             raise CurvwatchError(
                 "training_step fetches more batches from dataloader_iter than when this step was "
-                "recorded, or than an element of probe=[...] holds: the others are not available"
+                "recorded, or than an element of probe=[...] holds: there are no more"
             )
         if fetch.random is not None:
             fetch.random.set(ModuleState.of(self._module).generators)

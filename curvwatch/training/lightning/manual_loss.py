@@ -85,7 +85,7 @@ class ManualOptimizationLoss(TrainingStepLoss):
         self._made_step = index in finished
         self._batch_idx = batch_idx
         self._own = [p for group in self._optimizer.param_groups for p in group["params"]]
-        self._moved = _moved(optimizers, index, finished)
+        self._earlier_steps = _earlier_steps(optimizers, index, finished)
 
     def __call__(self, item: StepInput) -> Tensor:
         """The loss; of a batch of the probe times the number of batches that make a step.
@@ -170,7 +170,7 @@ class ManualOptimizationLoss(TrainingStepLoss):
                     weight.grad = gradient
 
     def _recorder(self, *, until_step: bool) -> BackwardRecorder:
-        for start in self._moved.values():
+        for start in self._earlier_steps.values():
             for weight, before, _ in start:
                 self._isolated.places.put(weight, before)
         if self._known.backward:
@@ -200,8 +200,8 @@ class ManualOptimizationLoss(TrainingStepLoss):
 
     def _follow(self, optimizer: Optimizer) -> None:
         """Another optimizer has made its step."""
-        if id(optimizer) in self._moved:
-            for weight, _, after in self._moved[id(optimizer)]:
+        if id(optimizer) in self._earlier_steps:
+            for weight, _, after in self._earlier_steps[id(optimizer)]:
                 self._isolated.places.put(weight, after)
             self._isolated.refresh(optimizer)
 
@@ -215,8 +215,8 @@ class ManualOptimizationLoss(TrainingStepLoss):
 
     def _not_inferred(self) -> CurvwatchError:
         return CurvwatchError(
-            f"the loss of {self._name} cannot be inferred: training_step sent none backward for its "
-            f"weights before its step: {GIVE_ONE}"
+            f"the loss of {self._name} cannot be inferred: training_step passed no loss of its weights "
+            f"to backward() before its step: {GIVE_ONE}"
         )
 
 
@@ -227,7 +227,7 @@ def _later(item: StepInput, ahead: int) -> StepInput:
     )
 
 
-def _moved(
+def _earlier_steps(
     optimizers: Sequence[Optimizer], index: int, finished: Mapping[int, FinishedStep]
 ) -> dict[int, list[tuple[Tensor, Tensor, Tensor]]]:
     """By the `id` of each optimizer that was faster: its weights, before its step and at this one's."""
@@ -235,10 +235,10 @@ def _moved(
         return {}
     now = finished[index].before
     own = {id(p) for group in optimizers[index].param_groups for p in group["params"]}
-    moved: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {}
+    steps: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {}
     for other, step in finished.items():
         weights = [p for group in optimizers[other].param_groups for p in group["params"]]
         pairs = [(p, step.before[id(p)], now[id(p)]) for p in weights if id(p) not in own]
         if any(not before.equal(after) for _, before, after in pairs):
-            moved[id(optimizers[other])] = pairs
-    return moved
+            steps[id(optimizers[other])] = pairs
+    return steps

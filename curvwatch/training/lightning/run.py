@@ -111,12 +111,12 @@ log = logging.getLogger("curvwatch")
 
 # strategies, by a part of their names, and why not
 _REFUSED = {
-    "DeepSpeed": "takes its steps in an engine of its own, where neither weights nor gradients can be "
-    "seen, so nothing is measured; DDP, and ModelParallelStrategy with fully_shard, can be",
+    "DeepSpeed": "makes its steps in its own engine, which gives access to neither weights nor "
+    "gradients, so nothing is measured; use DDP, or ModelParallelStrategy with fully_shard",
     "FSDP": "flattens weights, so gradients are not available outside of training, and nothing is "
-    "measured; ModelParallelStrategy with torch's fully_shard in configure_model can be",
-    "XLA": "compiles the step, which a reading cannot take apart, so nothing is measured; DDP, and "
-    "ModelParallelStrategy with fully_shard, can be",
+    "measured; use ModelParallelStrategy with torch's fully_shard in configure_model",
+    "XLA": "compiles the step as a whole, of which a reading cannot run a part, so nothing is "
+    "measured; use DDP, or ModelParallelStrategy with fully_shard",
 }
 
 
@@ -198,14 +198,14 @@ class LightningRun(TrainingRun):
 
     @property
     def batch_weight(self) -> float:
-        """What a batch's loss is multiplied by before it is sent backward."""
+        """What a batch's loss is multiplied by before it is passed to backward()."""
         return 1.0 / self.trainer.accumulate_grad_batches
 
     def weight_samples(self, samples: Sequence[RecordedBatch]) -> list[RecordedBatch]:
         """Each with the factor of its loss: Lightning divides also where the last group is short."""
         if self.module.automatic_optimization:
             return [replace(s, weight=self.batch_weight) for s in samples]
-        if self._infers_losses:  # what is sent backward adds up
+        if self._infers_losses:  # what is passed to backward() adds up
             return [replace(s, batch=StepBatch(*s.batch)) for s in samples]
         return super().weight_samples(samples)
 
@@ -321,7 +321,7 @@ class LightningRun(TrainingRun):
     def stop(self, reason: str) -> None:
         """End the run after this batch, on every process: all have the same readings."""
         if self.trainer.is_global_zero:
-            log.warning("the run is asked to stop: %s", reason)
+            log.warning("stopping the run: %s", reason)
         self.trainer.should_stop = True
 
     def save(self, name: str) -> str:
@@ -354,13 +354,13 @@ class LightningRun(TrainingRun):
     def _refuse_unread_losses(self) -> None:
         if self._infers_losses and self.sharded:
             raise CurvwatchError(
-                f"{type(self.module).__name__} optimizes by hand (automatic_optimization=False), and "
-                f"its weights are sharded, so the losses of its steps cannot be inferred: {GIVE_ONE}"
+                f"{type(self.module).__name__} uses manual optimization with sharded weights, so the "
+                f"losses of its steps cannot be inferred: {GIVE_ONE}"
             )
         if self._fetches and self._loss_fns != [None] * len(self._loss_fns):
             raise CurvwatchError(
-                "training_step(dataloader_iter) may fetch any number of batches, so a loss_fn(module, "
-                "batch) does not know its batch: leave it out, or write training_step(batch)"
+                "training_step(dataloader_iter) may fetch any number of batches, so there is no one "
+                "batch for loss_fn(module, batch): leave it out, or write training_step(batch)"
             )
 
     @property

@@ -66,7 +66,7 @@ class TrainingStepLoss:
                 return self._loss_fn(self._module, item.data)
             return self._training_step(item)
 
-    def instead(self, function: Callable[[Any], Any]) -> Callable[[StepInput], Any]:
+    def with_function(self, function: Callable[[Any], Any]) -> Callable[[StepInput], Any]:
         """`function` of the batch alone, called as `training_step` is: in silence, in its precision."""
 
         def loss(item: StepInput) -> Any:

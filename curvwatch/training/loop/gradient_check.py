@@ -24,11 +24,11 @@ WRONG_ORDER = (
     "Watch the optimizer that makes the steps"
 )
 NOT_REPEATABLE = (
-    "the step is not repeatable: of loss_fn, called again with the batch of Watch.step and the "
-    "random numbers of the model's forward pass, the gradient is off by {:.0%} from the one that made "
-    "the step, so the values of the step describe another loss and raise no alert. Perhaps loss_fn "
-    "draws random numbers before it calls the model, or changes its batch (Watch.loss instead "
-    "sees to both), or Watch.step got another batch, or the gradient is changed by hand"
+    "the step is not repeatable: when loss_fn is called again with the batch of Watch.step and the "
+    "random numbers of the forward pass, its gradient differs by {:.0%} from the one that made the "
+    "step, so the values of the step describe another loss and raise no alert. Perhaps loss_fn draws "
+    "random numbers before it calls the model, or changes its batch (compute the loss with Watch.loss "
+    "to solve both), or Watch.step got another batch, or the loop changes the gradient"
 )
 
 # other kernels for attention, in bfloat16, stay under this

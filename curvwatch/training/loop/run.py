@@ -68,7 +68,7 @@ class LoopRun(TrainingRun):
             chunk_size=chunk_size,
         )
         if len(self.optimizers) != len(loss_fns):
-            raise CurvwatchError("an optimizer without weights cannot be watched: leave it out")
+            raise CurvwatchError("an optimizer has no weights: leave it out")
         self._loss_fns = loss_fns
         self._loggers = loggers
         self.stopped = False
@@ -93,19 +93,17 @@ class LoopRun(TrainingRun):
         return _Loss(self.module, partial(self._loss_fns[index], self.module))
 
     def publish(self, values: Mapping[str, float]) -> None:
-        """Nobody but loggers is told: `Watch.step` returns `values`."""
+        """Nothing to do: `Watch.step` returns `values`."""
 
     def stop(self, reason: str) -> None:
         """Ask the loop to end: `Watch.stopped`."""
         if self.is_main_process:
-            log.warning("the run is asked to stop: %s", reason)
+            log.warning("an alert asks the loop to stop: %s", reason)
         self.stopped = True
 
     def save(self, name: str) -> str:
         """A loop has no checkpoint that could be saved for it."""
-        raise CurvwatchError(
-            "a loop of your own saves its own checkpoints: on_alert takes a function that does"
-        )
+        raise CurvwatchError("Watch saves no checkpoints: give on_alert a function that does")
 
     def training_loss(self, loss: Tensor | None, *, read_now: bool) -> Tensor | None:
         """`loss` averaged over processes; None where reading it would make the host wait."""
@@ -127,7 +125,7 @@ class _Loss:
         unwrap_children(self._module)
         return self._function(item.data)
 
-    def instead(self, function: Callable[[Any], Any]) -> _Loss:
+    def with_function(self, function: Callable[[Any], Any]) -> _Loss:
         """Another function of the batch alone."""
         return _Loss(self._module, function)
 

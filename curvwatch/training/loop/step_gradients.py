@@ -76,7 +76,7 @@ class StepGradients:
     def _keep(self, index: int, optimizer: Optimizer) -> None:
         if not self._armed or index in self.of_step or isinstance(optimizer, LBFGS):
             return
-        with self._errors.guard("looking at the gradient"):
+        with self._errors.guard("saving the gradient"):
             self.of_step[index] = {
                 id(p): local(p.grad.detach()).clone() for p in trained(optimizer) if p.grad is not None
             }

@@ -32,6 +32,7 @@ def forward_module(module: nn.Module) -> nn.Module:
         if isinstance(module, (DistributedDataParallel, DataParallel)):
             module = module.module
         elif _is_fabric(module):
+            # private (2.2 to 2.6): the public `module` is the one without DDP and torch.compile
             module = module._modules["_forward_module"]  # type: ignore[assignment]
         else:
             return module
@@ -54,7 +55,7 @@ def unwrap_children(module: nn.Module) -> None:
 
 
 def _is_fabric(module: nn.Module) -> bool:
-    """Whether `module` was set up by Fabric; by its looks, so that Lightning is not imported."""
+    """Whether `module` was set up by Fabric; by its class name, so that Lightning is not imported."""
     return type(module).__name__ == "_FabricModule" and "_forward_module" in module._modules
 
 

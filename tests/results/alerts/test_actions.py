@@ -189,9 +189,7 @@ def test_a_metric_that_never_comes_is_told(tmp_path: Path) -> None:
     monitor = CurvatureMonitor(rules=[Rule("typo", "train_los", above=1.0)], every_n_steps=1)
     with told() as warnings:
         fit(Classifier(), monitor, logger=ListLogger())
-    assert warnings == [
-        "curvwatch: a rule watches 'train_los', which was never logged in this run. Training goes on"
-    ]
+    assert warnings == ["curvwatch: a rule watches 'train_los', which was never logged in this run"]
 
 
 @pytest.mark.parametrize(
@@ -246,7 +244,7 @@ def test_a_webhook_is_called_by_apprise(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(warnings) == 1
     assert "the webhook (json) refused the alert" in warnings[0]
     assert "secret" not in warnings[0]
-    with pytest.raises(ValueError, match="no address that apprise knows"):
+    with pytest.raises(ValueError, match="not an address that apprise supports"):
         webhook("nonsense")
 
 

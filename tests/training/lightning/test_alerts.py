@@ -147,8 +147,11 @@ def test_a_rule_of_your_own() -> None:
         ({"on_alert": 3}, "on_alert=3: a function of one Alert"),
         ({"rules": ["divergence"]}, r"rules holds 'divergence': a curvwatch.Rule\(name="),
         ({"alerts": "some"}, "alerts='some': one of 'default', 'research', 'off' is needed"),
-        ({"rules": DEFAULT_RULES * 2}, "an alert named 'spike ahead' comes twice"),
-        ({"rules": [Rule("not_finite", RATIO, 1, 1, "")]}, "an alert named 'not_finite' comes twice"),
+        ({"rules": DEFAULT_RULES * 2}, "the rule name 'spike ahead' is already in use"),
+        (
+            {"rules": [Rule("not_finite", RATIO, 1, 1, "")]},
+            "the rule name 'not_finite' is already in use",
+        ),
     ],
 )
 def test_bad_arguments_are_quoted(options: dict[str, Any], message: str) -> None:

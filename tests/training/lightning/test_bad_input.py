@@ -425,6 +425,7 @@ def test_a_run_that_ends_before_the_probe_is_full_says_so() -> None:
     assert len(monitor.history["step/loss_change"].steps) == 6
     (warning,) = warnings
     assert "6 of 99 probe batches" in warning
+    assert "Training goes on" not in warning
 
 
 def test_a_batch_that_cannot_be_copied_costs_the_readings_of_its_step_alone() -> None:

@@ -264,7 +264,7 @@ def test_a_batch_that_cannot_be_copied_costs_the_readings_of_its_step_alone() ->
         data = [Stubborn(i) for i in range(5)]
         fit(Plain(), monitor, data=DataLoader(data, batch_size=None, collate_fn=lambda x: x))
     assert len(warnings) == 1
-    assert "a batch could not be kept: MemoryError: no room" in warnings[0]
+    assert "a batch could not be copied: MemoryError: no room" in warnings[0]
     missing = np.isnan(monitor.history["step/loss_change"].values)
     assert missing.tolist() == [False, False, True, False, False]
 

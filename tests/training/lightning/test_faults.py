@@ -126,7 +126,7 @@ FAULTS = [
     ("loan", 4, "the reading of the step"),
     ("weights", 3, "watching a step of the optimizer"),
     ("weights", 4, "watching a step of the optimizer"),
-    ("gradient seen", 3, "looking at the gradient"),
+    ("gradient seen", 3, "saving the gradient"),
     ("law", 3, "watching a step of the optimizer"),
     ("scalars", 3, "logging a reading to ListLogger"),
     ("announcement", 1, "announcing metrics to ListLogger"),

@@ -544,7 +544,7 @@ def test_so_is_one_with_one_optimizer(kind: Any) -> None:
     assert np.isfinite(monitor.history["step/loss_change"].values).all()
 
 
-# what cannot be told
+# what cannot be inferred
 
 
 class NoBackward(Adversaries):
@@ -591,7 +591,10 @@ class ClearsAPart(Adversaries):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (NoBackward, "the loss of SGD-1 cannot be inferred: training_step sent none backward"),
+        (
+            NoBackward,
+            "the loss of SGD-1 cannot be inferred: training_step passed no loss of its weights",
+        ),
         (InParts, r"for a part of the optimizer's weights only \(inputs="),
         (ClearsAPart, "clears the gradients of a part of the optimizer's weights"),
     ],

@@ -611,6 +611,7 @@ def test_an_iterator_of_the_module_is_not_advanced() -> None:
         compare(TakesFromAnIterator)
     assert len(warnings) == 1
     assert (
-        "training_step takes from a _SingleProcessDataLoaderIter that the module keeps" in warnings[0]
+        "training_step calls next() on a _SingleProcessDataLoaderIter that the module keeps"
+        in warnings[0]
     )
     assert "CurvatureMonitor(loss_fn=" in warnings[0]

@@ -79,8 +79,8 @@ def test_a_reading_that_fails_on_one_process_fails_on_both(seen: Any) -> None:
     ours, other = seen["fails"]
     assert ours["steps"] == other["steps"] == STEPS
     assert of_ours(ours) == [
-        "curvwatch: the reading of sharpness failed: the reading failed on another process, see its "
-        "log. Training goes on"
+        "curvwatch: the reading of sharpness failed: the reading failed on another process, whose "
+        "warning says why. Training goes on"
     ]
     assert of_ours(other) == [
         "curvwatch: the reading of sharpness failed: OSError: no space left. Training goes on"

@@ -340,6 +340,16 @@ def test_resumed_as_one_run() -> None:
     assert_same(without_times(whole.history), without_times(resumed.history), "readings")
 
 
+def test_an_empty_state_is_a_run_without_readings() -> None:
+    net = mlp()
+    optimizer = sgd(net.parameters())
+    with told() as warnings, Watch(net, optimizer, loss_fn, every_n_steps=2) as watch:
+        watch.load_state_dict({})
+        loop(net, optimizer, watch=watch)
+    assert not warnings
+    assert watch.history["curvature/sharpness"].steps[0] == 0
+
+
 def io_of(state: dict[str, Any]) -> Any:
     buffer = io.BytesIO()
     torch.save(state, buffer)

@@ -85,7 +85,7 @@ def test_sharded_weights(seen: Any) -> None:
         differences, compared = process["told"]
         assert "central differences" in differences
         assert "the shadow steps of compared optimizers are not made" in compared
-        assert set(process["notes"]) == {"there is no would-be step of momentum, clipped_adam"}
+        assert set(process["notes"]) == {"there is no shadow step of momentum, clipped_adam"}
         for name in ("curvature/sharpness", "curvature/stability_ratio", "step/stability_ratio"):
             values = watch.history[name].values
             assert process["history"][name]["values"] == pytest.approx(values, rel=1e-3), name
