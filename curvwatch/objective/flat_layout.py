@@ -121,6 +121,8 @@ class Layout:
 
         Where one of them is zero or not finite there is nothing to compare: (0, 1).
         """
+        if g is made:
+            return 0.0, 1.0
         gg, mm, gm = self.dot(g, g), self.dot(made, made), self.dot(g, made)
         if not (0.0 < gg < math.inf and 0.0 < mm < math.inf):
             return 0.0, 1.0
@@ -177,5 +179,6 @@ def local_dot(a: Tensor, b: Tensor) -> Tensor:
     total = torch.zeros((), dtype=torch.float64, device=a.device)
     length = _AT_A_TIME_ON_CPU if a.device.type == "cpu" else _AT_A_TIME
     for x, y in zip(a.split(length), b.split(length), strict=True):
-        total += torch.dot(x.double(), y.double())
+        left = x.double()
+        total += torch.dot(left, left if a is b else y.double())
     return total

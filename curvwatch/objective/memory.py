@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
 import weakref
 from functools import cache
@@ -61,15 +62,40 @@ class Footprint(TorchDispatchMode):
         self.peak = max(self.peak, self._alive)
 
 
+class _MallocInfo(ctypes.Structure):
+    """`struct mallinfo2` of glibc 2.33 and later."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    )
+
+
+# to give back less takes longer, as it is asked for again at once, than it is worth
+_LITTLE = 64 * 1024**2
+
+
 def release_free_memory() -> None:
-    """Give memory that is free back to the system, where the C library (glibc) keeps it.
+    """Give memory that is free back to the system, where the C library (glibc) keeps much of it.
 
     It keeps the activations of training, cut up, so that the larger ones of a reading would be laid
     beside them.
     """
     trim = getattr(_c_library(), "malloc_trim", None)
-    if trim is not None:
+    if trim is not None and _kept_free() > _LITTLE:
         trim(0)
+
+
+def _kept_free() -> float:
+    """How many bytes the C library keeps that are in no use; inf where it does not tell."""
+    info = getattr(_c_library(), "mallinfo2", None)
+    if info is None:
+        return math.inf
+    info.restype = _MallocInfo
+    return int(info().fordblks)
 
 
 @cache

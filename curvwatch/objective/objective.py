@@ -18,7 +18,8 @@ from curvwatch.objective.flat_layout import Layout, summed
 from curvwatch.objective.functional import FunctionalEvaluation
 from curvwatch.objective.in_place import evaluate_in_place
 from curvwatch.objective.isolation.containers import batch_size
-from curvwatch.objective.isolation.isolate import ModuleState, isolated
+from curvwatch.objective.isolation.isolate import isolated
+from curvwatch.objective.isolation.object_graph import KeptGraph
 from curvwatch.objective.layers import parameter_names
 from curvwatch.objective.linearization import Linearization
 from curvwatch.objective.memory import release_free_memory
@@ -47,6 +48,7 @@ class Objective:
             the parts do not add up to the whole batch it stays whole, and `chunking.refused` says why.
             A `ChunkSize()` finds the size itself. None: batches are whole.
         processes: those that measure together; None: this one alone.
+        kept: the graph of `module`, where it was walked over before.
 
     Raises:
         CurvwatchError: no samples, or no parameter that could be differentiated.
@@ -72,6 +74,7 @@ class Objective:
         hvp: Products = "exact",
         chunking: int | ChunkSize | None = None,
         processes: Processes | None = None,
+        kept: KeptGraph | None = None,
     ) -> None:
         check_products(hvp)
         if not samples:
@@ -90,6 +93,7 @@ class Objective:
         self.chunking = ChunkSize(chunking) if isinstance(chunking, int) else chunking
         self.processes = processes or Processes()
         self.counts = Counts()
+        self._kept = kept
 
     @classmethod
     def of_batches(
@@ -115,7 +119,7 @@ class Objective:
         """
         if self.layout.device.type == "cpu":
             release_free_memory()
-        with isolated(self.module) as isolated_module:
+        with isolated(self.module, self._kept) as isolated_module:
             inputs = EvaluationInputs(
                 self.module,
                 self.loss_fn,
@@ -125,7 +129,7 @@ class Objective:
                 self.train,
                 dict(weights or {}),
                 # each evaluation without a random state of its own starts from the same one
-                ModuleState.of(self.module).random_state(),
+                isolated_module.random,
             )
             if self.layout.sharded:
                 with evaluate_in_place(inputs, isolated_module) as evaluation:

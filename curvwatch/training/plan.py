@@ -48,7 +48,7 @@ class ReadingPlan:
 
     def save_module_state(self, run: TrainingRun, item: StepInput) -> None:
         """Keep what the loss depends on at w(t) beside the optimizers' weights."""
-        state = ModuleState.of(run.module)
+        state = ModuleState.of(run.module, run.graph)
         held = {id(p) for o in run.optimizers for group in o.param_groups for p in group["params"]}
         self.module_state = state.copied()
         self.others = {id(w): local(w.detach()).clone() for w in state.weights if id(w) not in held}
@@ -83,7 +83,7 @@ class ReadingPlan:
 
     def add_batch(self, run: TrainingRun, item: StepInput) -> None:
         """Keep a batch of the step, and all that its loss depends on."""
-        state = ModuleState.of(run.module)
+        state = ModuleState.of(run.module, run.graph)
         saved = None if self.samples else self.module_state
         if saved is None:
             saved = state.copied()

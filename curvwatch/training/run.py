@@ -17,6 +17,7 @@ from curvwatch.errors import CurvwatchError
 from curvwatch.measures import COST_METRICS, Measure
 from curvwatch.objective import Objective, Products
 from curvwatch.objective.chunk_size import ChunkSize
+from curvwatch.objective.isolation.object_graph import KeptGraph
 from curvwatch.objective.processes import Processes, is_sharded
 from curvwatch.objective.samples import RecordedBatch
 from curvwatch.training.learning_rates import LearningRates
@@ -60,6 +61,7 @@ class TrainingRun(ABC):
         chunk_size: int | None = None,
     ) -> None:
         self.module = module
+        self.graph = KeptGraph(module)
         self.optimizers = _with_weights(optimizers)
         self.suffixes = optimizer_suffixes(self.optimizers)
         self.sharded = any(is_sharded(p) for o in self.optimizers for p in trained(o))
@@ -169,6 +171,7 @@ class TrainingRun(ABC):
             hvp=self._hvp,
             chunking=self._chunk_sizes.setdefault((index, train), ChunkSize(self._chunk_size)),
             processes=self.processes,
+            kept=self.graph,
         )
 
     @property

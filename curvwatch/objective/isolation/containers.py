@@ -6,19 +6,28 @@ import copy
 import dataclasses
 from collections import ChainMap, OrderedDict, UserDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from operator import is_
 from typing import Any
 from weakref import ProxyTypes
 
 from torch import Tensor
 
 from curvwatch.errors import CurvwatchError
-from curvwatch.objective.isolation.object_state import get_state, set_state
+from curvwatch.objective.isolation.object_state import (
+    PerClass,
+    get_state,
+    set_state,
+    shows_its_class,
+)
 
-_LEAVES = (Tensor, str, int, float)
+_LEAVES = (Tensor, str, int, float, type(None))
 # of these very classes an object has items and nothing else
-_PLAIN = frozenset({dict, list, tuple, set, frozenset})
+_PLAIN = frozenset({dict, defaultdict, list, tuple, set, frozenset, deque})
 # the special ones before the general
-_CONTAINERS = (OrderedDict, defaultdict, dict, list, deque, set, UserDict)
+CONTAINERS = (tuple, OrderedDict, defaultdict, dict, list, deque, set, UserDict)
+# what stands for a class of values beside the container that it is
+_KEPT, _LEAF, _OTHER, _ASK = "kept", "leaf", "other", "ask"
 
 
 def map_containers(
@@ -37,80 +46,126 @@ def map_containers(
     One container in several places has one copy, also over several calls with the same `copies`, from
     `id` to copy. What `is_leaf` says is one is not looked into.
     """
-    if type(value) in ProxyTypes:  # passes for what it stands for, and raises once that is gone
-        return value
-    if value is None or isinstance(value, _LEAVES):  # most are: look no further
-        return leaf(value)
-    if is_leaf is not None and is_leaf(value):
-        return leaf(value)
-    copies = {} if copies is None else copies
-    if id(value) in copies:
-        return copies[id(value)]
+    return ContainerMap(leaf, {} if copies is None else copies, is_leaf=is_leaf)(value)
 
-    def mapped(part: Any) -> Any:
-        return map_containers(part, leaf, copies, is_leaf=is_leaf)
 
-    if isinstance(value, tuple):
-        return _mapped_tuple(value, mapped)
-    base: Any = next((base for base in _CONTAINERS if isinstance(value, base)), None)
-    if base is None:
-        return leaf(value)
-    if base is list and _is_its_own_copy(value):
-        return value
-    try:
-        new = copies[id(value)] = base.__new__(type(value))
-    except TypeError:  # a compiled class that has more to fill
-        return leaf(value)
-    _fill(new, value, base, mapped)
-    return new
+class ContainerMap:
+    """`map_containers` as a function of the value alone.
+
+    Args:
+        leaf: see `map_containers`, and so the others.
+        copies: from `id` to copy.
+        is_leaf: what is not looked into.
+        stay: whether `leaf` gives back each object of a class: it is not called for these.
+    """
+
+    def __init__(
+        self,
+        leaf: Callable[[Any], Any],
+        copies: dict[int, Any],
+        *,
+        is_leaf: Callable[[Any], bool] | None = None,
+        stay: PerClass[bool] | None = None,
+    ) -> None:
+        self._leaf = leaf
+        self._copies = copies
+        self._is_leaf = is_leaf
+        self._stay = _NONE_STAYS if stay is None else stay
+
+    def __call__(self, value: Any) -> Any:
+        """The copy of `value`."""
+        base = _BASES[type(value)]
+        if base is _ASK:
+            base = _base(type(value), partial(isinstance, value))
+        if base is _LEAF:  # most are: look no further
+            return self._leaf(value)
+        if base is _KEPT:
+            return value
+        if self._is_leaf is not None and self._is_leaf(value):
+            return self._leaf(value)
+        if id(value) in self._copies:
+            return self._copies[id(value)]
+        if type(value) is OrderedDict and not value and not vars(value):  # most are, as of hooks
+            new = self._copies[id(value)] = OrderedDict()
+            return new
+        if base is _OTHER:
+            return self._leaf(value)
+        if base is tuple:
+            return self._tuple(value)
+        if base is list and _is_its_own_copy(value):
+            return value
+        try:
+            new = self._copies[id(value)] = base.__new__(type(value))
+        except TypeError:  # a compiled class that has more to fill
+            return self._leaf(value)
+        self._fill(new, value, base)
+        return new
+
+    def _fill(self, new: Any, value: Any, base: Any) -> None:
+        """Give `new` the items and attributes of `value`, by the methods of `base` alone."""
+        stay = self._stay
+        if base is UserDict:
+            set_state(new, {**vars(value), "data": self(vars(value).get("data"))})
+            return
+        if base is dict or base is OrderedDict or base is defaultdict:
+            if base is defaultdict:
+                base.__init__(new, value.default_factory)
+            if dict.__len__(value):
+                put = base.__setitem__
+                for k, v in base.items(value):
+                    put(new, k, v if stay[type(v)] else self(v))
+        elif base is set:
+            base.update(new, value)
+        else:
+            if base is deque:
+                base.__init__(new, (), value.maxlen)
+            for v in base.__iter__(value):
+                base.append(new, v if stay[type(v)] else self(v))
+        if type(value) not in _PLAIN and (type(value) is not OrderedDict or vars(value)):
+            _give_attributes(new, self._attributes(value))
+
+    def _tuple(self, value: tuple[Any, ...]) -> Any:
+        stay = self._stay
+        parts = [v if stay[type(v)] else self(v) for v in tuple.__iter__(value)]
+        attributes = {} if type(value) is tuple else self._attributes(value)
+        if all(map(is_, parts, value)) and all(
+            new is get_state(value)[name] for name, new in attributes.items()
+        ):
+            return value
+        try:
+            new = tuple.__new__(type(value), parts)
+        except TypeError:  # a compiled class, as of torch.return_types
+            return type(value)(parts)
+        _give_attributes(new, attributes)
+        return new
+
+    def _attributes(self, value: Any) -> dict[str, Any]:
+        return {name: self(v) for name, v in get_state(value).items()}
+
+
+def _base(cls: Any, is_a: Callable[[Any], bool]) -> Any:
+    """Which container a value of `cls`, an instance of what `is_a` says, is; or what it is else."""
+    if cls in ProxyTypes:  # passes for what it stands for, and raises once that is gone
+        return _KEPT
+    if is_a(_LEAVES):
+        return _LEAF
+    return next((base for base in CONTAINERS if is_a(base)), _OTHER)
+
+
+def _base_of_class(cls: type) -> Any:
+    if cls not in ProxyTypes and not shows_its_class(cls):
+        return _ASK
+    return _base(cls, partial(issubclass, cls))
+
+
+_BASES: PerClass[Any] = PerClass(_base_of_class)
+_NONE_STAYS = PerClass(lambda cls: False)
 
 
 def _is_its_own_copy(value: Any) -> bool:
     """Whether its class says so, as of a list that is still being filled."""
     own_copy = getattr(type(value), "__copy__", None)
     return own_copy is not None and own_copy(value) is value
-
-
-def _fill(new: Any, value: Any, base: Any, mapped: Callable[[Any], Any]) -> None:
-    """Give `new` the items and attributes of `value`, by the methods of `base` alone."""
-    if base is UserDict:
-        set_state(new, {**vars(value), "data": mapped(vars(value).get("data"))})
-        return
-    if issubclass(base, dict):
-        if base is defaultdict:
-            base.__init__(new, value.default_factory)
-        for k, v in base.items(value):
-            base.__setitem__(new, k, mapped(v))
-    elif base is set:
-        base.update(new, value)
-    else:
-        if base is deque:
-            base.__init__(new, (), value.maxlen)
-        for v in base.__iter__(value):
-            base.append(new, mapped(v))
-    if type(value) not in _PLAIN:
-        _give_attributes(new, _mapped_attributes(value, mapped))
-
-
-def _mapped_tuple(value: tuple[Any, ...], mapped: Callable[[Any], Any]) -> Any:
-    parts = [mapped(v) for v in tuple.__iter__(value)]
-    attributes = {} if type(value) is tuple else _mapped_attributes(value, mapped)
-    pairs = [
-        *zip(parts, value, strict=True),
-        *((new, get_state(value)[name]) for name, new in attributes.items()),
-    ]
-    if all(a is b for a, b in pairs):
-        return value
-    try:
-        new = tuple.__new__(type(value), parts)
-    except TypeError:  # a compiled class, as of torch.return_types
-        return type(value)(parts)
-    _give_attributes(new, attributes)
-    return new
-
-
-def _mapped_attributes(value: Any, mapped: Callable[[Any], Any]) -> dict[str, Any]:
-    return {name: mapped(v) for name, v in get_state(value).items()}
 
 
 def _give_attributes(new: Any, attributes: dict[str, Any]) -> None:

@@ -12,27 +12,29 @@ import copy
 import sys
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import wraps
 from io import IOBase
 from threading import get_ident
 from typing import Any
+from weakref import ProxyTypes
 
 import numpy as np
 from torch import Tensor, nn
 
 from curvwatch.errors import CurvwatchError
-from curvwatch.objective.isolation.containers import map_containers
+from curvwatch.objective.isolation.containers import CONTAINERS, ContainerMap
 from curvwatch.objective.isolation.object_graph import (
     SKIPPED_ATTRIBUTES,
+    KeptGraph,
     ObjectGraph,
     has_memory,
     is_weight,
     shared_state,
 )
-from curvwatch.objective.isolation.object_state import get_state, set_state
+from curvwatch.objective.isolation.object_state import PerClass, get_state, set_state, shows_its_class
 from curvwatch.objective.isolation.random_state import Generator, RandomState
 from curvwatch.objective.isolation.second_order_kernels import twice_differentiable
 
@@ -87,13 +89,15 @@ class ModuleState:
     weights: tuple[Tensor, ...]
 
     @classmethod
-    def of(cls, module: nn.Module) -> ModuleState:
+    def of(cls, module: nn.Module, kept: KeptGraph | None = None) -> ModuleState:
         """The memory of `module` by reference: it changes as the module does.
+
+        `kept`, where there is one, is the graph of `module`, and saves a walk.
 
         Raises:
             CurvwatchError: a submodule is scripted; its state lives outside Python.
         """
-        walk = ObjectGraph(module)
+        walk = ObjectGraph(module) if kept is None else kept.current()
         return cls(
             states=tuple((owner, get_state(owner)) for owner in walk.owners),
             generators=tuple(walk.generators),
@@ -116,12 +120,10 @@ class ModuleState:
                 return copies[id(value)]
             return _FrozenIterator(value) if _is_iterator(value) else value
 
+        mapped = ContainerMap(leaf, containers, stay=_STAY)
         return replace(
             self,
-            states=tuple(
-                (owner, _copied_state(shared_state(owner) | state, leaf, containers))
-                for owner, state in self.states
-            ),
+            states=tuple((owner, _copied_state(owner, state, mapped)) for owner, state in self.states),
         )
 
     def random_state(self) -> RandomState:
@@ -130,10 +132,15 @@ class ModuleState:
 
 
 class IsolatedModule:
-    """A module whose state is put back later; made by `isolated`."""
+    """A module whose state is put back later; made by `isolated`.
 
-    def __init__(self, memory: ModuleState) -> None:
+    Attributes:
+        random: the random state when it was isolated, which is put back.
+    """
+
+    def __init__(self, memory: ModuleState, random: RandomState) -> None:
         self._memory = memory
+        self.random = random
 
     @property
     def weights(self) -> tuple[Tensor, ...]:
@@ -172,7 +179,7 @@ class IsolatedModule:
 
 
 @contextmanager
-def isolated(module: nn.Module) -> Iterator[IsolatedModule]:
+def isolated(module: nn.Module, kept: KeptGraph | None = None) -> Iterator[IsolatedModule]:
     """Lend `module` out and take it back as it was, bit for bit, also after an exception.
 
     Random generators (torch, CUDA devices of the weights, Python, NumPy, those on the module) are put
@@ -181,11 +188,11 @@ def isolated(module: nn.Module) -> Iterator[IsolatedModule]:
     Raises:
         CurvwatchError: a submodule is scripted.
     """
-    memory = ModuleState.of(module)
+    memory = ModuleState.of(module, kept)
     random = memory.random_state()
     with twice_differentiable(), mute_loggers():
         try:
-            yield IsolatedModule(memory)
+            yield IsolatedModule(memory, random)
         finally:
             for owner, original in memory.states:
                 set_state(owner, original)
@@ -226,13 +233,22 @@ class _FrozenIterator:
         )
 
 
-def _copied_state(
-    state: Mapping[str, Any], leaf: Callable[[Any], Any], containers: dict[int, Any]
-) -> dict[str, Any]:
+def _copied_state(owner: Any, state: dict[str, Any], mapped: ContainerMap) -> dict[str, Any]:
+    shared = shared_state(owner)
     return {
-        name: value if name in SKIPPED_ATTRIBUTES else map_containers(value, leaf, containers)
-        for name, value in state.items()
+        name: value if _STAY[type(value)] or name in SKIPPED_ATTRIBUTES else mapped(value)
+        for name, value in ((shared | state) if shared else state).items()
     }
+
+
+def _stays(cls: type) -> bool:
+    """Whether a copy of a state has each object of `cls` itself."""
+    if cls in ProxyTypes:
+        return True
+    return shows_its_class(cls) and not issubclass(cls, (*_ARRAYS, *CONTAINERS, Iterator))
+
+
+_STAY = PerClass(_stays)
 
 
 def _suspend_backward_hooks(state: dict[str, Any]) -> None:

@@ -7,9 +7,10 @@ import sys
 import sysconfig
 from argparse import Namespace
 from array import array
-from collections import ChainMap, UserDict, UserList, deque
-from collections.abc import MutableMapping
+from collections import ChainMap, OrderedDict, UserDict, UserList, deque
+from collections.abc import Callable, Iterable, MutableMapping
 from functools import lru_cache, partial
+from operator import is_
 from pathlib import Path
 from queue import Queue
 from random import Random
@@ -22,7 +23,13 @@ import torch
 from torch import Tensor, nn
 
 from curvwatch.errors import CurvwatchError
-from curvwatch.objective.isolation.object_state import SlotsOf, get_state, has_dict, slots
+from curvwatch.objective.isolation.object_state import (
+    PerClass,
+    SlotsOf,
+    get_state,
+    shows_its_class,
+    slots,
+)
 from curvwatch.objective.isolation.random_state import Generator
 
 # names alone (2.2 to 2.6): where a LightningModule keeps its Trainer or Fabric, which are not its state
@@ -60,6 +67,16 @@ _STORES = (
 _GENERATORS = (torch.Generator, Random, np.random.Generator, np.random.RandomState)
 _MUTABLE = (MutableMapping, list, deque, set, Tensor, np.ndarray, bytearray, array, *_STORES)
 _ATOMS = (str, bytes, int, float, complex, type(None), type, ModuleType)
+# what a value is to a walk
+_IGNORED, _ASK, _TENSOR, _GENERATOR, _SCRIPTED, _MAPPING, _ITEMS, _METHOD, _FUNCTION, _OWNER = range(10)
+# of these very classes a container has items and nothing else
+_PLAIN = frozenset({dict, MappingProxyType, list, tuple, set, frozenset, deque})
+# of these very classes it is empty where its length is 0, but for the attributes of an `OrderedDict`
+_EMPTIABLE = frozenset({dict, OrderedDict, list, set, deque})
+# a graph of more objects, or of a module that holds larger tensors beside weights, or tensors with a
+# graph, is not kept: it would hold what the module lets go of
+_MOST_KEPT = 5000
+_MOST_BYTES = 1 << 20
 
 
 class ObjectGraph:
@@ -79,44 +96,74 @@ class ObjectGraph:
         self.generators: list[Generator] = []
         self.weights: list[Tensor] = []
         self._seen: set[int] = set()
-        self._visit(module)
+        # each object that was looked into, its class, what it is to a walk, and where it led to: no
+        # more, as tensors that are no weights would stay in memory
+        self._found: list[tuple[Any, Any, int, list[Any]]] = []
+        self._empty: list[Any] = []  # most are, as of hooks: they are looked at together
+        self._empty_ordered: list[Any] = []  # may have attributes, too
+        self._holds_results = False
+        self._visit((module,))
 
-    def _visit(self, value: Any) -> None:
-        # a proxy passes for what it stands for, and a dead one raises
-        if type(value) in ProxyTypes or isinstance(value, _ATOMS) or id(value) in self._seen:
-            return
-        self._seen.add(id(value))
-        if isinstance(value, Tensor):
-            if is_weight(value):
-                self.weights.append(value)
-        elif isinstance(value, _GENERATORS):
-            self.generators.append(value)
-        elif isinstance(value, torch.jit.ScriptModule):
-            raise CurvwatchError(
-                f"{type(value).__name__} is a scripted module, whose parameters cannot be replaced "
-                "during a reading: give the Trainer the module before torch.jit.script"
-            )
-        elif isinstance(value, (dict, MappingProxyType)):
-            self._visit_all([*value.values(), *get_state(value).values()])
-        elif isinstance(value, (list, tuple, set, frozenset, deque)):
-            self._visit_all([*value, *get_state(value).values()])
-        elif isinstance(value, MethodType):  # a hook may be the only one to know its object
-            self._visit(value.__self__)
-        elif isinstance(value, FunctionType):
-            cells = value.__closure__ or ()
-            # not by its __module__: a decorator's wrapper has that of what it wraps
-            if _is_opaque(value.__globals__.get("__name__", "")):
-                for cell in cells:
-                    self._visit_state(cell)
-            else:
-                for part in (value, *cells):
-                    self._own(part)
-        elif isinstance(value, partial) or has_memory(value):
-            self._own(value)
+    @property
+    def is_current(self) -> bool:
+        """Whether a walk of now would find the same objects.
 
-    def _visit_all(self, values: list[Any]) -> None:
-        for v in values:
-            self._visit(v)
+        It looks into those that are known, for less than a walk takes.
+        """
+        if any(map(len, self._empty)) or any(map(vars, self._empty_ordered)):
+            return False
+        for holder, cls, kind, before in self._found:
+            if type(holder) is not cls:
+                return False
+            now = _led_to(_contents(holder, kind))
+            if len(now) != len(before) or not all(map(is_, now, before)):
+                return False
+        return True
+
+    @property
+    def is_light(self) -> bool:
+        """Whether it may be kept after the module has let go of what it is made of."""
+        return not self._holds_results and len(self._found) + len(self._empty) <= _MOST_KEPT
+
+    def _visit(self, values: Iterable[Any]) -> None:
+        seen = self._seen
+        for value in values:
+            kind = _KINDS[type(value)]
+            if kind == _IGNORED or id(value) in seen:
+                continue
+            seen.add(id(value))
+            if kind == _ASK:
+                kind = _kind(type(value), partial(isinstance, value))
+            if kind == _TENSOR:
+                if is_weight(value):
+                    self.weights.append(value)
+                elif _is_large(value):
+                    self._holds_results = True
+            elif kind in (_MAPPING, _ITEMS):
+                self._look_into(value, kind)
+            elif kind == _OWNER:
+                self._own(value)
+            elif kind == _FUNCTION:
+                self._visit_function(value)
+            elif kind == _METHOD:  # a hook may be the only one to know its object
+                self._visit((value.__self__,))
+            elif kind == _GENERATOR:
+                self.generators.append(value)
+            elif kind == _SCRIPTED:
+                raise CurvwatchError(
+                    f"{type(value).__name__} is a scripted module, whose parameters cannot be replaced "
+                    "during a reading: give the Trainer the module before torch.jit.script"
+                )
+
+    def _visit_function(self, function: FunctionType) -> None:
+        cells = function.__closure__ or ()
+        # not by its __module__: a decorator's wrapper has that of what it wraps
+        if _is_opaque(function.__globals__.get("__name__", "")):
+            for cell in cells:
+                self._look_into(cell, _OWNER)
+        else:
+            for part in (function, *cells):
+                self._own(part)
 
     def _own(self, owner: Any) -> None:
         if isinstance(owner, CellType):  # of several functions
@@ -124,44 +171,143 @@ class ObjectGraph:
                 return
             self._seen.add(id(owner))
         self.owners.append(owner)
-        self._visit_state(owner)
+        self._look_into(owner, _OWNER)
         if isinstance(owner, nn.Module) and slots(type(owner)):
             self._own(SlotsOf(owner))
 
-    def _visit_state(self, owner: Any) -> None:
-        for name, v in [*get_state(owner).items(), *shared_state(owner).items()]:
-            if name not in SKIPPED_ATTRIBUTES:
-                self._visit(v)
+    def _look_into(self, holder: Any, kind: int) -> None:
+        if type(holder) in _EMPTIABLE and not holder and not get_state(holder):
+            self._empty.append(holder)
+            if type(holder) is OrderedDict:
+                self._empty_ordered.append(holder)
+            return
+        contents = _contents(holder, kind)
+        self._found.append((holder, type(holder), kind, _led_to(contents)))
+        self._visit(contents)
 
 
 def is_weight(t: Tensor) -> bool:
     """Whether `t` is trained, or could be."""
-    return isinstance(t, nn.Parameter) or (t.is_leaf and t.requires_grad)
+    if type(t) is nn.Parameter or (t.is_leaf and t.requires_grad):
+        return True
+    return isinstance(t, nn.Parameter)  # of a tensor subclass
+
+
+def _is_large(t: Tensor) -> bool:
+    """Whether `t` holds more than a buffer does: a graph, many numbers, or what its class knows."""
+    return t.requires_grad or type(t) is not Tensor or t.numel() * t.element_size() > _MOST_BYTES
 
 
 def has_memory(value: Any) -> bool:
     """Whether `value` is an object with state that training_step may change."""
-    if isinstance(value, (nn.Module, *_STORES)):
+    return _has_memory(type(value), partial(isinstance, value))
+
+
+def _has_memory(cls: Any, is_a: Callable[[Any], bool]) -> bool:
+    if is_a((nn.Module, *_STORES)):
         return True
-    return (has_dict(value) or bool(slots(type(value)))) and not _is_service(type(value))  # type: ignore[arg-type]
+    return bool(cls.__dictoffset__ or slots(cls)) and not _is_service(cls)
+
+
+def _kind(cls: Any, is_a: Callable[[Any], bool]) -> int:
+    """What a value of `cls`, an instance of what `is_a` says, is to a walk."""
+    # a proxy passes for what it stands for, and a dead one raises
+    if cls in ProxyTypes or is_a(_ATOMS):
+        return _IGNORED
+    if is_a(Tensor):
+        return _TENSOR
+    if is_a(_GENERATORS):
+        return _GENERATOR
+    if is_a(torch.jit.ScriptModule):
+        return _SCRIPTED
+    if is_a((dict, MappingProxyType)):
+        return _MAPPING
+    if is_a((list, tuple, set, frozenset, deque)):
+        return _ITEMS
+    if is_a(MethodType):
+        return _METHOD
+    if is_a(FunctionType):
+        return _FUNCTION
+    return _OWNER if is_a(partial) or _has_memory(cls, is_a) else _IGNORED
+
+
+def _kind_of_class(cls: type) -> int:
+    if cls in ProxyTypes:
+        return _IGNORED
+    return _kind(cls, partial(issubclass, cls)) if shows_its_class(cls) else _ASK
+
+
+_KINDS = PerClass(_kind_of_class)
+
+
+def _contents(holder: Any, kind: int) -> tuple[Any, ...]:
+    """What a walk visits in `holder`."""
+    if kind == _OWNER:
+        state, shared = get_state(holder), shared_state(holder)
+        if not shared and SKIPPED_ATTRIBUTES.isdisjoint(state):
+            return tuple(state.values())
+        pairs = (*state.items(), *shared.items())
+        return tuple(value for name, value in pairs if name not in SKIPPED_ATTRIBUTES)
+    items = holder.values() if kind == _MAPPING else holder
+    if type(holder) in _PLAIN:
+        return tuple(items)
+    return (*items, *get_state(holder).values())
+
+
+def _led_to(contents: tuple[Any, ...]) -> list[Any]:
+    """Those of `contents` that a walk goes on from, or keeps."""
+    kinds = _KINDS
+    return [
+        value
+        for value in contents
+        if (kind := kinds[type(value)]) != _IGNORED and (kind != _TENSOR or is_weight(value))
+    ]
+
+
+class KeptGraph:
+    """The graph of one module, kept from one reading to the next.
+
+    Args:
+        module: not isolated when it is asked for.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._graph: ObjectGraph | None = None
+
+    def current(self) -> ObjectGraph:
+        """The graph as it is now; walked anew only where it has changed."""
+        if self._graph is not None and self._graph.is_current:
+            return self._graph
+        self._graph = None
+        graph = ObjectGraph(self._module)
+        if graph.is_light:
+            self._graph = graph
+        return graph
 
 
 def shared_state(owner: Any) -> dict[str, Any]:
     """What the classes of `owner` hold that could change: a copy in its own `__dict__` hides it."""
     return {
         name: value
-        for cls in _own_classes(type(owner))  # type: ignore[arg-type]  # a class is hashable
+        for cls in _OWN_CLASSES[type(owner)]
         for name, value in vars(cls).items()
-        if isinstance(value, _MUTABLE) and not name.startswith("__")
+        if _MUTABLES[type(value)] and isinstance(value, _MUTABLE) and not name.startswith("__")
     }
 
 
-@lru_cache(maxsize=4096)
+# of each class whether its objects could be changed: only a no is final
+_MUTABLES = PerClass(lambda cls: issubclass(cls, _MUTABLE) or not shows_its_class(cls))
+
+
 def _own_classes(cls: type) -> tuple[type, ...]:
     """The user's classes that `cls` inherits from, the last one first."""
     if not cls.__dictoffset__:  # its objects have nothing to hide in
         return ()
     return tuple(base for base in reversed(cls.__mro__) if not _is_opaque(base.__module__))
+
+
+_OWN_CLASSES = PerClass(_own_classes)
 
 
 @lru_cache(maxsize=4096)

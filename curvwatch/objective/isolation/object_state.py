@@ -2,17 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from types import CellType, FunctionType, MemberDescriptorType, SimpleNamespace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from torch import nn
 
+T = TypeVar("T")
+
+_SLOT = object.__getattribute__
+# so many classes are known at a time; a program that makes classes as it runs would fill the memory
+_MOST_CLASSES = 4096
 _OF_FUNCTIONS = ("__defaults__", "__kwdefaults__", "__dict__")
 # as `partial.__setstate__` takes them
 _OF_PARTIALS = ("func", "args", "keywords", "__dict__")
+
+
+class PerClass(dict[type, T], Generic[T]):
+    """What `decide` says of a class, asked once for each: `decisions[type(value)]`.
+
+    A look-up takes a tenth of the `isinstance` that it stands for, and a reading makes thousands.
+    """
+
+    def __init__(self, decide: Callable[[type], T]) -> None:
+        super().__init__()
+        self._decide = decide
+
+    def __missing__(self, cls: type) -> T:
+        if len(self) >= _MOST_CLASSES:
+            self.clear()
+        decision = self[cls] = self._decide(cls)
+        return decision
+
+
+def shows_its_class(cls: type) -> bool:
+    """Whether `isinstance` goes by the class alone, for objects of `cls`.
+
+    A proxy or a stand-in may have a `__class__` of its own, as that of another object.
+    """
+    for base in cls.__mro__[:-1]:  # less `object`
+        if "__class__" in vars(base):
+            return False
+        # of a compiled class it is a slot, and the usual one
+        if not isinstance(vars(base).get("__getattribute__", _SLOT), type(_SLOT)):
+            return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -27,7 +64,7 @@ def get_state(owner: Any) -> dict[str, Any]:
 
     Such are objects with slots, functions, `partial`s, and the variables (cells) of a closure.
     """
-    if _has_own_dict(owner):
+    if has_own_dict(owner):
         state: dict[str, Any] = vars(owner)
         return state
     if isinstance(owner, FunctionType):
@@ -47,7 +84,7 @@ def get_state(owner: Any) -> dict[str, Any]:
 
 def set_state(owner: Any, state: dict[str, Any]) -> None:
     """Replace all state of `owner`; where it has a `__dict__`, by `state` itself."""
-    if _has_own_dict(owner):
+    if has_own_dict(owner):
         object.__setattr__(owner, "__dict__", state)
         return
     if isinstance(owner, partial):
@@ -65,11 +102,28 @@ def has_dict(owner: Any) -> bool:
     return bool(type(owner).__dictoffset__)
 
 
+def has_own_dict(owner: Any) -> bool:
+    """Whether all state of `owner` is in a `__dict__` that can be replaced."""
+    answer = _OWN_DICT[type(owner)]
+    return _has_own_dict(owner) if answer is None else answer
+
+
 def _has_own_dict(owner: Any) -> bool:
-    """Whether all state is in a `__dict__` that can be replaced."""
     if isinstance(owner, (SimpleNamespace, FunctionType, partial, SlotsOf)) or not has_dict(owner):
         return False
     return isinstance(owner, nn.Module) or not slots(type(owner))
+
+
+def _of_class(cls: type) -> bool | None:
+    """As `_has_own_dict` of an object of `cls`; None: the object has to be asked."""
+    if not shows_its_class(cls):
+        return None
+    if issubclass(cls, (SimpleNamespace, FunctionType, partial, SlotsOf)) or not cls.__dictoffset__:
+        return False
+    return issubclass(cls, nn.Module) or not slots(cls)
+
+
+_OWN_DICT: PerClass[bool | None] = PerClass(_of_class)
 
 
 def _attributes(owner: Any, names: tuple[str, ...]) -> dict[str, Any]:

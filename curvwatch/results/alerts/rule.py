@@ -130,7 +130,7 @@ class Rule:
     @cached_property
     def parts(self) -> tuple[Rule, ...]:
         """What must hold at the same time: this rule by itself, and those of `also`."""
-        return (replace(self, also=()), *self.also)
+        return (replace(self, also=()), *self.also) if self.also else (self,)
 
     def suffix(self, metric: str) -> str | None:
         """The optimizer's suffix in `metric`; None where this rule is not about it."""
