@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from curvwatch.checks import Mode
 from curvwatch.errors import OnError
-from curvwatch.measures import Measure
+from curvwatch.measures import Measure, check_cadence
 from curvwatch.measures.presets import preset_options
 from curvwatch.objective import Products
 from curvwatch.objective.isolation.containers import clone_batch
@@ -122,6 +122,8 @@ class Watch:
         total_steps: int | None = None,
         logger: Any = None,
     ) -> None:
+        if every_n_steps is not None:
+            check_cadence(every_n_steps)
         optimizers = check_optimizers(model, optimizer)
         self._model = model
         self._loss_fns = check_loss_fns(loss_fn, len(optimizers))

@@ -31,6 +31,8 @@ class UserMetric(NamedTuple):
 
 
 PROBE_LOSS = UserMetric(LOSS)
+# of its start, by which a loss gets better in a run that trains
+_IMPROVED = 0.01
 
 
 class Ends(NamedTuple):
@@ -59,6 +61,7 @@ class Summary:
         cost_share: the share of the training time that readings took.
         cost_seconds: of all readings, where the share is unknown.
         others: of the metrics that were asked for, in order.
+        trained: whether its loss ended better than it began, by 1 % at least, or that is unknown.
     """
 
     name: str
@@ -73,6 +76,7 @@ class Summary:
     cost_share: float | None
     cost_seconds: float | None
     others: tuple[Ends, ...] = field(default=())
+    trained: bool = True
 
 
 def summarize(
@@ -98,6 +102,7 @@ def summarize(
         or _largest(_last_finite(c) for c in variants(run, "curvature/cost_share")),
         cost_seconds=_largest(_sum(c) for c in variants(run, "curvature/cost_seconds")),
         others=tuple(_ends(run, other) for other in others),
+        trained=all(_improved(curve, loss) for curve in variants(run, loss.name)),
     )
 
 
@@ -120,6 +125,15 @@ def _ends(run: LoggedRun, wanted: UserMetric) -> Ends:
     bests = [e.best for e in ends if e.best is not None]
     last = None if not lasts else lasts[0] if math.isnan(lasts[0]) else worst(lasts)
     return Ends(last, worst(bests, default=None))
+
+
+def _improved(curve: LoggedCurve, loss: UserMetric) -> bool:
+    """Whether it ends better than it began; also where there is too little to compare."""
+    if len(curve.values) < 2 or math.isnan(curve.values[0]):
+        return True
+    first, last = float(curve.values[0]), float(curve.values[-1])
+    better = last - first if loss.largest else first - last
+    return better > _IMPROVED * abs(first)
 
 
 def _ends_of(curve: LoggedCurve, wanted: UserMetric) -> Ends:

@@ -18,10 +18,11 @@ from curvwatch.report.summary import (
 from curvwatch.report.text import number
 
 LEGEND = (
-    f"best of its column: the lowest, the latest first step over the edge. Sharpness: median of the "
-    f"last {LAST_READINGS} readings. Over edge: share of readings with a stability ratio over 1. "
-    "Directional sharpness and gradient correlation: medians. Cost: share of the training time, or "
-    "seconds. Several optimizers: the worst of them. -: not in the log."
+    "best of its column: the lowest, the latest first step over the edge, of runs whose loss fell; "
+    f"sharpness has none. Sharpness: median of the last {LAST_READINGS} readings. Over edge: share of "
+    "readings with a stability ratio over 1. Directional sharpness and gradient correlation: medians. "
+    "Cost: share of the training time, or seconds. Several optimizers: the worst of them. -: not in "
+    "the log."
 )
 
 
@@ -34,6 +35,7 @@ class Column(NamedTuple):
         written: as text; with so many digits, where it has any to spare.
         best: of several values.
         digits: of its numbers.
+        merit: whether its best is worth a mark.
     """
 
     title: tuple[str, str]
@@ -41,6 +43,7 @@ class Column(NamedTuple):
     written: Callable[[float, int], str] = number
     best: Callable[..., float] = min
     digits: int = 3
+    merit: bool = True
 
 
 class Cell(NamedTuple):
@@ -103,7 +106,7 @@ def _columns(loss: UserMetric, others: Sequence[UserMetric]) -> list[Column]:
         ]
     return [
         *columns,
-        Column(("sharp-", "ness"), lambda s: s.sharpness),
+        Column(("sharp-", "ness"), lambda s: s.sharpness, merit=False),
         Column(("over", "edge"), lambda s: s.over_edge, _share),
         Column(("first", "over"), lambda s: s.first_over, _step, max),
         Column(("dir.", "sharp."), lambda s: s.directional_sharpness),
@@ -117,12 +120,14 @@ def _cell(column: Column, summary: Summary, summaries: Sequence[Summary], saved:
     if value is None or math.isnan(value):
         return Cell("-" if value is None else "nan", value)
     known = [v for s in summaries if (v := column.value(s)) is not None]
-    numbers = [v for v in known if not math.isnan(v)]
+    numbers = [v for s in summaries if (v := column.value(s)) is not None and s.trained]
+    numbers = [v for v in numbers if not math.isnan(v)]
     digits = column.digits - saved
     text = column.written(value, digits)
     # compared as they are shown: logs round in different ways
     differ = len({column.written(v, digits) for v in known}) > 1
-    return Cell(text, value, differ and text == column.written(column.best(numbers), digits))
+    may_be_best = column.merit and differ and summary.trained
+    return Cell(text, value, may_be_best and text == column.written(column.best(numbers), digits))
 
 
 def _cost(summary: Summary, summaries: Sequence[Summary]) -> Cell:

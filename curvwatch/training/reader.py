@@ -49,6 +49,7 @@ class Readings:
         products: Hessian-vector products spent.
         seconds: spent on the landscape.
         histograms: distributions by name, with suffix.
+        watched: values for alert rules alone, by name with suffix.
     """
 
     values: dict[str, float] = field(default_factory=dict)
@@ -60,6 +61,7 @@ class Readings:
     products: int = 0
     seconds: float = 0.0
     histograms: dict[str, Histogram] = field(default_factory=dict)
+    watched: dict[str, float] = field(default_factory=dict)
 
     @property
     def trusted(self) -> dict[str, float]:

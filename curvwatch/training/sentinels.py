@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, insort
 from collections import deque
+from collections.abc import Iterable
 from statistics import median
 from typing import Any
 
+import torch
+from torch import Tensor
+
 # losses that the running median is of, and those that it needs
 _WINDOW, _FEWEST = 50, 10
-# the losses at the start of a run
-_START = 10
-# a loss so many times that of the start has thrown the run
-THROWN = 1.5
-# the middle half of the last losses of a plateau is within this part of their median
-_FLAT = 0.1
+# the losses at the start of a run, and those after which the last ones are compared with them
+_START, _COMPARED_AFTER = 10, 60
 # what counts as moving: times the running median of the loss, times the largest recent learning rate
 MOVING_LOSS, MOVING_RATE = 1.5, 2.0
 # from so many times the median on, alert rules see the loss
@@ -24,8 +24,10 @@ REPORTED_LOSS = 2.0
 PULLED_STEPS = 10
 
 LOSS_OVER_MEDIAN = "step/loss_over_median"
-PLATEAU_OVER_START = "step/plateau_over_start"
-WATCHED = (LOSS_OVER_MEDIAN, PLATEAU_OVER_START)
+LOSS_OVER_START = "step/loss_over_start"
+# of the weights' tensors, the share whose gradient is 0 in each entry, at the steps that are read
+SILENT_SHARE = "step/silent_share"
+WATCHED = (LOSS_OVER_MEDIAN, LOSS_OVER_START, SILENT_SHARE)
 
 
 class Sentinels:
@@ -40,7 +42,7 @@ class Sentinels:
         self._losses: deque[float] = deque(maxlen=_WINDOW)
         self._sorted: list[float] = []
         self._first: list[float] = []
-        self._highest, self._since_highest = 0.0, 0
+        self._seen = 0
         self._rate, self._rate_age = 0.0, 0
         self._highest_rates = (0.0, 0.0)  # of the present 50 steps and of those before
         self._left = 0  # steps for which readings are pulled
@@ -78,12 +80,12 @@ class Sentinels:
         return self._left > 0 or self.has_news
 
     def values(self, *, with_reading: bool) -> dict[str, float]:
-        """What alert rules may watch: the ratio while it is high, and at each reading a plateau."""
+        """What alert rules may watch: the ratio while it is high, and at each reading the progress."""
         values = {}
         if self.loss_over_median is not None and (with_reading or self.has_news):
             values[LOSS_OVER_MEDIAN] = self.loss_over_median
-        if with_reading and (plateau := self._plateau_over_start) is not None:
-            values[PLATEAU_OVER_START] = plateau
+        if with_reading and self._seen >= _COMPARED_AFTER and (start := self._start) > 0:
+            values[LOSS_OVER_START] = self._median / start
         return values
 
     @property
@@ -91,16 +93,9 @@ class Sentinels:
         return self.loss_over_median is not None and self.loss_over_median > REPORTED_LOSS
 
     @property
-    def _plateau_over_start(self) -> float | None:
-        """The last 50 losses over those of the start, once a run that was thrown is calm again."""
-        if len(self._losses) < _WINDOW or self._since_highest < _WINDOW:
-            return None
-        start, middle = median(self._first), self._median
-        if not (start > 0 and self._highest > THROWN * start):
-            return None
-        quarter = _WINDOW // 4
-        spread = self._sorted[-1 - quarter] - self._sorted[quarter]
-        return middle / start if spread <= _FLAT * middle else math.nan
+    def _start(self) -> float:
+        """The loss that the run began with; where the first steps threw it up, that of the very first."""
+        return min(self._first[0], median(self._first))
 
     @property
     def _median(self) -> float:
@@ -109,9 +104,6 @@ class Sentinels:
 
     def _see_loss(self, loss: float) -> None:
         self.loss_over_median = None
-        self._since_highest += 1
-        if loss >= self._highest or loss != loss:
-            self._highest, self._since_highest = (loss if loss == loss else math.inf), 0
         if not math.isfinite(loss):
             return
         if len(self._sorted) >= _FEWEST and (middle := self._median) > 0:
@@ -120,6 +112,7 @@ class Sentinels:
             del self._sorted[bisect_left(self._sorted, self._losses[0])]
         self._losses.append(loss)
         insort(self._sorted, loss)
+        self._seen += 1
         if len(self._first) < _START:
             self._first.append(loss)
 
@@ -143,7 +136,7 @@ class Sentinels:
         return {
             "losses": list(self._losses),
             "first": list(self._first),
-            "highest": [self._highest, self._since_highest],
+            "seen": self._seen,
             "rates": [self._rate, self._rate_age, *self._highest_rates],
             "ratio": self.loss_over_median,
             "left": self._left,
@@ -155,8 +148,16 @@ class Sentinels:
             return
         self._losses = deque(state["losses"], maxlen=_WINDOW)
         self._sorted = sorted(self._losses)
-        self._first = list(state["first"])
-        self._highest, self._since_highest = state["highest"][0], int(state["highest"][1])
+        self._first, self._seen = list(state["first"]), int(state["seen"])
         self._rate, age, now, before = state["rates"]
         self._rate_age, self._highest_rates = int(age), (now, before)
         self.loss_over_median, self._left = state["ratio"], int(state["left"])
+
+
+def silent_share(gradients: Iterable[Tensor]) -> float:
+    """The share of `gradients` that are 0 in each entry; nan where there are none."""
+    known = [g for g in gradients if g.numel()]
+    if not known:
+        return math.nan
+    norms = torch._foreach_norm(known, ord=math.inf)
+    return float(torch.stack([n.to(norms[0].device) == 0 for n in norms]).float().mean())

@@ -31,7 +31,7 @@ from curvwatch.training.reader import Reader, Readings
 from curvwatch.training.recorder import Recorder
 from curvwatch.training.run import TrainingRun
 from curvwatch.training.schedule.schedule import Schedule
-from curvwatch.training.sentinels import WATCHED, Sentinels
+from curvwatch.training.sentinels import SILENT_SHARE, WATCHED, Sentinels, silent_share
 from curvwatch.training.shadow_optimizers import ShadowOptimizers
 from curvwatch.training.steps import FinishedStep
 
@@ -247,6 +247,8 @@ class Session:
                     finished = correct(finished)
                 with self.errors.guard("the reading of the step"):
                     self.reader.step(run, plan, finished, readings)
+                    if not run.sharded:
+                        readings.watched |= _silent_shares(run, finished)
 
     def see_loss(self, run: TrainingRun, loss: float | None) -> bool:
         """Watch the loss of the present step, once; whether there is nothing to record of it.
@@ -261,7 +263,7 @@ class Session:
         """Send `readings` to all places, once `see_loss` was called; the alerts that are set off."""
         if self._loss is not None:
             readings.check_finite("training loss", self._loss)
-        watched = self.sentinels.values(with_reading=bool(readings.values))
+        watched = {**self.sentinels.values(with_reading=bool(readings.values)), **readings.watched}
         return self.recorder.record(run, run.step, readings, watched)
 
     def act(self, run: TrainingRun, alerts: Sequence[Alert]) -> None:
@@ -317,3 +319,11 @@ class Session:
         self.probe.load_state_dict(state["probe"])
         seen = self.last_step >= 0
         self.probe_lost = seen and state["probe"] is None and self._probe_source == "first"
+
+
+def _silent_shares(run: TrainingRun, finished: Steps) -> dict[str, float]:
+    """Of each optimizer whose gradient was kept."""
+    return {
+        SILENT_SHARE + run.suffixes[index]: silent_share((step.gradient or step.used).values())
+        for index, step in finished.items()
+    }

@@ -209,7 +209,7 @@ def test_a_network_that_is_linear_in_its_weights_does_not_turn():
 def test_where_outputs_cannot_be_had_there_is_a_reason():
     found = line(lambda x: x)
     assert math.isnan(found.gauss.joint)
-    assert "a FunctionSurface has no outputs" in found.notes[0]
+    assert "the outputs of a FunctionSurface cannot be found" in found.notes[0]
     net = nn.Linear(3, 1)
     f = surface_of(net, [torch.randn(4, 3)], loss_fn=lambda net, x: net(x).pow(4).mean())
     own = interpolate(f, f.start, f.start + 1, points=3, **quiet)

@@ -165,7 +165,8 @@ def test_in_a_loop() -> None:
     model = case.model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     loss_fn = lambda model, batch: case.loss(model(batch[0]), batch[1])  # noqa: E731
-    with Watch.preset("study", model, optimizer, loss_fn, on_error="raise") as watch:
+    options: Any = {"on_error": "raise", "every_n_steps": 1}
+    with Watch.preset("study", model, optimizer, loss_fn, **options) as watch:
         batch = case.batch(8)
         loss_fn(model, batch).backward()
         optimizer.step()

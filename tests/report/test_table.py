@@ -21,10 +21,12 @@ from tests.report import logs
 
 OTHER: logs.Values = {
     **logs.VALUES,
-    "curvature/loss": [4.0, 3.0, 0.25, logs.NAN],
+    "curvature/loss": [4.0, 3.0, 0.25, 0.5],
     "curvature/stability_ratio": [0.5, 0.5, 0.5, 1.0],
     "curvature/sharpness": [1.0] * 4,
 }
+LOST = {**OTHER, "curvature/loss": [4.0, 3.0, 0.25, logs.NAN]}
+STUCK = {**OTHER, "curvature/loss": [4.0, 3.0, 0.25, 3.97]}
 ROW = ["1.5", "1", "3", "67%", "10", "3", "-2", "1", "6%"]
 
 
@@ -61,9 +63,21 @@ def test_the_best_of_each_column_is_marked(tmp_path: Path) -> None:
     logs.history(tmp_path / "b", OTHER)
     text = printed(tmp_path)
     # first over the edge is best where it never is; equal ones are not marked
-    assert cells(text, "a") == ["1.5*", "1", "3", "67%", "10", "3", "-2", "1", "6%"]
-    assert cells(text, "b") == ["nan", "0.25*", "1*", "0%*", "never*", "3", "-2", "1", "6%"]
+    # and sharpness is no merit
+    assert cells(text, "a") == ["1.5", "1", "3", "67%", "10", "3", "-2", "1", "6%"]
+    assert cells(text, "b") == ["0.5*", "0.25*", "1", "0%*", "never*", "3", "-2", "1", "6%"]
     assert "\x1b[1;32m0.25*" in printed(tmp_path, colour=True)
+
+
+@pytest.mark.parametrize(("values", "last"), [(LOST, "nan"), (STUCK, "3.97")])
+def test_a_run_whose_loss_did_not_fall_is_best_in_nothing(
+    tmp_path: Path, values: logs.Values, last: str
+) -> None:
+    logs.history(tmp_path / "a")
+    logs.history(tmp_path / "b", values)
+    text = printed(tmp_path)
+    assert cells(text, "a") == ["1.5*", "1*", "3", "67%*", "10*", "3", "-2", "1", "6%"]
+    assert cells(text, "b") == [last, "0.25", "1", "0%", "never", "3", "-2", "1", "6%"]
 
 
 def test_missing_values_are_dashes_and_never_zero(tmp_path: Path) -> None:
@@ -76,8 +90,8 @@ def test_missing_values_are_dashes_and_never_zero(tmp_path: Path) -> None:
 
 
 def test_metrics_of_the_user(tmp_path: Path) -> None:
-    logs.history(tmp_path / "a", {"train/loss": [3.0, 2.0, 4.0], "acc": [0.1, 0.9, 0.5]})
-    logs.history(tmp_path / "b", {"train/loss": [3.0, 1.0, 5.0], "acc": [0.1, 0.8, 0.6]})
+    logs.history(tmp_path / "a", {"train/loss": [6.0, 2.0, 4.0], "acc": [0.1, 0.9, 0.5]})
+    logs.history(tmp_path / "b", {"train/loss": [6.0, 1.0, 5.0], "acc": [0.1, 0.8, 0.6]})
     text = printed(tmp_path, metrics=(UserMetric("train/loss"), UserMetric("acc", largest=True)))
     assert cells(text, "a")[:4] == ["4*", "2", "0.5", "0.9*"]
     assert cells(text, "b")[:4] == ["5", "1*", "0.6*", "0.8"]
@@ -128,7 +142,7 @@ def test_names_are_escaped(tmp_path: Path) -> None:
 def test_terminals_of_any_width_show_whole_numbers(tmp_path: Path) -> None:
     logs.history(tmp_path / "a-name-that-is-rather-long-as-names-of-runs-often-are")
     wide = {"curvature/sharpness": [123456.0] * 4, "step/gradient_correlation": [-0.0087654] * 4}
-    logs.history(tmp_path / "b", {**OTHER, **wide})
+    logs.history(tmp_path / "b", {**LOST, **wide})
     tables = set()
     for width in range(20, 121, 4):
         text = printed(tmp_path, width=width)
@@ -136,7 +150,7 @@ def test_terminals_of_any_width_show_whole_numbers(tmp_path: Path) -> None:
         assert len(re.findall(r"(^|\s)6%(\s|$)", text)) == 2
         if "─" in text:
             tables.add(width)
-        for whole in ("0.25*", "never*", "123,456", "67%", "nan", "-0.0088|-0.00877"):
+        for whole in ("0.25", "never", "123,456", "67%*", "nan", "-0.0088|-0.00877"):
             assert re.search(rf"(^|\s)({whole.replace('*', '[*]')})(\s|$)", text), (width, whole)
     assert tables == set(range(76, 121, 4))
 

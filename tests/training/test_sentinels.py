@@ -7,12 +7,14 @@ import random
 from statistics import median
 
 import pytest
+import torch
 
 from curvwatch.training.sentinels import (
     LOSS_OVER_MEDIAN,
-    PLATEAU_OVER_START,
+    LOSS_OVER_START,
     PULLED_STEPS,
     Sentinels,
+    silent_share,
 )
 
 
@@ -33,23 +35,22 @@ def test_the_ratio_is_that_to_the_median_of_the_fifty_losses_before() -> None:
         assert sentinels.loss_over_median == (None if expected is None else pytest.approx(expected))
 
 
-def test_a_plateau_after_a_throw_is_compared_with_the_start() -> None:
-    thrown = [2.3] * 10 + [9.0, 5.0, 3.0]
-    after = [2.31 + 0.01 * (t % 3) for t in range(200)]
-    assert PLATEAU_OVER_START not in seen([*thrown, *after[:47]]).values(with_reading=True)
-    sentinels = seen([*thrown, *after])
-    assert sentinels.values(with_reading=True)[PLATEAU_OVER_START] == pytest.approx(2.32 / 2.3)
-    assert PLATEAU_OVER_START not in sentinels.values(with_reading=False)
-    # one that falls, one that scatters, one that was never thrown
-    falls = seen([*thrown, *(2.3 * 0.98**t for t in range(100))])
-    assert math.isnan(falls.values(with_reading=True)[PLATEAU_OVER_START])
-    noise = random.Random(0)
-    scatters = seen([*thrown, *(2.3 * noise.lognormvariate(0, 0.3) for _ in range(100))])
-    assert not scatters.values(with_reading=True).get(PLATEAU_OVER_START, 0.0) > 0
-    assert PLATEAU_OVER_START not in seen([2.3] * 200).values(with_reading=True)
-    # thrown so far that it was not finite
-    lost = seen([2.3] * 10 + [math.nan] + after)
-    assert lost.values(with_reading=True)[PLATEAU_OVER_START] > 1.0
+def test_the_progress_compares_the_last_losses_with_the_first() -> None:
+    losses = [4.0, *(4.5 - 0.01 * t for t in range(200))]
+    assert LOSS_OVER_START not in seen(losses[:59]).values(with_reading=True)
+    ratio = seen(losses).values(with_reading=True)[LOSS_OVER_START]
+    assert ratio == pytest.approx(median(losses[-50:]) / 4.0)  # the first steps threw it up
+    ratio = seen(losses[1:]).values(with_reading=True)[LOSS_OVER_START]
+    assert ratio == pytest.approx(median(losses[-50:]) / median(losses[1:11]))
+    assert LOSS_OVER_START not in seen(losses).values(with_reading=False)
+
+
+def test_the_silent_share_counts_tensors_without_any_gradient() -> None:
+    silent, loud = torch.zeros(3, 4), torch.tensor([0.0, 1e-30])
+    assert silent_share([silent, loud, silent, torch.zeros(1)]) == 0.75
+    assert silent_share([loud]) == 0.0
+    assert silent_share([torch.full((2,), math.nan)]) == 0.0
+    assert math.isnan(silent_share([]))
 
 
 def test_a_loss_that_jumps_pulls_readings_for_some_steps_and_is_reported_while_it_is_high() -> None:

@@ -65,13 +65,12 @@ DEFAULT_RULES = (
         meaning="the loss of a batch is over three times the median of the 50 before; lower the "
         "learning rate or clip the gradient, unless this batch is unlike others",
     ),
-    Rule(
-        name="stuck",
-        metric="step/plateau_over_start",
-        above=0.95,
-        for_readings=3,
-        meaning="a step threw the loss up, and since then it stays where it began: the network may no "
-        "longer respond to its input, as with ReLU units that are off for good; begin anew with a "
+    Rule.all(
+        "stuck",
+        Rule("", "step/silent_share", above=0.5, for_readings=3),
+        Rule("", "step/loss_over_start", above=0.9, for_readings=3),
+        meaning="most weights have a gradient of exactly 0 and the loss is where it began: the network "
+        "no longer responds to its input, as with ReLU units that are off for good; begin anew with a "
         "lower learning rate",
     ),
 )

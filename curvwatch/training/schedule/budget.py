@@ -36,8 +36,8 @@ UNKNOWN_CREDIT_SECONDS = 3.0
 _SOON, _SHORTEST = 2 / 3, 400
 # before this step no more than the time of so many steps, or so many seconds, goes into readings
 START_STEPS, START_COST, START_SECONDS = 20, 10.0, 0.25
-# in a run that ends before that step so many seconds
-_TINY_SECONDS = 2.0
+# in a run that ends before that step so many seconds, and one reading of each kind if a step is as quick
+_TINY_SECONDS, _QUICK_STEP = 2.0, 0.1
 # in a short run alerts and sentinels may ask for so many readings beside
 PULLED_READINGS = 20
 # of what may be spent, kept for what alerts and sentinels ask for: at first, and less to the end
@@ -100,6 +100,8 @@ class Budget:
         """
         if step == 0:  # what a step takes is not known yet, and adaptive optimizers have no edge there
             return self._total_steps == 1
+        if self._is_all_start and not self._costs.was_read(kind) and is_on_grid(step):
+            return self._costs.step_seconds <= _QUICK_STEP  # who tries it out is to see something
         n = self.every_n_steps[kind]
         limit = self._limit
         owed = kind in self._owed and step % self._spacing == 0
@@ -170,6 +172,10 @@ class Budget:
         return None
 
     # what is known
+
+    @property
+    def _is_all_start(self) -> bool:
+        return self._total_steps is not None and self._total_steps <= START_STEPS
 
     @property
     def _is_short(self) -> bool:
@@ -327,8 +333,7 @@ class Budget:
         limit = most - self._reserve if self._costs.was_read(self._kinds[0]) else most
         early = max(START_SECONDS * self._part, most / 4) if whole is None else limit
         if self._step < START_STEPS:
-            is_all_start = self._total_steps is not None and self._total_steps <= START_STEPS
-            seconds = _TINY_SECONDS if is_all_start else START_SECONDS
+            seconds = _TINY_SECONDS if self._is_all_start else START_SECONDS
             start = max(seconds, START_COST * self._costs.step_seconds) * self._part
             limit, early, pulled = min(limit, start), min(early, start), min(pulled, start)
         self._limit, self._early_limit, self._pulled_limit = limit, early, pulled

@@ -505,4 +505,4 @@ def test_default_arguments_read_the_first_steps_of_a_short_run() -> None:
     fit(Classifier(), monitor, data=batches(48), max_steps=12)
     steps = monitor.history["step/loss_change"].steps
     assert steps[0] == 1  # what a step takes is known then, and adaptive optimizers have an edge
-    assert 10 in steps
+    assert len(monitor.history["curvature/sharpness"])

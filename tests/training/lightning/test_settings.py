@@ -373,4 +373,4 @@ def test_clipping_before_any_hook_is_told() -> None:
         fit(ClipsEarly(), monitor)
     (warning,) = warnings
     assert "times that of its loss" in warning
-    assert "effective_edge does not know" in warning
+    assert "curvature/effective_edge ignores this factor" in warning

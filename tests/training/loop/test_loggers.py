@@ -58,6 +58,7 @@ class WandbRun:
         self.hyperparameters: dict[str, Any] = {}
         self.defined: set[str] = set()
         self.alerts: list[str] = []
+        self.summary: dict[str, Any] = {}
 
     def log(self, row: dict[str, Any]) -> None:
         self.rows.append(row)
