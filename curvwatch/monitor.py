@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -21,23 +19,17 @@ from curvwatch.results.advice import Advices, advise
 from curvwatch.results.alerts import Action, Alert, PresetName, Rule
 from curvwatch.training.lightning.callback import CallbackBase
 from curvwatch.training.lightning.hook_switch import HookSwitch
+from curvwatch.training.lightning.reading_cycle import ReadingCycle
 from curvwatch.training.lightning.run import LightningRun
 from curvwatch.training.lightning.training_step import LossFn, check_loss_fns
 from curvwatch.training.lightning.watched_metrics import WatchedMetrics
-from curvwatch.training.plan import ReadingPlan
 from curvwatch.training.probe import ProbeKind
-from curvwatch.training.reader import Readings
 from curvwatch.training.session import Session
-from curvwatch.training.steps import StepWatch
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
     from torch import Tensor
 
-_NO_LENGTH = (
-    "the training data has no length, so with accumulate_grad_batches the last step of an epoch is not "
-    "known when it begins: what waits for a reading at its end gets that of an earlier step"
-)
 _NO_LOGGER = (
     "the Trainer has no logger, so readings are in monitor.history and in trainer.callback_metrics only"
 )
@@ -138,8 +130,7 @@ class CurvatureMonitor(CallbackBase):
         self.budget = budget
         self.name = name
         self._loss_fn = check_loss_fns(loss_fn)
-        self._run: LightningRun | None = None
-        self._backwards = 0
+        self._cycle: ReadingCycle | None = None
         self._resumed = False
 
     @classmethod
@@ -210,44 +201,34 @@ class CurvatureMonitor(CallbackBase):
                 session.reset()  # another run, from its beginning
             self._resumed = False
             session.start(run, prepare_batch=run.prepare_batch, device=pl_module.device)
-            self._is_idle = False
-            # else every batch or step has to be seen
-            self._may_idle = (
-                run.module.automatic_optimization and not run.fetches and not session.shadows
+            watched = WatchedMetrics(trainer, every_n_epochs=self.every_n_epochs)
+            self._cycle = ReadingCycle(
+                session,
+                run,
+                lambda: self._new_run(trainer, pl_module),
+                hooks=HookSwitch(self, CurvatureMonitor),
+                watched=watched,
             )
-            self._steps = self._new_step_watch(run)
-            self._plan = ReadingPlan()
-            self._postponed: list[Measure] = []
-            self._probe_loss = math.nan
-            self._watched = WatchedMetrics(trainer, every_n_epochs=self.every_n_epochs)
-            self._before_step = run.call_before_step(self._get_ready)
-            self._run = run
-        if self._run is not None:
-            if not self._run.trainer.loggers:
+        if self._cycle is not None:
+            if not trainer.loggers:
                 session.errors.warn_once(_NO_LOGGER)
-            session.warn_of_limits(self._run)
-            for text in self._watched.unavailable(session.metrics):
-                session.errors.warn_once(text)
-            if self._watched and not self._watched.is_epoch_end_known:
-                session.errors.warn_once(_NO_LENGTH)
-            session.schedule.start(self._run.processes, lambda: run.total_steps)
-            self._hooks = HookSwitch(self, CurvatureMonitor)
-            self._dispatch_seconds = self._hooks.dispatch_seconds
+            session.warn_of_limits(run)
+            watched.warn(session.metrics, session.errors)
+            session.schedule.start(run.processes, lambda: run.total_steps)
 
     def on_before_backward(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor
     ) -> None:
         """Count how often the loss of a batch is computed."""
-        self._backwards += 1
+        if self._cycle is not None:
+            self._cycle.count_backward()
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any
     ) -> None:
         """Save the gradient before it is clipped."""
-        session = self._session
-        if self._run is not None:
-            with session.schedule.clock.reading(), session.errors.guard("saving the gradient"):
-                self._steps.record_gradient(optimizer)
+        if self._cycle is not None:
+            self._cycle.save_gradient(optimizer)
 
     def on_train_batch_end(
         self,
@@ -258,35 +239,12 @@ class CurvatureMonitor(CallbackBase):
         batch_idx: int,
     ) -> None:
         """Read the landscape at w(t), and the step from there to w(t+1)."""
-        run, session = self._run, self._session
-        if run is None or (self._is_idle and self._pass_by(run, outputs)):
-            return
-        run.end_fetches()
-        with session.schedule.clock.reading():
-            session.last_step = run.step
-            plan, readings = self._plan, Readings()
-            has_no_loss = not outputs and run.module.automatic_optimization
-            if has_no_loss:
-                plan.drop_last_batch()
-            else:
-                self._add_loss(run, plan, run.batch_loss(outputs), batch_idx)
-            if plan and run.is_last_batch_of_step:
-                self._read(run, plan, readings)
-            if has_no_loss and run.is_first_batch_of_step(batch_idx):
-                session.probe.discard_newest()
-            if not self._is_idle:
-                with session.errors.guard("checking the training loss"):
-                    loss = run.training_loss(outputs, read_now=bool(plan))
-                    session.see_loss(run, None if loss is None else float(loss))
-            alerts = session.record(run, readings)
-        # what an alert does to the run is not of the readings' time
-        if run.is_last_batch_of_step:
-            run.rates.advance()
-        session.act(run, alerts)
+        if self._cycle is not None:
+            self._cycle.end(outputs, batch_idx)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the hooks off the optimizers."""
-        if self._run is not None:
+        if self._cycle is not None:
             self._session.finish(rank_zero_info)
         self._leave()
 
@@ -295,7 +253,7 @@ class CurvatureMonitor(CallbackBase):
     ) -> None:
         """Take the hooks off the optimizers; what there is of the run is shown."""
         self._session.errors.run_is_over = True
-        if self._run is not None:
+        if self._cycle is not None:
             with suppress(Exception):  # the one that ended the run is what matters
                 self._session.recorder.finish(lambda: self._session.schedule.clock.share)
         self._leave()
@@ -317,146 +275,13 @@ class CurvatureMonitor(CallbackBase):
             return
         self._session.reset()
 
-    # what the hooks do
-
-    def _get_ready(self, batch: Any, batch_idx: int) -> None:
-        """Right before `training_step`: keep what a reading of this step will need."""
-        run, session = self._run, self._session
-        if run is None:
-            return
-        clock = session.schedule.clock
-        begin = clock.now()
-        begins = run.is_first_batch_of_step(batch_idx)
-        also = self._watched.measures(batch_idx, self.measures) if self._watched and begins else set()
-        self._is_idle = (
-            self._may_idle
-            and run.step < session.schedule.next_event
-            and not also
-            and not self._plan
-            and not session.probe.is_filling
-            and run.has_its_optimizers
-        )
-        if self._is_idle:
-            clock.add(clock.now() - begin)
-            return
-        self._hooks.show()
-        if begins and not run.has_optimizers(run.trainer.optimizers):
-            run = self._follow_new_optimizers(run)
-            if run is None:
-                return
-        item = run.item(batch, batch_idx)
-        self._backwards = 0
-        with clock.reading():
-            if begins:
-                self._plan = self._what_is_due(run, last=self._plan, also=also)
-            plan = self._plan
-            with session.errors.guard("getting ready for a reading"):
-                if not plan and self._may_idle:
-                    self._hooks.hide()
-                if begins:
-                    self._probe_loss = math.nan
-                    session.probe.see(item, run.module, needed=bool(plan.landscape))
-                    if plan.step or (plan.landscape and session.probe.complete):
-                        plan.save_module_state(run, item)
-                        self._steps.arm()
-                if plan.step:
-                    plan.add_batch(run, item)
-                run.begin_fetches()
-                return
-            plan.ready = False
-
-    def _pass_by(self, run: LightningRun, outputs: Any) -> bool:
-        """Watch the loss of a step of which nothing is read; whether there is nothing else to do."""
-        session, clock = self._session, self._session.schedule.clock
-        begin = clock.now()
-        session.last_step = run.step
-        try:
-            quiet = session.see_loss(run, run.host_loss(outputs))
-        except Exception:  # the long way says what it is
-            self._is_idle = quiet = False
-        if quiet and run.rates.is_warming_up:
-            quiet = False
-        clock.add(clock.now() - begin + self._dispatch_seconds)
-        return quiet
-
     def _new_run(self, trainer: pl.Trainer, module: pl.LightningModule) -> LightningRun:
         return LightningRun(trainer, module, loss_fns=self._loss_fn, **self._session.run_options)
 
-    def _new_step_watch(self, run: LightningRun) -> StepWatch:
-        session = self._session
-        session.shadows.start(run.optimizers, run.suffixes, session.schedule.clock)
-        return StepWatch(
-            run.optimizers,
-            errors=session.errors,
-            clips_by_value=run.clips_by_value,
-            shadows=session.shadows,
-            keeps_used=any(m.needs_used for m in self.measures),
-            always=not self._may_idle,
-        )
-
-    def _follow_new_optimizers(self, run: LightningRun) -> LightningRun | None:
-        """The optimizers were replaced in mid-run: go on with the new ones, or stop reading."""
-        with self._session.errors.guard("setting up for other optimizers"):
-            other = self._new_run(run.trainer, run.module)
-            self._steps.remove()
-            self._steps = self._new_step_watch(other)
-            self._plan, self._run = ReadingPlan(), other
-            return other
-        self._leave()
-        return None
-
-    def _what_is_due(
-        self, run: LightningRun, *, last: ReadingPlan, also: Collection[str]
-    ) -> ReadingPlan:
-        """What the cadences ask for: the same on every process, whatever each is ready for."""
-        self._steps.disarm()
-        plan = self._session.plan(run.step, also=also)
-        self._postponed = plan.step or self._postponed
-        plan.step = []
-        by_hand = not run.module.automatic_optimization
-        if by_hand and last.samples and not run.gradients_are_clear:
-            # the step goes on over several batches
-            plan.step, plan.samples = last.step, last.samples
-        elif not by_hand or self._steps.stepped:
-            plan.step, self._postponed = self._postponed, []
-        self._steps.stepped = False
-        return plan
-
-    def _add_loss(
-        self, run: LightningRun, plan: ReadingPlan, loss: Tensor | None, batch_idx: int
-    ) -> None:
-        """Keep the loss of a batch, to compare it with that of the re-run."""
-        if self._backwards != 1:  # LBFGS, SAM: it is of another point
-            loss = None
-        if plan.step:
-            plan.add_loss(loss)
-        probed = self._session.probe.is_newest and run.is_first_batch_of_step(batch_idx)
-        if plan.landscape and probed and loss is not None:
-            self._probe_loss = float(loss) / run.batch_weight
-
-    def _read(self, run: LightningRun, plan: ReadingPlan, readings: Readings) -> None:
-        """Read what is due, once the step was made."""
-        session = self._session
-        finished = self._steps.disarm()
-        ready = plan.ready and not self._steps.failed  # else the weights before the step are lost
-        wanted = plan if session.probe.complete else replace(plan, landscape=[])
-        readable, finished = session.readable_everywhere(run, wanted, finished, ready=ready)
-        trained, is_step = self._probe_loss, run.batch_weight == 1.0
-        session.read(run, readable, finished, readings, trained=trained, is_step=is_step)
-        if finished or run.module.automatic_optimization:
-            self._plan = ReadingPlan()
-        if self._may_idle:
-            self._steps.detach()
-            self._hooks.hide()
-
     def _leave(self) -> None:
-        if self._run is not None:
-            self._run.end_fetches()
-            self._run = None
-            self._before_step.remove()
-            self._steps.remove()
-            self._plan = ReadingPlan()
-            self._hooks.remove()
+        if self._cycle is not None:
+            self._cycle.close()
+            self._cycle = None
             self._session.schedule.clock.stop()
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -17,13 +16,12 @@ from curvwatch.measures import Measure, check_cadence
 from curvwatch.measures.presets import preset_options
 from curvwatch.objective import Products
 from curvwatch.objective.isolation.containers import clone_batch
-from curvwatch.objective.samples import RecordedBatch
 from curvwatch.results import History
 from curvwatch.results.advice import Advices, advise
 from curvwatch.results.alerts import Action, Alert, PresetName, Rule
 from curvwatch.results.loggers import as_loggers
-from curvwatch.training.loop.forward_state import ForwardStateRecorder
-from curvwatch.training.loop.gradient_check import WRONG_ORDER, GradientCheck
+from curvwatch.training.loop.forward_state import ForwardStateRecorder, samples_of
+from curvwatch.training.loop.gradient_check import WRONG_ORDER, corrected_steps
 from curvwatch.training.loop.run import LoopRun, LossFn, check_loss_fns, check_optimizers
 from curvwatch.training.loop.step_gradients import StepGradients
 from curvwatch.training.loop.wrappers import forward_module
@@ -31,7 +29,6 @@ from curvwatch.training.optimizer_groups import trained
 from curvwatch.training.plan import ReadingPlan
 from curvwatch.training.probe import ProbeKind
 from curvwatch.training.reader import Readings
-from curvwatch.training.run import StepInput
 from curvwatch.training.session import Session, Steps
 from curvwatch.training.steps import FinishedStep, StepWatch
 
@@ -158,7 +155,7 @@ class Watch:
                 total_steps=total_steps,
                 **session.run_options,
             )
-            session.start(run, prepare_batch=clone_batch, device=_device(run))
+            session.start(run, prepare_batch=clone_batch, device=run.processes.device)
             session.warn_of_limits(run)
             self._forward_states = ForwardStateRecorder(
                 run, forward_module(model), self._before_the_step
@@ -228,9 +225,14 @@ class Watch:
         run = self._run
         if run is None or not self._open:
             return {}
-        if self._is_idle and self._pass_by(run, loss):
-            return {}
         session, readings = self._session, Readings()
+        if self._is_idle:
+            begin, seen = session.schedule.clock.now(), run.training_loss(loss, read_now=False)
+            if session.pass_by(run, None if seen is None else float(seen), begin=begin):
+                run.step += 1
+                if run.step >= session.schedule.next_event:
+                    self._get_ready(run)
+                return {}
         with session.schedule.clock.reading():
             session.last_step = run.step
             wanted, self._plan = self._plan, ReadingPlan()
@@ -318,7 +320,7 @@ class Watch:
             return
         run.step = session.last_step + 1
         with session.errors.guard("setting up for this run"):
-            session.resume(run, prepare_batch=clone_batch, device=_device(run))
+            session.resume(run, prepare_batch=clone_batch, device=run.processes.device)
             session.warn_of_limits(run)
             self._get_ready(run)
 
@@ -344,24 +346,6 @@ class Watch:
                 self._forward_states.arm()
                 self._is_idle = False
 
-    def _pass_by(self, run: LoopRun, loss: Tensor | None) -> bool:
-        """Watch the loss of a step of which nothing is read; whether there is nothing else to do."""
-        session, clock = self._session, self._session.schedule.clock
-        begin = clock.now()
-        session.last_step = run.step
-        try:
-            seen = run.training_loss(loss, read_now=False)
-            quiet = session.see_loss(run, None if seen is None else float(seen))
-        except Exception:  # the long way says what it is
-            self._is_idle = quiet = False
-        quiet = quiet and not run.rates.is_warming_up
-        if quiet:
-            run.step += 1
-            if run.step >= session.schedule.next_event:
-                self._get_ready(run)
-        clock.add(clock.now() - begin)
-        return quiet
-
     def _before_the_step(self, save: Callable[[], None]) -> None:
         """Save what a forward pass begins from, unless the step was made already."""
         session = self._session
@@ -373,7 +357,7 @@ class Watch:
         """What can be read of the step, with all that its loss depends on."""
         kept = self._forward_states.disarm()
         if batches:
-            samples = _of_batches(kept.samples, batches)
+            samples = samples_of(kept.samples, batches)
         else:
             samples = [s for s in kept.samples if s.batch.data is not None]
         if not samples:
@@ -391,25 +375,11 @@ class Watch:
         plan, made = self._session.readable_everywhere(run, plan, made)
 
         def correct(finished: Steps) -> Steps:
-            return self._corrected(run, plan, finished, readings)
+            with self._session.errors.guard("comparing gradients"):
+                return corrected_steps(run, plan, finished, self._gradients.of_step, readings)
+            return finished
 
         self._session.read(run, plan, made, readings, correct=correct)
-
-    def _corrected(
-        self, run: LoopRun, plan: ReadingPlan, finished: dict[int, FinishedStep], readings: Readings
-    ) -> dict[int, FinishedStep]:
-        """`finished`, with the laws of stability for what was done to the gradients."""
-        corrected = dict(finished)
-        for index, step in finished.items():
-            gradient = self._gradients.of_step.get(index)
-            with self._session.errors.guard("comparing gradients"):
-                if gradient:
-                    step = corrected[index] = replace(step, used=gradient)
-                if gradient and (plan.landscape or any(m.looks_at_loss for m in plan.step)):
-                    check = GradientCheck.of_step(run, plan, index, step, gradient)
-                    corrected[index] = check.corrected(step)
-                    check.doubt(readings, self.measures, run.suffixes[index])
-        return corrected
 
     def _warn_of_wrong_order(self, run: LoopRun) -> None:
         """Say it where no step was ever made; a GradScaler may skip the first ones."""
@@ -421,20 +391,3 @@ class Watch:
         waiting = bool(gradients) and all(bool(g.isfinite().all()) for g in gradients)
         if waiting or self._calls_without_step == _SKIPPED_AT_FIRST:
             self._session.errors.warn_once(WRONG_ORDER)
-
-
-def _device(run: LoopRun) -> torch.device:
-    device: torch.device = run.optimizers[0].param_groups[0]["params"][0].device
-    return device
-
-
-def _of_batches(kept: Sequence[RecordedBatch], batches: Sequence[Any]) -> list[RecordedBatch]:
-    """`batches`, each with what its forward pass began from.
-
-    A loss may call the model several times for each batch.
-    """
-    return [
-        replace(kept[i * len(kept) // len(batches)], batch=StepInput(batch, i))
-        for i, batch in enumerate(batches)
-        if kept
-    ]

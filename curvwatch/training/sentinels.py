@@ -94,7 +94,7 @@ class Sentinels:
 
     @property
     def _start(self) -> float:
-        """The loss that the run began with; where the first steps threw it up, that of the very first."""
+        """The loss that the run began with: of the very first step, where the next ones threw it up."""
         return min(self._first[0], median(self._first))
 
     @property

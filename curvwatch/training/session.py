@@ -250,6 +250,20 @@ class Session:
                     if not run.sharded:
                         readings.watched |= _silent_shares(run, finished)
 
+    def pass_by(self, run: TrainingRun, loss: float | None, *, begin: float) -> bool:
+        """Watch the loss of a step of which nothing is read; whether there is nothing else to do.
+
+        Args:
+            run: the run.
+            loss: of the step; None where reading it would make the host wait.
+            begin: when the monitor began with this step, by its clock.
+        """
+        clock = self.schedule.clock
+        self.last_step = run.step
+        quiet = self.see_loss(run, loss) and not run.rates.is_warming_up
+        clock.add(clock.now() - begin)
+        return quiet
+
     def see_loss(self, run: TrainingRun, loss: float | None) -> bool:
         """Watch the loss of the present step, once; whether there is nothing to record of it.
 

@@ -336,6 +336,8 @@ class LightningRun(TrainingRun):
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if not isinstance(loss, Tensor) or not loss.is_cpu or self.processes.size > 1:
             return None
+        if loss.numel() != 1:
+            return None
         return float(loss)
 
     def training_loss(self, outputs: Any, *, read_now: bool) -> Tensor | None:

@@ -7,12 +7,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from curvwatch.errors import ErrorPolicy
 from curvwatch.measures import MEASURES, Measure
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
 
 _OURS = ("curvature/", "step/")
+_NO_LENGTH = (
+    "the training data has no length, so with accumulate_grad_batches the last step of an epoch is not "
+    "known when it begins: what waits for a reading at its end gets that of an earlier step"
+)
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,13 @@ class WatchedMetrics:
 
     def __bool__(self) -> bool:
         return bool(self._watchers) or self._every_n_epochs is not None
+
+    def warn(self, metrics: Sequence[str], errors: ErrorPolicy) -> None:
+        """Say what cannot come in a run with these `metrics`."""
+        for text in self.unavailable(metrics):
+            errors.warn_once(text)
+        if self and not self.is_epoch_end_known:
+            errors.warn_once(_NO_LENGTH)
 
     def unavailable(self, metrics: Sequence[str]) -> list[str]:
         """What to say of metrics that are waited for and are not among the `metrics` of the run."""

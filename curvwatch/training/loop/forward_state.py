@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from curvwatch.objective.samples import RecordedBatch
 from curvwatch.training.plan import ReadingPlan
 from curvwatch.training.run import StepInput, TrainingRun
 
@@ -102,3 +104,15 @@ def _call_before(module: nn.Module, hook: _ForwardHook) -> Callable[[], None]:
 
     module._compiled_call_impl = call
     return put_back
+
+
+def samples_of(kept: Sequence[RecordedBatch], batches: Sequence[Any]) -> list[RecordedBatch]:
+    """`batches`, each with what its forward pass began from.
+
+    A loss may call the model several times for each batch.
+    """
+    return [
+        replace(kept[i * len(kept) // len(batches)], batch=StepInput(batch, i))
+        for i, batch in enumerate(batches)
+        if kept
+    ]

@@ -100,3 +100,24 @@ class GradientCheck:
         readings.doubts.append((f"the step{suffix}", text))
         names = [name for m in measures if m.stage == "step" for name in m.metrics]
         readings.doubtful |= {name + suffix for name in names}
+
+
+def corrected_steps(
+    run: TrainingRun,
+    plan: ReadingPlan,
+    finished: Mapping[int, FinishedStep],
+    gradients: Mapping[int, Mapping[int, Tensor]],
+    readings: Readings,
+) -> dict[int, FinishedStep]:
+    """`finished`, with the laws of stability for what was done to the `gradients` that made them."""
+    corrected = dict(finished)
+    for index, step in finished.items():
+        gradient = dict(gradients.get(index, {}))
+        if not gradient:
+            continue
+        step = corrected[index] = replace(step, used=gradient)
+        if plan.landscape or any(m.looks_at_loss for m in plan.step):
+            check = GradientCheck.of_step(run, plan, index, step, gradient)
+            corrected[index] = check.corrected(step)
+            check.doubt(readings, plan.step, run.suffixes[index])
+    return corrected

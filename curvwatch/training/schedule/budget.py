@@ -36,7 +36,7 @@ UNKNOWN_CREDIT_SECONDS = 3.0
 _SOON, _SHORTEST = 2 / 3, 400
 # before this step no more than the time of so many steps, or so many seconds, goes into readings
 START_STEPS, START_COST, START_SECONDS = 20, 10.0, 0.25
-# in a run that ends before that step so many seconds, and one reading of each kind if a step is as quick
+# in a run that ends before that step so many seconds, and a reading of each kind if a step is quick
 _TINY_SECONDS, _QUICK_STEP = 2.0, 0.1
 # in a short run alerts and sentinels may ask for so many readings beside
 PULLED_READINGS = 20
