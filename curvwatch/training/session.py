@@ -37,6 +37,9 @@ from curvwatch.training.steps import FinishedStep
 
 log = logging.getLogger("curvwatch")
 
+# a reading that takes so many seconds is announced
+_LONG = 5.0
+
 Steps = dict[int, FinishedStep]  # by optimizer index
 
 _SHARDED = (
@@ -133,6 +136,7 @@ class Session:
         self.sentinels = Sentinels()
         self._loss: float | None = None  # of the present step
         self._said_shortfall = False
+        self._announced: set[str] = set()  # stages whose readings take long
         self.metrics: list[str] = []
         self.last_step = -1
         self.rates: dict[str, Any] = {}
@@ -227,6 +231,7 @@ class Session:
             is_step: whether the probe is all that the step was made of.
         """
         for i, group in enumerate(self.schedule.groups(plan.landscape)):
+            self._announce(run, group)
             with self.schedule.timed(group) as seconds:
                 if i == 0:
                     finished = correct(finished)
@@ -242,6 +247,7 @@ class Session:
                     )
             readings.add_cost(*seconds)
         if plan.step and finished:
+            self._announce(run, plan.step)
             with self.schedule.timed(plan.step):
                 if not plan.landscape:
                     finished = correct(finished)
@@ -249,6 +255,19 @@ class Session:
                     self.reader.step(run, plan, finished, readings)
                     if not run.sharded:
                         readings.watched |= _silent_shares(run, finished)
+
+    def _announce(self, run: TrainingRun, measures: Sequence[Measure]) -> None:
+        """Say once for each stage that a reading takes long, before it does."""
+        stage, seconds = measures[0].stage, self.schedule.expected_seconds(measures)
+        if seconds is None or seconds < _LONG or stage in self._announced or not run.is_main_process:
+            return
+        self._announced.add(stage)
+        log.warning(
+            "curvwatch: the reading of the %s at step %d will take some %.0f s, as will later ones",
+            stage,
+            run.step,
+            seconds,
+        )
 
     def pass_by(self, run: TrainingRun, loss: float | None, *, begin: float) -> bool:
         """Watch the loss of a step of which nothing is read; whether there is nothing else to do.

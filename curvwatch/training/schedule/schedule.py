@@ -148,6 +148,14 @@ class Schedule:
         goes_on = any(k in due or k in self._granted for _, k in wanted)
         self.next_event = step + 1 if goes_on else min(fixed + budgets, default=sys.maxsize)
 
+    def expected_seconds(self, measures: Sequence[Measure]) -> float | None:
+        """What a reading of `measures`, one of the `groups`, will take; None where no budget knows."""
+        for measure, fixed in self._measures:
+            if fixed is None and measure in measures:
+                kind = _kind(measure.stage, measure.expensive)
+                return self._accounts[measure.expensive].budget.cost(kind)
+        return None
+
     @contextmanager
     def timed(self, measures: Sequence[Measure]) -> Iterator[list[float]]:
         """Time a reading of `measures`, of one stage and one of its `groups`.
