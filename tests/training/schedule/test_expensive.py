@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from curvwatch import CurvatureMonitor, Sharpness, StepGeometry
-from curvwatch.measures import MEASURES, SpectralDensity, TopEigenvalues
+from curvwatch.measures import MEASURES, Measure, SpectralDensity, TopEigenvalues
 from curvwatch.training.schedule.schedule import Schedule
 from tests.support.modules import Classifier, fit
 from tests.support.simulated import Process, simulated
@@ -31,7 +31,9 @@ class WithExpensive(Process):
         schedule = self.schedule
         self.marks.append((schedule.clock.total_seconds, schedule.clock.reading_seconds))
         with schedule.clock.reading():
-            due = {stage: schedule.due(stage, t) for stage in ("landscape", "step")}
+            due: dict[str, list[Measure]] = {}
+            if t >= schedule.next_event:
+                due = {"landscape": schedule.due("landscape", t), "step": schedule.due("step", t)}
         self.time += self.step(t)
         with schedule.clock.reading():
             for stage, measures in due.items():
