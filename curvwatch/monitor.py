@@ -282,7 +282,7 @@ class CurvatureMonitor(CallbackBase):
         if self._cycle is not None:
             self._cycle.close()
             self._cycle = None
-            self._session.schedule.clock.stop()
+            self._session.schedule.stop()
 
 
 class StandbyMonitor(CurvatureMonitor):

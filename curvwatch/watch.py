@@ -297,7 +297,7 @@ class Watch:
         self._gradients.disarm()
         self._steps.remove()
         self._session.finish(log.info)
-        self._session.schedule.clock.stop()
+        self._session.schedule.stop()
 
     def __enter__(self) -> Watch:
         return self

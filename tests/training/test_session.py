@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from typing import Any
 
 import pytest
@@ -38,3 +39,12 @@ def test_a_budget_that_pays_too_little_is_said_once(
 
 def test_a_fixed_cadence_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
     assert said(caplog, every_n_steps=5) == []
+
+
+def test_a_monitor_can_be_pickled_before_and_after_a_fit() -> None:
+    """Trainers that start processes do so."""
+    monitor = CurvatureMonitor()
+    pickle.loads(pickle.dumps(monitor))
+    fit(Classifier(), monitor, data=batches(48))
+    again = pickle.loads(pickle.dumps(monitor))
+    assert len(again.history) == len(monitor.history) > 0

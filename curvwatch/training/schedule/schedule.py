@@ -65,7 +65,7 @@ class Schedule:
             if (kinds := [_kind(s, expensive) for s in _STAGES if (s, expensive) in budgeted])
         }
         self._processes = Processes()
-        self._total_steps: Callable[[], int | None] = lambda: None
+        self._run_length: Callable[[], int | None] | None = None
         self._step: int | None = None
         self._due: frozenset[str] = frozenset()
         self._granted: set[str] = set()  # beside their cadence
@@ -81,16 +81,21 @@ class Schedule:
         """What the budget cannot pay in this run, in words."""
         return next(filter(None, (a.budget.shortfall for a in self._accounts.values())), None)
 
-    def start(self, processes: Processes, total_steps: Callable[[], int | None] = lambda: None) -> None:
+    def start(self, processes: Processes, total_steps: Callable[[], int | None] | None = None) -> None:
         """Training begins: all `processes` will decide alike.
 
         Args:
             processes: those that train together.
             total_steps: how many optimizer steps the whole run will make; None where nobody knows.
         """
-        self._processes, self._total_steps = processes, total_steps
+        self._processes, self._run_length = processes, total_steps
         self.next_event = 0
         self.clock.start()
+
+    def stop(self) -> None:
+        """Training ends."""
+        self._run_length = None
+        self.clock.stop()
 
     def prioritize(self, names: Collection[str]) -> None:
         """Read the measures of these names at every step, as far as the budget has saved for it.
@@ -133,7 +138,8 @@ class Schedule:
         due: frozenset[str] = frozenset()
         for account in self._accounts.values():
             if account.budget.updates_at(step):
-                account.update(step, self._processes.mean_of, self._total_steps())
+                total_steps = None if self._run_length is None else self._run_length()
+                account.update(step, self._processes.mean_of, total_steps)
             due |= account.due(step)
         self._due = due
         wanted = {
