@@ -61,7 +61,7 @@ def _advice(history: History, readings: int, steps: int) -> str:
             for suffix, advice in given.items()
         ]
         return f"advice: {', '.join(clauses)} (advice() says why)"
-    if readings < LEAST <= steps:
+    if 0 < readings < LEAST <= steps:
         n = max(1, steps // _PROPOSED)
         return (
             f"advice needs {LEAST} readings of the landscape: every_n_steps={n} would have given "

@@ -55,14 +55,16 @@ DEFAULT_RULES = (
         meaning="steps repeatedly overshoot and raise the loss of their own batch by more than 10 %; "
         "lower the learning rate",
     ),
-    # the loss of the next batch, which no step saw
+    # the loss of the next batch, which no step saw. A batch unlike others makes three times the median
+    # in healthy runs: five times it alone, or three times it in two that are reported
     Rule(
         name="loss spike",
         metric="step/loss_over_median",
         above=3.0,
+        for_readings=2,
         clear=2.0,
         cooldown=_COOLDOWN,
-        meaning="the loss of a batch is over three times the median of the 50 before; lower the "
+        meaning="the training loss is far over the median of the 50 losses before; lower the "
         "learning rate or clip the gradient, unless this batch is unlike others",
     ),
     Rule.all(

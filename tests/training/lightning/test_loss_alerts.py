@@ -17,18 +17,17 @@ from tests.support.modules import fit
 class Net(L.LightningModule):
     """A small network with ReLU units; its loss may be multiplied at one step."""
 
-    def __init__(self, rate: float, *, spike: int | None = None) -> None:
+    def __init__(self, rate: float, *, spike: int | None = None, factor: float = 10.0) -> None:
         super().__init__()
         self.net = nn.Sequential(
             nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4)
         )
-        self.rate, self.spike = rate, spike
+        self.rate, self.spike, self.factor = rate, spike, factor
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         x, y = batch
-        if self.global_step == self.spike:
-            y = (y + 1) % 4
-        return nn.functional.cross_entropy(self.net(x), y)
+        loss = nn.functional.cross_entropy(self.net(x), y)
+        return self.factor * loss if self.global_step == self.spike else loss
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), lr=self.rate)
@@ -59,6 +58,10 @@ def test_a_network_that_the_learning_rate_killed_is_stuck(rate: float) -> None:
     assert "stuck" in alerts_of(Net(rate))
 
 
-def test_a_batch_whose_loss_is_three_times_the_median_is_told_at_its_step() -> None:
+def test_a_loss_that_jumps_is_an_alert_at_its_step() -> None:
     """No reading is made there."""
-    assert alerts_of(Net(0.2, spike=233)).get("loss spike") == 233
+    assert alerts_of(Net(0.02, spike=233)).get("loss spike") == 233
+
+
+def test_one_batch_unlike_others_is_none() -> None:
+    assert "loss spike" not in alerts_of(Net(0.02, spike=233, factor=3.5))
