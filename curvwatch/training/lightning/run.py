@@ -22,6 +22,7 @@ from curvwatch.objective.processes import Processes
 from curvwatch.objective.samples import RecordedBatch
 from curvwatch.training.lightning.backward_recorder import GIVE_ONE
 from curvwatch.training.lightning.dataloader_iter import Fetch, Fetched, FetchRecorder
+from curvwatch.training.lightning.hook_switch import StrategyHook
 from curvwatch.training.lightning.manual_loss import ManualOptimizationLoss, ManualStepFacts, StepBatch
 from curvwatch.training.lightning.training_step import LossFn, TrainingStepLoss
 from curvwatch.training.run import StepInput, TrainingRun
@@ -29,45 +30,6 @@ from curvwatch.training.steps import FinishedStep
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
-
-
-_HOOK = "on_train_batch_start"
-
-
-class StrategyHook:
-    """Calls `call(batch, batch_idx)` after every hook of callbacks and of the module.
-
-    The module's `on_train_batch_start` runs after the callbacks', and may mix the batch or draw random
-    numbers. The strategy's is the last before the step (read in 2.2 to 2.6), so it is wrapped.
-
-    Args:
-        strategy: the Trainer's.
-        call: what to call.
-    """
-
-    def __init__(self, strategy: Any, call: Callable[[Any, int], None]) -> None:
-        self._strategy = strategy
-        self._wrapped = getattr(strategy, _HOOK)
-        self._call: Callable[[Any, int], None] | None = call
-        setattr(strategy, _HOOK, self)
-
-    def __call__(self, batch: Any, batch_idx: int) -> Any:
-        """The strategy's own hook, and the call."""
-        result = self._wrapped(batch, batch_idx)
-        if self._call is not None:
-            self._call(batch, batch_idx)
-        return result
-
-    def remove(self) -> None:
-        """Take the wrapper off; one below that of another monitor goes with that one."""
-        self._call = None
-        outermost = vars(self._strategy).get(_HOOK)
-        while isinstance(outermost, StrategyHook) and outermost._call is None:
-            outermost = outermost._wrapped
-        if isinstance(outermost, StrategyHook):
-            setattr(self._strategy, _HOOK, outermost)
-        else:  # the strategy's own method
-            vars(self._strategy).pop(_HOOK, None)
 
 
 def monitor_suffixes(trainer: pl.Trainer, optimizers: Sequence[Optimizer]) -> list[str]:
